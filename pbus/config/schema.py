@@ -1,0 +1,399 @@
+"""
+The configuration as a tree of frozen dataclasses: every key, its unit, help and how it takes effect.
+
+Rule: one field, one key. The loader, the checks, ``pbus config show`` and the reference in docs/
+read the metadata here; nothing else knows a key's name, unit or default. Attribute names carry the
+unit (``timeout_s``), keys do not (``timeout = "60s"``). A room is handed its own section only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal[
+    "str", "text", "name", "int", "float", "bool", "duration", "size", "rate", "share", "percent",
+    "strings", "names", "table", "tables", "address", "addresses", "path", "params", "json",
+]
+"""
+How a value is written: ``duration`` '250ms 10s 5m 2h' -> seconds (float); ``size`` '64KiB 1MiB' ->
+bytes (int); ``rate`` '100/s' -> per second (float, 0: none); ``share`` 0..1; ``percent`` '1%' -> 0..1 or a number
+0..100 kept as it is when the default is a number; ``table`` one nested dataclass, ``tables`` a
+mapping of name to nested dataclass; ``params`` a table of strings; ``path`` relative to DIR's parent.
+"""
+
+Effect = Literal["live", "respawn", "restart"]
+"""``live``: at once; ``respawn``: children of the role are replaced; ``restart``: ``pbus restart``."""
+
+
+def setting(
+    help: str,
+    kind: Kind = "str",
+    default: Any = dataclasses.MISSING,
+    *,
+    key: str = "",
+    of: type | None = None,
+    one_of: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    effect: Effect = "respawn",
+    later: bool = False,
+    secret: bool = False,
+) -> Any:
+    """
+    One key of the configuration.
+
+    Args:
+        help: What it does, one line; goes into the reference.
+        kind: How it is written (see ``Kind``).
+        default: Value when absent; none makes the key required. Lists and tables are copied.
+        key: Its name in TOML where that is not the attribute's name.
+        of: Nested dataclass of kinds ``table`` and ``tables``.
+        one_of: The only values allowed.
+        least, most: Bounds of a number, in the attribute's unit.
+        effect: How a change takes effect.
+        later: Read and checked, but its feature is not part of this version: any value other than
+            the default is an error that says so.
+        secret: Never shown or logged.
+    """
+    metadata = {
+        "help": help, "kind": kind, "key": key, "of": of, "one_of": one_of, "least": least,
+        "most": most, "effect": effect, "later": later, "secret": secret,
+    }
+    if default is dataclasses.MISSING and kind == "table" and of is not None:
+        return dataclasses.field(default_factory=of, metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """``[node]``: this machine's bus."""
+
+    name: str = setting("name of this node, unique among the nodes of a storage; default: host name", "name", "", effect="restart")
+    run_dir: str = setting("pid file, sockets, locks (created 0700)", "path", "var", effect="restart")
+    data_dir: str = setting("embedded store", "path", "var", effect="restart")
+    log_dir: str = setting("logs, or '-' for standard output", "path", "var/log", effect="restart")
+    environment: str = setting("'production' asks before it destroys", "str", "", effect="live", later=True)
+    consume: str = setting("which topics this node runs", "str", "all", one_of=("all", "tagged", "none"), later=True)
+    tags: list[str] = setting("with consume = 'tagged': topics that carry one of these", "strings", [], later=True)
+    grace_s: float = setting("how long running jobs may finish on stop", "duration", 30.0, key="grace", least=0.1, effect="live")
+    heartbeat_s: float = setting("how often the node moves its beat counter", "duration", 5.0, key="heartbeat", least=0.05)
+    lost_after_s: float = setting("a node whose counter stood still so long is declared dead", "duration", 15.0, key="lost_after", least=0.2)
+    user: str = setting("run the children as this user (start as root)", "str", "", effect="restart")
+    status_group: str = setting("this group may read status.sock", "str", "", effect="restart")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """``[ingest] limits``: what a client may ask of the port."""
+
+    elements: int = setting("elements of one command", "int", 10_000, least=16, most=1_048_576)
+    bulk_before_auth_bytes: int = setting("longest argument before AUTH", "size", 16 * 1024, key="bulk_before_auth", least=256)
+    inline_bytes: int = setting("longest inline command", "size", 4 * 1024, key="inline", least=64)
+    command_time_s: float = setting("a started command is complete within", "duration", 10.0, key="command_time", least=0.1)
+    unread_bytes: int = setting("replies a client may leave unread before it is not read from", "size", 1024 * 1024, key="unread", least=1024)
+    unread_time_s: float = setting("then it is closed after", "duration", 30.0, key="unread_time", least=0.1)
+    connections: int = setting("connections of one ingest child", "int", 10_000, least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingest:
+    """``[ingest]``: the door for producers and pull consumers."""
+
+    listen: list[str] = setting("HOST:PORT or unix:PATH, one or more", "addresses", ["127.0.0.1:12018"], effect="restart")
+    processes: int | str = setting("ingest children, or 'auto' (a core each)", "int", 1, one_of=("auto",), least=1, most=256)
+    max_body_bytes: int = setting("largest body of a job", "size", 1024 * 1024, key="max_body", least=1, most=256 * 1024 * 1024)
+    limits: Limits = setting("what a client may ask of the port", "table", of=Limits)
+    tls: dict[str, str] = setting("cert, key, client_ca", "params", {}, later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRole:
+    """``[delivery]``: the children that call handlers."""
+
+    processes: int = setting("delivery children", "int", 1, least=1, most=64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dashboard:
+    """``[dashboard]``: health endpoints (pages come later)."""
+
+    listen: str = setting("HOST:PORT of /-/livez and /-/readyz; '' turns it off", "address", "127.0.0.1:19840", effect="restart")
+    public_url: str = setting("address people reach it by", "str", "", later=True)
+    base_path: str = setting("path it is served below", "str", "", later=True)
+    read_only: bool = setting("nothing can be changed through it", "bool", False, later=True)
+    require_reason: bool = setting("unsafe actions ask for a reason", "bool", False, later=True)
+    mask: list[str] = setting("what is hidden in bodies", "strings", [], later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """``[log]``: log_dir/pbus.log."""
+
+    level: str = setting("least level that is written", "str", "info", one_of=("debug", "info", "warning", "error"), effect="live")
+    format: str = setting("json lines, or text for people", "str", "json", one_of=("json", "text"), effect="live")
+    days: int = setting("days that files are kept", "int", 7, least=1, most=3650, effect="live")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """``[trace]``: the story of each job."""
+
+    keep_s: float = setting("everything is kept for", "duration", 3_600.0, key="keep", later=True)
+    keep_failed_s: float = setting("failures and slow ones are kept for", "duration", 7 * 86_400.0, key="keep_failed", later=True)
+    max_bytes: int = setting("memory cap per storage", "size", 256 * 1024 * 1024, later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """``[supervise] backoff``: between the lives of a process that exits by itself."""
+
+    first_s: float = setting("wait before the first respawn", "duration", 0.1, key="first", least=0.01, effect="live")
+    factor: float = setting("growth of the wait", "float", 2.0, least=1.0, most=100.0, effect="live")
+    max_s: float = setting("longest wait", "duration", 60.0, key="max", least=0.01, effect="live")
+    fatal: int = setting("so many fast exits within the window: FATAL", "int", 10, least=1, effect="live")
+    window_s: float = setting("the window of that count", "duration", 300.0, key="window", least=1.0, effect="live")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervise:
+    """``[supervise]``: how children are kept alive."""
+
+    backoff: Backoff = setting("between the lives of a process", "table", of=Backoff, effect="live")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """``[storage.NAME]``: where jobs are kept."""
+
+    url: str = setting("sqlite:PATH (relative to data_dir), redis://.., redis+unix://..", "str", effect="restart")
+    password: str = setting("password of a Redis; rather use password_file", "str", "", effect="restart", secret=True)
+    password_file: str = setting("file that holds the password", "path", "", effect="restart")
+    tls: dict[str, str] = setting("cert, key, ca of a Redis", "params", {}, later=True)
+    min_free_bytes: int = setting("SQLite: pushes stop below this free space", "size", 64 * 1024 * 1024, key="min_free", later=True)
+    high_water: float = setting("fill at which importance 3 is refused", "share", 0.85, later=True)
+    call_timeout_s: float = setting("longest wait for one call", "duration", 5.0, key="call_timeout", least=0.05, most=60.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """``[system.NAME]``: a business system that owns queues."""
+
+    title: str = setting("name for people", "text", "")
+    owner: str = setting("team that answers for it", "text", "")
+    oncall: list[str] = setting("who hears of alarms", "strings", [], later=True)
+    cost_center: str = setting("for the monthly report", "text", "")
+    password: str = setting("AUTH NAME PW may push to all its queues; rather use password_file", "str", "", secret=True)
+    password_file: str = setting("file that holds the password", "path", "")
+    weight: int = setting("fair share when something is short", "int", 1, least=1, most=1000, later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circuit:
+    """``[backend.NAME] circuit``: when an address is left alone for a while."""
+
+    failures: int = setting("failures within the window that open it", "int", 5, least=1, later=True)
+    window_s: float = setting("that window", "duration", 2.0, key="window", later=True)
+    probe_first_s: float = setting("first probe after", "duration", 0.5, key="probe_first", least=0.01)
+    probe_max_s: float = setting("longest wait between probes", "duration", 2.0, key="probe_max", least=0.01)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """``[backend.NAME]``: an address shared by topics; one pool, one limit, whoever uses it."""
+
+    fastcgi: list[str] = setting("unix:PATH or HOST:PORT of a php-fpm pool", "addresses", [])
+    http: list[str] = setting("http://HOST:PORT", "strings", [])
+    max_connections: int = setting("per address and node, all topics together; 0: their sum", "int", 0, least=0)
+    reserve: int = setting("php-fpm processes left to the web site", "int", 0, least=0)
+    prefer: str = setting("which of several addresses", "str", "local", one_of=("local", "spread"), later=True)
+    connect_timeout_s: float = setting("longest wait for a connection", "duration", 0.2, key="connect_timeout", least=0.01)
+    status_path: str = setting("php-fpm's pm.status_path", "str", "", later=True)
+    max_post_bytes: int = setting("largest encoded request (php: post_max_size)", "size", 8 * 1024 * 1024, key="max_post", least=1024)
+    rate_per_s: float = setting("calls a second", "rate", 0.0, key="rate", later=True)
+    circuit: Circuit = setting("when an address is left alone", "table", of=Circuit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FastcgiHandler:
+    """``fastcgi = { .. }``: a php-fpm script."""
+
+    backend: str = setting("a [backend.NAME] with fastcgi addresses", "name", "")
+    address: str = setting("instead: unix:PATH or HOST:PORT (an unnamed backend)", "address", "")
+    script: str = setting("absolute path of the script; symlinks are resolved for each job", "str")
+    contract: str = setting("what is sent and what counts as done", "str", "pepper", one_of=("pepper",))
+    params: Mapping[str, str] = setting("further FastCGI parameters", "params", {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpHandler:
+    """``http = { .. }``: an HTTP endpoint."""
+
+    url: str = setting("http://HOST[:PORT]/PATH", "str")
+    contract: str = setting("what is sent and what counts as done", "str", "plain", one_of=("plain", "pepper"))
+    host: str = setting("Host header", "str", "")
+    headers: Mapping[str, str] = setting("further headers", "params", {})
+    done_when: str = setting("2xx is done, or only X-Pbus-Ack: 1", "str", "status", one_of=("status", "header"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerProcess:
+    """Keys of handlers that run in processes of their own."""
+
+    max_jobs: int = setting("a process is replaced after so many jobs; 0: never", "int", 0, least=0, later=True)
+    max_rss_bytes: int = setting("a process is replaced above; 0: never", "size", 0, key="max_rss", later=True)
+    max_age_s: float = setting("a process is replaced after; 0s: never", "duration", 0.0, key="max_age", later=True)
+    stop_signal: str = setting("signal that asks it to finish", "str", "TERM", later=True)
+    stop_timeout_s: float = setting("then it is killed after; 0s: the node's grace", "duration", 0.0, key="stop_timeout", later=True)
+    nice: int = setting("scheduling priority", "int", 0, later=True)
+    user: str = setting("run as", "str", "", later=True)
+    watch: bool = setting("new code is noticed and rolled out", "bool", True, later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonHandler(ConsumerProcess):
+    """``python = { .. }``: a Python function."""
+
+    call: str = setting("MODULE:FUNCTION", "str")
+    path: str = setting("directory put in front of sys.path", "path", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandHandler(ConsumerProcess):
+    """``command = { .. }``: any program."""
+
+    argv: list[str] = setting("program and arguments", "strings")
+    protocol: str = setting("how jobs are spoken", "str", "lines", one_of=("lines", "pepper"))
+    entry: str = setting("-H of the pepper protocol", "str", "")
+    cwd: str = setting("working directory", "path", "")
+    env: Mapping[str, str] = setting("environment", "params", {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullHandler:
+    """``pull = { .. }``: consumers fetch by Redis protocol."""
+
+    max_open: int = setting("claims open at once", "int", 1000, least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency:
+    """``concurrency = { min, max }`` or one number."""
+
+    min: int = setting("processes or calls at once, at least", "int", 1, least=0, most=10_000)
+    max: int = setting("at most (without effect until this version scales by itself)", "int", 1, least=1, most=10_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """``retry = { .. }``: when a failed delivery is tried again; whichever bound ends first."""
+
+    attempts: int = setting("attempts in all", "int", 10, least=1, most=1_000_000, effect="live")
+    for_s: float = setting("no attempt later than this after the first; 0s: no bound", "duration", 86_400.0, key="for", least=0, effect="live")
+    first_s: float = setting("wait before attempt 2", "duration", 1.0, key="first", least=0, effect="live")
+    factor: float = setting("growth of the wait", "float", 2.0, least=1.0, most=100.0, effect="live")
+    max_s: float = setting("longest wait", "duration", 600.0, key="max", least=0, effect="live")
+    jitter: float = setting("share of the wait drawn at random", "share", 0.5, effect="live")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brake:
+    """``brake = { .. }``: a topic that fails almost always is tried gently."""
+
+    failed_percent: int = setting("share of failures that trips it", "int", 90, later=True)
+    min_jobs: int = setting("and at least so many jobs", "int", 50, later=True)
+    window_s: float = setting("within", "duration", 30.0, key="window", later=True)
+    probe_first_s: float = setting("first probe after", "duration", 1.0, key="probe_first", later=True)
+    probe_max_s: float = setting("longest wait between probes", "duration", 30.0, key="probe_max", later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetters:
+    """``dead = { .. }``: how long and how many dead letters are kept."""
+
+    keep_s: float = setting("kept for", "duration", 30 * 86_400.0, key="keep", later=True)
+    max: int = setting("at most", "int", 100_000, later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """``[queue.Q.topic.T]``: one subscription of a queue, with exactly one handler."""
+
+    fastcgi: FastcgiHandler | None = setting("a php-fpm script", "table", None, of=FastcgiHandler)
+    http: HttpHandler | None = setting("an HTTP endpoint", "table", None, of=HttpHandler)
+    python: PythonHandler | None = setting("a Python function", "table", None, of=PythonHandler)
+    command: CommandHandler | None = setting("any program", "table", None, of=CommandHandler, later=True)
+    pull: PullHandler | None = setting("consumers fetch by Redis protocol", "table", None, of=PullHandler)
+    concurrency: Concurrency = setting("calls or processes at once", "table", of=Concurrency)
+    catch_up_s: float = setting("the backlog should be gone within this time", "duration", 10.0, key="catch_up", later=True)
+    timeout_s: float = setting("longest attempt; 0s: none", "duration", 60.0, key="timeout", least=0)
+    retry: Retry = setting("when a failed delivery is tried again", "table", of=Retry)
+    on_unknown: str = setting("an attempt that may have run", "str", "retry", one_of=("retry", "hold"), later=True)
+    brake: Brake = setting("gentleness after a poisoned deploy", "table", of=Brake, later=True)
+    rate_per_s: float = setting("jobs a second", "rate", 0.0, key="rate", later=True)
+    batch: int = setting("jobs a call", "int", 1, least=1, most=1000, later=True)
+    weight: int = setting("fair share when the node is short", "int", 1, least=1, later=True)
+    crash_limit: int = setting("a job that killed its consumer so often is dead", "int", 3, least=1, effect="live")
+    busy_limit_s: float = setting("busy answers count as failures after", "duration", 3_600.0, key="busy_limit", later=True)
+    start: str = setting("where a new topic starts", "str", "now", key="from", one_of=("now", "history"))
+    shadow_of: str = setting("compare with this topic instead of counting", "str", "", later=True)
+    sample: float = setting("share of the jobs", "percent", 1.0, later=True)
+    password: str = setting("for pull consumers of this topic", "str", "", secret=True)
+    password_file: str = setting("file that holds the password", "path", "")
+    tags: list[str] = setting("nodes with consume = 'tagged' look for these", "strings", [], later=True)
+    dead: DeadLetters = setting("how long dead letters are kept", "table", of=DeadLetters, later=True)
+    alarm: Mapping[str, Any] = setting("oldest_wait, backlog, failed_percent", "json", {}, later=True)
+
+    @property
+    def handler(self) -> FastcgiHandler | HttpHandler | PythonHandler | CommandHandler | PullHandler:
+        """The one handler (the check has made sure that there is exactly one)."""
+        for candidate in (self.fastcgi, self.http, self.python, self.command, self.pull):
+            if candidate is not None:
+                return candidate
+        raise ValueError("a topic without a handler passed the check")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """``[queue.NAME]``: a log that producers push to."""
+
+    description: str = setting("for people", "text", "", effect="live")
+    system: str = setting("business system it belongs to", "name", "default")
+    storage: str = setting("which [storage.NAME] keeps it", "name", "main", effect="restart")
+    password: str = setting("none: no AUTH from loopback and unix sockets, refused from elsewhere", "str", "", secret=True)
+    password_file: str = setting("file that holds the password", "path", "")
+    alias: list[str] = setting("further names for pushes, pops, LLEN", "strings", [])
+    pepper: bool = setting("the Pepperbus contract for producers and RPOP", "bool", False)
+    retention_s: float = setting("settled jobs stay readable for", "duration", 3_600.0, key="retention", least=0, effect="live")
+    retention_bytes: int = setting("and at most so many bytes of them", "size", 256 * 1024 * 1024, least=0, effect="live")
+    max_backlog: int = setting("pushes are refused above", "int", 1_000_000, later=True)
+    max_backlog_bytes: int = setting("pushes are refused above", "size", 4 * 1024**3, later=True)
+    importance: int = setting("3 is refused first when the store fills", "int", 2, least=1, most=3, later=True)
+    dedupe_window_s: float = setting("a dedupe key counts for", "duration", 600.0, key="dedupe_window", later=True)
+    ttl_s: float = setting("jobs older than this are not run; 0s: never", "duration", 0.0, key="ttl", later=True)
+    index: list[str] = setting("JSON values by which jobs are found", "strings", [], later=True)
+    topic: Mapping[str, Topic] = setting("its topics", "tables", {}, of=Topic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole tree. Read-only; a reload makes a new one."""
+
+    node: Node = setting("this machine's bus", "table", of=Node)
+    ingest: Ingest = setting("the door", "table", of=Ingest)
+    delivery: DeliveryRole = setting("the children that call handlers", "table", of=DeliveryRole)
+    dashboard: Dashboard = setting("health endpoints", "table", of=Dashboard)
+    log: Log = setting("logs", "table", of=Log)
+    trace: Trace = setting("the story of each job", "table", of=Trace)
+    supervise: Supervise = setting("how children are kept alive", "table", of=Supervise)
+    storage: Mapping[str, Storage] = setting("where jobs are kept", "tables", {}, of=Storage)
+    system: Mapping[str, System] = setting("business systems", "tables", {}, of=System)
+    backend: Mapping[str, Backend] = setting("addresses shared by topics", "tables", {}, of=Backend)
+    queue: Mapping[str, Queue] = setting("logs that producers push to", "tables", {}, of=Queue)
+    cron: Mapping[str, Any] = setting("timed jobs", "json", {}, later=True)
+    program: Mapping[str, Any] = setting("other daemons", "json", {}, later=True)
+    notify: Mapping[str, Any] = setting("where alarms go", "json", {}, later=True)
