@@ -73,15 +73,16 @@ class Want:
     """
     Room for work: up to *count* deliveries of a topic for *owner*.
 
-    ``limit`` > 0: never more than that many running of this topic, over all children and nodes
-    (exact; topics with concurrency 1 use it).
+    ``exclusive``: granted only while no other owner holds a claim of this topic, over all children
+    and nodes. Topics with concurrency 1 use it: their one owner runs its claims one after the
+    other, in order, and may still be fed many at a time.
     """
 
     owner: str
     queue: str
     topic: str
     count: int
-    limit: int = 0
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
