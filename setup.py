@@ -1,0 +1,48 @@
+"""Package data and entry points; what the tools read is in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "pbus/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
+
+setup(
+    name="pbus",
+    version=VERSION,
+    description="A job bus: push with any Redis client, run by php-fpm, HTTP or Python, nothing lost",
+    license="MIT",
+    author="pbus maintainers",
+    python_requires=">=3.11",
+    packages=find_packages(include=["pbus", "pbus.*"]),
+    package_data={"pbus": ["py.typed", "storage/lua/*.lua", "storage/sql/*.sql"]},
+    install_requires=[
+        "apsw>=3.51.3",  # brings a current SQLite; older ones can corrupt a WAL under this load
+        "click>=8.1",
+        "gevent>=24.2",
+        "msgpack>=1.0.5",
+        "psutil>=5.9",
+        "redis[hiredis]>=5.0",
+        "setproctitle>=1.3",
+        "structlog>=23.2",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "import-linter>=2.0",
+            "mypy>=1.11",
+            "pytest>=8.2",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+        ],
+    },
+    entry_points={
+        "console_scripts": ["pbus = pbus.cli.main:main"],
+        "pbus.storage": [
+            "sqlite = pbus.storage.sqlite:SqliteDriver",
+            "redis = pbus.storage.redis_streams:RedisDriver",
+            "redis+unix = pbus.storage.redis_streams:RedisDriver",
+        ],
+    },
+)

@@ -1,0 +1,62 @@
+"""
+What holds for every test: markers follow the folder, every test has a deadline, none leaves a
+process behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import leftovers
+from tests.support.waiting import until
+
+_ROOT = Path(__file__).parent
+
+TIMEOUT_S = {"unit": 20, "conformance": 60, "integration": 90, "chaos": 120, "bench": 600}
+"""Deadline of one test by folder; a ``timeout`` marker of its own wins."""
+
+_GRACE_S = 3.0
+"""How long what a test has stopped may take to be gone."""
+
+
+def _folder(path: Path) -> str:
+    """First folder below tests/, which is the test's kind."""
+    return path.relative_to(_ROOT).parts[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        kind = _folder(item.path)
+        if kind not in TIMEOUT_S:
+            raise pytest.UsageError(f"{item.path}: tests live in one of {', '.join(TIMEOUT_S)}")
+        item.add_marker(getattr(pytest.mark, kind))
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S[kind]))
+
+
+@pytest.fixture(autouse=True)
+def no_process_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test whose processes outlive it; being autouse, it looks after all other fixtures are gone."""
+    folder: Path | None = None
+    if "tmp_path" in request.fixturenames and _folder(request.path) != "unit":
+        folder = request.getfixturevalue("tmp_path")
+    before = leftovers.descendants()
+    yield
+
+    def remaining() -> leftovers.Living:
+        now = leftovers.descendants()
+        if folder is not None:
+            now |= leftovers.holders(folder)
+        return {pid: born for pid, born in now.items() if before.get(pid) != born}
+
+    try:
+        until(lambda: not remaining(), _GRACE_S, "every process of the test is gone")
+    except AssertionError:
+        found = remaining()
+        text = leftovers.describe(found)
+        leftovers.end(found)
+        if found:
+            pytest.fail(f"processes left behind:\n{text}", pytrace=False)
