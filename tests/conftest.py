@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import leftovers
 from tests.support.waiting import until
 
 _ROOT = Path(__file__).parent
+
+hypothesis.settings.register_profile("pbus", deadline=None)  # the machine may be busy; timeouts are per test
+hypothesis.settings.load_profile("pbus")
 
 TIMEOUT_S = {"unit": 20, "conformance": 60, "integration": 90, "chaos": 120, "bench": 600}
 """Deadline of one test by folder; a ``timeout`` marker of its own wins."""
