@@ -57,8 +57,9 @@ class Context:
         for directory in DEFAULT_DIRECTORIES:
             if os.path.isdir(directory):
                 return os.path.abspath(directory)
-        looked = " and ".join(os.path.abspath(directory) for directory in DEFAULT_DIRECTORIES)
-        raise ConfigError([Problem("", "", f"no configuration: {looked} do not exist; name one with -c DIR or $PBUS_CONFIG")])
+        looked = " nor ".join(os.path.abspath(directory) for directory in DEFAULT_DIRECTORIES)
+        what = f"no configuration: there is neither {looked}; name a folder with -c DIR or $PBUS_CONFIG"
+        raise ConfigError([Problem("", "", what)])
 
     def settings(self) -> Settings:
         """

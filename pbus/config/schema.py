@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 Kind = Literal[
     "str", "text", "name", "int", "float", "bool", "duration", "size", "rate", "share", "percent",
-    "strings", "names", "table", "tables", "address", "addresses", "path", "params", "json",
+    "strings", "table", "tables", "address", "addresses", "path", "params", "json",
 ]
 """
 How a value is written: ``duration`` '250ms 10s 5m 2h' -> seconds (float); ``size`` '64KiB 1MiB' ->
-bytes (int); ``rate`` '100/s' -> per second (float, 0: none); ``share`` 0..1; ``percent`` '1%' -> 0..1 or a number
-0..100 kept as it is when the default is a number; ``table`` one nested dataclass, ``tables`` a
-mapping of name to nested dataclass; ``params`` a table of strings; ``path`` relative to DIR's parent.
+bytes (int); ``rate`` '100/s' -> per second (float, 0: none); ``share`` 0..1; ``percent`` '1%' ->
+0..1; ``table`` one nested dataclass, ``tables`` a mapping of name to nested dataclass; ``params`` a
+table of strings; ``path`` relative to DIR's parent.
 """
 
 Effect = Literal["live", "respawn", "restart"]
@@ -188,8 +188,13 @@ class System:
     oncall: list[str] = setting("who hears of alarms", "strings", [], later=True)
     cost_center: str = setting("for the monthly report", "text", "")
     password: str = setting("AUTH NAME PW may push to all its queues; rather use password_file", "str", "", secret=True)
-    password_file: str = setting("file that holds the password", "path", "")
+    password_file: str = setting("file that holds the password; two lines: both are valid while one replaces the other", "path", "")
     weight: int = setting("fair share when something is short", "int", 1, least=1, most=1000, later=True)
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        """What AUTH accepts: none, one, or two while one replaces the other (see ``password_file``)."""
+        return tuple(self.password.splitlines())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +229,7 @@ class FastcgiHandler:
 
     backend: str = setting("a [backend.NAME] with fastcgi addresses", "name", "")
     address: str = setting("instead: unix:PATH or HOST:PORT (an unnamed backend)", "address", "")
-    script: str = setting("absolute path of the script; symlinks are resolved for each job", "str")
+    script: str = setting("path of the script as php-fpm sees it; symlinks are resolved for each job", "path")
     contract: str = setting("what is sent and what counts as done", "str", "pepper", one_of=("pepper",))
     params: Mapping[str, str] = setting("further FastCGI parameters", "params", {})
 

@@ -1,0 +1,308 @@
+"""
+What needs more than one key to judge: references, clashes, orders, addresses used twice.
+
+Rule: one function a subject, each adds every problem it finds to the tree and skips what is
+already known to be broken, so that one mistake is one problem. Types and bounds are build.py's.
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from pbus.config import values
+from pbus.config.build import closest
+from pbus.config.schema import (
+    Backend, Concurrency, FastcgiHandler, HttpHandler, PythonHandler, Queue, Retry, Settings, Topic,
+)
+from pbus.config.tree import KeyPath, Tree, dotted
+
+HANDLERS: Final = ("fastcgi", "http", "python", "command", "pull")
+SCHEMES: Final = ("sqlite", "redis", "redis+unix")
+LATER_SCHEMES: Final = ("redis+sentinel", "redis+cluster", "lists+redis")
+ALIAS_BYTES: Final = 256
+DEFAULT_SYSTEM: Final = "default"
+
+_CALL: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
+_EVERYWHERE: Final = ("0.0.0.0", "::", "*")
+
+
+def check(settings: Settings, tree: Tree) -> None:
+    """Add to *tree* what is wrong with *settings* beyond single keys."""
+    for subject in (_node, _listen, _supervise, _storages, _systems, _backends, _names):
+        subject(settings, tree)
+    for name, queue in settings.queue.items():
+        _queue(settings, tree, ("queue", name), queue)
+        for topic_name, topic in queue.topic.items():
+            _topic(settings, tree, ("queue", name, "topic", topic_name), topic)
+
+
+def _ordered(tree: Tree, path: KeyPath, small: str, large: str, pair: tuple[float, float], note: str) -> None:
+    """*small* may not exceed *large*, both keys of the table at *path*."""
+    first, second = (*path, small), (*path, large)
+    if pair[0] > pair[1] and tree.is_sound(first, second):
+        tree.add(second if second in tree.origin or first not in tree.origin else first, note)
+
+
+def _node(settings: Settings, tree: Tree) -> None:
+    node, path = settings.node, ("node",)
+    if node.lost_after_s <= node.heartbeat_s and tree.is_sound((*path, "lost_after"), (*path, "heartbeat")):
+        tree.add(
+            (*path, "lost_after"),
+            f"is {values.written_duration(node.lost_after_s)}, more than the heartbeat of"
+            f" {values.written_duration(node.heartbeat_s)} is needed (three times as much is usual)",
+        )
+    if node.user and not _exists(pwd.getpwnam, node.user):
+        tree.add((*path, "user"), f'there is no user "{node.user}" on this machine')
+    if node.status_group and not _exists(grp.getgrnam, node.status_group):
+        tree.add((*path, "status_group"), f'there is no group "{node.status_group}" on this machine')
+
+
+def _exists(look_up: Callable[[str], object], name: str) -> bool:
+    try:
+        look_up(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _listen(settings: Settings, tree: Tree) -> None:
+    """Each address once, over all that listen; a wildcard takes its port on every address."""
+    taken: list[tuple[values.Address, KeyPath]] = []
+    for path, text in _listeners(settings):
+        if not tree.is_sound(path):
+            continue
+        address = values.address(text)
+        for other, where in taken:
+            if _same_place(address, other):
+                tree.add(path, f"{address} is taken by {other} of {dotted(where)}")
+        taken.append((address, path))
+    if not settings.ingest.listen and tree.is_sound(("ingest", "listen")):
+        tree.add(("ingest", "listen"), "is empty: producers need at least one address")
+
+
+def _listeners(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
+    for text in settings.ingest.listen:
+        yield ("ingest", "listen"), text
+    if settings.dashboard.listen:
+        yield ("dashboard", "listen"), settings.dashboard.listen
+
+
+def _same_place(one: values.Address, other: values.Address) -> bool:
+    if one.path or other.path or one.port != other.port:
+        return one == other and bool(one.path)
+    return one.host == other.host or one.host in _EVERYWHERE or other.host in _EVERYWHERE
+
+
+def _supervise(settings: Settings, tree: Tree) -> None:
+    backoff = settings.supervise.backoff
+    _ordered(
+        tree, ("supervise", "backoff"), "first", "max", (backoff.first_s, backoff.max_s),
+        "the first wait (first) is longer than the longest (max)",
+    )
+
+
+def _storages(settings: Settings, tree: Tree) -> None:
+    places: dict[str, str] = {}
+    for name, storage in settings.storage.items():
+        path = ("storage", name, "url")
+        if not tree.is_sound(path):
+            continue
+        wrong = storage_url_problem(storage.url)
+        if wrong:
+            tree.add(path, wrong)
+        elif storage.url in places:
+            tree.add(path, f"is the same place as storage.{places[storage.url]}")
+        else:
+            places[storage.url] = name
+
+
+def storage_url_problem(url: str) -> str:
+    """Why *url* cannot be a storage in this version; empty when it can."""
+    scheme, colon, rest = url.partition(":")
+    if colon and scheme in LATER_SCHEMES:
+        return f"{scheme}: is not part of this version of pbus; use one of {', '.join(SCHEMES)}"
+    if not colon or scheme not in SCHEMES:
+        hint = closest(scheme, list(SCHEMES))
+        return f'expected "sqlite:PATH", "redis://HOST:PORT/DB" or "redis+unix:///PATH?db=0"{hint}'
+    if scheme == "sqlite":
+        return _sqlite_problem(rest)
+    parts, wrong = _split(url)
+    if parts is None:
+        return wrong
+    if scheme == "redis+unix":
+        return "" if rest.startswith("//") and parts.path.startswith("/") else 'expected "redis+unix:///PATH?db=0"'
+    if not rest.startswith("//") or not parts.hostname:
+        return 'expected "redis://HOST:PORT/DB"'
+    return "" if re.fullmatch(r"(/\d*)?", parts.path) else f'the database is a number, as in "redis://{parts.hostname}/0"'
+
+
+def _sqlite_problem(path: str) -> str:
+    if path.endswith(":memory:") or "?" in path:
+        return "names a file on disk: jobs must survive the process"
+    return "" if path.strip("/") else 'expected "sqlite:PATH", for example "sqlite:pbus.db"'
+
+
+def _split(url: str) -> tuple[SplitResult | None, str]:
+    """The parts of *url*, or why it has none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return None, f"is not a URL: {error}"
+    return (None, "port 0 cannot be connected to") if port == 0 else (parts, "")
+
+
+def _systems(settings: Settings, tree: Tree) -> None:
+    for name in settings.system:
+        if name in settings.queue:
+            tree.add(("system", name), f"a queue is called {name!r} too; AUTH could not tell them apart")
+
+
+def _backends(settings: Settings, tree: Tree) -> None:
+    for name, backend in settings.backend.items():
+        path = ("backend", name)
+        sound = tree.is_sound((*path, "fastcgi"), (*path, "http"))
+        if sound and bool(backend.fastcgi) == bool(backend.http):
+            tree.add(path, "needs addresses of one kind: either fastcgi = [..] or http = [..]")
+        _backend_addresses(tree, path, backend)
+        circuit = backend.circuit
+        _ordered(
+            tree, (*path, "circuit"), "probe_first", "probe_max", (circuit.probe_first_s, circuit.probe_max_s),
+            "the first probe (probe_first) waits longer than the longest (probe_max)",
+        )
+
+
+def _backend_addresses(tree: Tree, path: KeyPath, backend: Backend) -> None:
+    for url in backend.http:
+        wrong = http_url_problem(url)
+        if wrong:
+            tree.add((*path, "http"), wrong)
+    for key, addresses in (("fastcgi", backend.fastcgi), ("http", backend.http)):
+        for address in sorted({item for item in addresses if addresses.count(item) > 1}):
+            tree.add((*path, key), f"{address} is named twice")
+
+
+def http_url_problem(url: str) -> str:
+    """Why *url* cannot be called in this version; empty when it can."""
+    parts, wrong = _split(url)
+    if parts is None:
+        return wrong
+    if parts.scheme == "https":
+        return "https:// is not part of this version of pbus; call an http:// address, such as a local TLS proxy"
+    if parts.scheme != "http" or not parts.hostname or not url.isprintable() or " " in url:
+        return f'expected a URL such as "http://127.0.0.1:8080/jobs", not "{url}"'
+    if parts.username is not None:
+        return "a user or password in a URL is not sent; use headers = { Authorization = \"..\" }"
+    return "the part after # is never sent" if parts.fragment else ""
+
+
+def _names(settings: Settings, tree: Tree) -> None:
+    """What clients may call a queue: its name and its aliases, each leading to one queue."""
+    paths = {f"{name}/{topic}" for name, queue in settings.queue.items() for topic in queue.topic}
+    taken: dict[str, str] = {}
+    for name, queue in settings.queue.items():
+        path = ("queue", name, "alias")
+        for alias in queue.alias:
+            if alias in settings.queue:
+                tree.add(path, f"{alias!r} is the name of a queue")
+            elif alias in paths:
+                tree.add(path, f"{alias!r} is a topic")
+            elif alias in taken:
+                whose = "named twice" if taken[alias] == name else f"an alias of queue {taken[alias]!r} too"
+                tree.add(path, f"{alias!r} is {whose}")
+            elif not alias or not alias.isprintable() or len(alias.encode()) > ALIAS_BYTES:
+                tree.add(path, f"{alias!r}: an alias is printable text of at most {ALIAS_BYTES} bytes")
+            taken.setdefault(alias, name)
+
+
+def _queue(settings: Settings, tree: Tree, path: KeyPath, queue: Queue) -> None:
+    _exists_in(tree, (*path, "storage"), queue.storage, settings.storage, "storage")
+    if queue.system != DEFAULT_SYSTEM:
+        _exists_in(tree, (*path, "system"), queue.system, settings.system, "system")
+
+
+def _exists_in(tree: Tree, path: KeyPath, name: str, known: Mapping[str, object], table: str) -> None:
+    """A name that is not found is no problem while a file is unread: it may be defined there."""
+    if name not in known and tree.complete and tree.is_sound(path):
+        tree.add(path, f"there is no [{table}.{name}]{closest(name, list(known))}")
+
+
+def _topic(settings: Settings, tree: Tree, path: KeyPath, topic: Topic) -> None:
+    raw = _at(tree, path)
+    given = [kind for kind in HANDLERS if kind in raw]
+    if not given:
+        near = next((hint for key in raw if (hint := closest(key, list(HANDLERS)))), "")
+        tree.add(path, f"has no handler: one of {', '.join(HANDLERS)} is needed{near}")
+    elif len(given) > 1:
+        tree.add(path, f"has {len(given)} handlers ({', '.join(given)}), exactly one is possible")
+    if topic.fastcgi is not None:
+        _fastcgi(settings, tree, (*path, "fastcgi"), topic.fastcgi)
+    if topic.http is not None:
+        _http(tree, (*path, "http"), topic.http)
+    if topic.python is not None:
+        _python(tree, (*path, "python"), topic.python)
+    _concurrency(tree, (*path, "concurrency"), topic.concurrency, topic.pull is not None)
+    _retry(tree, (*path, "retry"), topic.retry)
+
+
+def _at(tree: Tree, path: KeyPath) -> Mapping[str, object]:
+    """The table of the files at *path*."""
+    node = tree.values
+    for key in path:
+        node = node[key]
+    return node
+
+
+def _fastcgi(settings: Settings, tree: Tree, path: KeyPath, handler: FastcgiHandler) -> None:
+    if bool(handler.backend) == bool(handler.address):
+        if tree.is_sound((*path, "backend"), (*path, "address")):
+            what = 'needs either backend = "NAME" or address = "unix:PATH"'
+            tree.add(path, f"{what}, not both" if handler.backend else what)
+    elif handler.backend:
+        _backend_is(settings, tree, (*path, "backend"), handler.backend)
+    if not handler.script:
+        tree.add((*path, "script"), "is empty: the path of the PHP script is needed")
+
+
+def _backend_is(settings: Settings, tree: Tree, path: KeyPath, name: str) -> None:
+    """The backend exists and speaks FastCGI."""
+    _exists_in(tree, path, name, settings.backend, "backend")
+    backend = settings.backend.get(name)
+    if backend is not None and backend.http and not backend.fastcgi:
+        tree.add(path, f"backend {name!r} is an http backend, a fastcgi one is needed")
+
+
+def _http(tree: Tree, path: KeyPath, handler: HttpHandler) -> None:
+    wrong = http_url_problem(handler.url)
+    if wrong:
+        tree.add((*path, "url"), wrong)
+    for name, value in handler.headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not value.isprintable():
+            tree.add((*path, "headers", name), "is not an HTTP header")
+
+
+def _python(tree: Tree, path: KeyPath, handler: PythonHandler) -> None:
+    if not _CALL.match(handler.call):
+        tree.add((*path, "call"), f'expected MODULE:FUNCTION such as "gift.jobs:credit", not "{handler.call}"')
+
+
+def _concurrency(tree: Tree, path: KeyPath, concurrency: Concurrency, pull: bool) -> None:
+    if concurrency.min == 0 and not pull:
+        tree.add((*path, "min"), "is 0, at least 1 is needed: nothing would run the jobs in this version of pbus")
+    _ordered(
+        tree, path, "min", "max", (concurrency.min, concurrency.max),
+        f"min = {concurrency.min} is more than max = {concurrency.max}",
+    )
+
+
+def _retry(tree: Tree, path: KeyPath, retry: Retry) -> None:
+    _ordered(
+        tree, path, "first", "max", (retry.first_s, retry.max_s),
+        f"the first wait ({values.written_duration(retry.first_s)}) is longer than the longest"
+        f" (max = {values.written_duration(retry.max_s)})",
+    )

@@ -1,0 +1,235 @@
+"""
+From a folder of TOML files to one tree that remembers which file each key came from.
+
+Rule: nothing here knows what a key means; merging, ``${VAR}`` and the law of system folders only.
+Hidden files and folders are left out (editors' locks; ``..data`` of a mounted ConfigMap, which
+would set every key twice).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pbus.core.names import is_name
+from pbus.errors import Problem
+
+KeyPath = tuple[str, ...]
+
+SYSTEM_TABLES: Final = ("queue", "cron", "program")
+"""Top-level tables that a file in DIR/SYSTEM/ may define."""
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
+_VARIABLE: Final = re.compile(r"(\$?)\$\{([^}]*)\}")
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_LINE: Final = re.compile(r"(.*) \(at (line \d+, column \d+)\)\Z", re.DOTALL)
+
+
+def dotted(path: KeyPath) -> str:
+    """*path* as TOML writes it: ``queue."live.gift".topic``."""
+    return ".".join(part if _BARE.match(part) else f'"{part}"' for part in path)
+
+
+@dataclass(slots=True)
+class Tree:
+    """
+    What the files say, before anybody asked what it means. One owner: the load.
+
+    Attributes:
+        directory: The configuration folder, absolute.
+        values: The merged tables.
+        origin: File of each key and of the first mention of each table.
+        problems: What was wrong so far.
+        complete: Every file was read; else a name that is not found may be in the unread one.
+        from_environment: Keys of which a part came from ``${VAR}``.
+        systems: System folders met, and one file of each.
+    """
+
+    directory: str
+    values: dict[str, Any] = field(default_factory=dict)
+    origin: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    complete: bool = True
+    from_environment: set[KeyPath] = field(default_factory=set)
+    systems: dict[str, str] = field(default_factory=dict)
+
+    def file_of(self, path: KeyPath) -> str:
+        """The file that says *path*, or the nearest table around it; the folder when none does."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.origin:
+                return self.origin[path[:end]]
+        return self.directory
+
+    def add(self, path: KeyPath, what: str) -> None:
+        """*what* is wrong with *path*. A key has one problem, the first that was found."""
+        key = dotted(path)
+        file = self.file_of(path)
+        if not any(problem.key == key and problem.file == file for problem in self.problems):
+            self.problems.append(Problem(file, key, what))
+
+    def is_sound(self, *paths: KeyPath) -> bool:
+        """Whether no problem was found with any of *paths* nor with a table around them."""
+        bad = {problem.key for problem in self.problems}
+        return not any(dotted(path[:end]) in bad for path in paths for end in range(1, len(path) + 1))
+
+
+def read(directory: str, environment: Mapping[str, str]) -> Tree:
+    """
+    Merge every ``DIR/**/*.toml``, in name order.
+
+    Args:
+        directory: The configuration folder.
+        environment: Where ``${VAR}`` is looked up.
+
+    Returns:
+        The tree; what is wrong is in its ``problems``, so that everything else is found as well.
+    """
+    tree = Tree(os.path.abspath(directory))
+    mentions: list[tuple[str, str, Mapping[str, Any]]] = []
+    for file in _files(tree):
+        table = _parse(tree, file)
+        if table is not None:
+            system = _system_of(tree, file)
+            _merge(tree, tree.values, _allowed(tree, file, system, table), (), file)
+            mentions.append((file, system, table))
+    if not mentions and not tree.problems:
+        tree.problems.append(Problem(tree.directory, "", "holds no *.toml file"))
+    _give_systems(tree, mentions)
+    _expand(tree, tree.values, (), environment)
+    return tree
+
+
+def _files(tree: Tree) -> list[str]:
+    """Files in name order of their paths; folders that cannot be read are problems."""
+
+    def unreadable(error: OSError) -> None:
+        tree.complete = False
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        if isinstance(error, NotADirectoryError):
+            what = "is not a folder; -c takes the folder that holds the *.toml files"
+        tree.problems.append(Problem(error.filename or tree.directory, "", what))
+
+    found: list[str] = []
+    met: set[str] = set()
+    for folder, folders, names in os.walk(tree.directory, onerror=unreadable, followlinks=True):
+        met.add(os.path.realpath(folder))  # a link that leads back up would otherwise never end
+        folders[:] = [
+            name for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) not in met
+        ]
+        found += [os.path.join(folder, name) for name in names if name.endswith(".toml") and not name.startswith(".")]
+    return sorted(found, key=lambda file: os.path.relpath(file, tree.directory).split(os.sep))
+
+
+def _parse(tree: Tree, file: str) -> dict[str, Any] | None:
+    try:
+        with open(file, "rb") as stream:
+            return tomllib.load(stream)
+    except tomllib.TOMLDecodeError as error:
+        match = _LINE.match(str(error))
+        what = f"{match[2]}: {match[1]}" if match else str(error)
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 text (byte {error.start})"
+    except RecursionError:
+        what = "is nested too deeply"
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+    tree.complete = False
+    tree.problems.append(Problem(file, "", what))
+    return None
+
+
+def _system_of(tree: Tree, file: str) -> str:
+    """The system whose folder *file* is in; empty for a file directly in DIR."""
+    head, *rest = os.path.relpath(file, tree.directory).split(os.sep)
+    if not rest:
+        return ""
+    if head not in tree.systems:
+        tree.systems[head] = file
+        if not is_name(head):
+            tree.problems.append(Problem(file, "", f"its folder {head!r} cannot name a business system"))
+    return head
+
+
+def _allowed(tree: Tree, file: str, system: str, table: dict[str, Any]) -> dict[str, Any]:
+    """What *file* may say: in a system's folder only that system's queues, crons and programs."""
+    if not system:
+        return table
+    for key in table.keys() - set(SYSTEM_TABLES):
+        what = f"a file in the folder of system {system!r} may define queues, crons and programs only"
+        tree.problems.append(Problem(file, dotted((key,)), what))
+    return {key: value for key, value in table.items() if key in SYSTEM_TABLES}
+
+
+def _merge(tree: Tree, into: dict[str, Any], table: Mapping[str, Any], path: KeyPath, file: str) -> None:
+    for key, value in table.items():
+        here = (*path, key)
+        if key not in into:
+            into[key] = {} if isinstance(value, dict) else value
+            tree.origin[here] = file
+        elif not (isinstance(value, dict) and isinstance(into[key], dict)):
+            what = f"is set twice, in {tree.origin[here]} too"
+            tree.problems.append(Problem(file, dotted(here), what))
+            continue
+        if isinstance(value, dict):
+            _merge(tree, into[key], value, here, file)
+
+
+def _give_systems(tree: Tree, mentions: list[tuple[str, str, Mapping[str, Any]]]) -> None:
+    """A queue that a system's folder mentions belongs to that system, and to nobody else."""
+    queues = tree.values.get("queue")
+    for file, system, table in mentions:
+        mentioned = table.get("queue")
+        if not system or not isinstance(queues, dict) or not isinstance(mentioned, dict):
+            continue
+        for name in mentioned:
+            queue = queues[name]
+            if not isinstance(queue, dict):
+                continue
+            others = [other for other, its, said in mentions if its != system and name in _table(said, "queue")]
+            path = ("queue", name, "system")
+            owner = queue.get("system", "" if others else system)
+            if owner != system:
+                where = f", see {others[0]}" if others else ""
+                what = f"is of system {owner or 'default'!r}, not of {system!r} whose folder this file is in{where}"
+                tree.problems.append(Problem(file, dotted(path[:2]), what))
+            elif "system" not in queue:
+                queue["system"] = system
+                tree.origin[path] = file
+
+
+def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = values.get(key)
+    return table if isinstance(table, dict) else {}
+
+
+def _expand(tree: Tree, node: Any, path: KeyPath, environment: Mapping[str, str]) -> Any:
+    """*node* with ``${VAR}`` replaced in every text; ``$${VAR}`` stays ``${VAR}``."""
+    if isinstance(node, dict):
+        for key in node:
+            node[key] = _expand(tree, node[key], (*path, key), environment)
+        return node
+    if isinstance(node, list):
+        return [_expand(tree, item, path, environment) for item in node]
+    return _expand_text(tree, node, path, environment) if isinstance(node, str) else node
+
+
+def _expand_text(tree: Tree, text: str, path: KeyPath, environment: Mapping[str, str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        name = match[2]
+        if match[1]:
+            return match[0][1:]
+        if not _VARIABLE_NAME.match(name):
+            tree.add(path, f"{match[0]} does not name an environment variable; a literal one is written $${{..}}")
+            return ""
+        if name not in environment:
+            tree.add(path, f"environment variable {name} is not set")
+            return ""
+        tree.from_environment.add(path)
+        return environment[name]
+
+    return _VARIABLE.sub(replace, text)
