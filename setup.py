@@ -41,8 +41,8 @@ setup(
         "console_scripts": ["pbus = pbus.cli.main:main"],
         "pbus.storage": [
             "sqlite = pbus.storage.sqlite:SqliteDriver",
-            "redis = pbus.storage.redis_streams:RedisDriver",
-            "redis+unix = pbus.storage.redis_streams:RedisDriver",
+            "redis = pbus.storage.redis_streams:RedisStreamsDriver",
+            "redis+unix = pbus.storage.redis_streams:RedisStreamsDriver",
         ],
     },
 )
