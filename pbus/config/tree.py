@@ -72,9 +72,18 @@ class Tree:
             self.problems.append(Problem(file, key, what))
 
     def is_sound(self, *paths: KeyPath) -> bool:
-        """Whether no problem was found with any of *paths* nor with a table around them."""
+        """Whether no problem was found with any of *paths* so far."""
         bad = {problem.key for problem in self.problems}
-        return not any(dotted(path[:end]) in bad for path in paths for end in range(1, len(path) + 1))
+        return not any(dotted(path) in bad for path in paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """The queues that one file mentions; *system* is that of its folder, empty directly in DIR."""
+
+    file: str
+    system: str
+    queues: Mapping[str, Mapping[str, Any]]
 
 
 def read(directory: str, environment: Mapping[str, str]) -> Tree:
@@ -89,13 +98,14 @@ def read(directory: str, environment: Mapping[str, str]) -> Tree:
         The tree; what is wrong is in its ``problems``, so that everything else is found as well.
     """
     tree = Tree(os.path.abspath(directory))
-    mentions: list[tuple[str, str, Mapping[str, Any]]] = []
+    mentions: list[Mention] = []
     for file in _files(tree):
         table = _parse(tree, file)
         if table is not None:
             system = _system_of(tree, file)
             _merge(tree, tree.values, _allowed(tree, file, system, table), (), file)
-            mentions.append((file, system, table))
+            queues = _table(table, "queue")
+            mentions.append(Mention(file, system, {name: _table(queues, name) for name in queues}))
     if not mentions and not tree.problems:
         tree.problems.append(Problem(tree.directory, "", "holds no *.toml file"))
     _give_systems(tree, mentions)
@@ -179,27 +189,34 @@ def _merge(tree: Tree, into: dict[str, Any], table: Mapping[str, Any], path: Key
             _merge(tree, into[key], value, here, file)
 
 
-def _give_systems(tree: Tree, mentions: list[tuple[str, str, Mapping[str, Any]]]) -> None:
+def _give_systems(tree: Tree, mentions: list[Mention]) -> None:
     """A queue that a system's folder mentions belongs to that system, and to nobody else."""
-    queues = tree.values.get("queue")
-    for file, system, table in mentions:
-        mentioned = table.get("queue")
-        if not system or not isinstance(queues, dict) or not isinstance(mentioned, dict):
+    for mention in mentions:
+        if not mention.system:
             continue
-        for name in mentioned:
-            queue = queues[name]
-            if not isinstance(queue, dict):
-                continue
-            others = [other for other, its, said in mentions if its != system and name in _table(said, "queue")]
-            path = ("queue", name, "system")
-            owner = queue.get("system", "" if others else system)
-            if owner != system:
-                where = f", see {others[0]}" if others else ""
-                what = f"is of system {owner or 'default'!r}, not of {system!r} whose folder this file is in{where}"
-                tree.problems.append(Problem(file, dotted(path[:2]), what))
-            elif "system" not in queue:
-                queue["system"] = system
-                tree.origin[path] = file
+        for name in mention.queues:
+            path = ("queue", name)
+            foreign = _foreign(mention, name, mentions)
+            own = mention.queues[name].get("system", mention.system)
+            if own != mention.system:
+                what = f"is in the folder of system {mention.system!r}, it cannot be of {own!r}"
+                tree.problems.append(Problem(mention.file, dotted((*path, "system")), what))
+            elif foreign:
+                what = f"is not of system {mention.system!r} whose folder this file is in, see {foreign}"
+                tree.problems.append(Problem(mention.file, dotted(path), what))
+            elif isinstance(queue := _table(tree.values, "queue").get(name), dict) and "system" not in queue:
+                queue["system"] = mention.system
+                tree.origin[(*path, "system")] = mention.file
+
+
+def _foreign(mention: Mention, name: str, mentions: list[Mention]) -> str:
+    """A file that defines queue *name* for somebody else than the system of *mention*; empty if none does."""
+    others = [other for other in mentions if other.system != mention.system and name in other.queues]
+    said = {other.queues[name].get("system") for other in others if not other.system}
+    for other in others:
+        if other.system or mention.system not in said:
+            return other.file
+    return ""
 
 
 def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

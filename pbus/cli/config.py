@@ -1,0 +1,44 @@
+"""``pbus config check|show``: what is wrong with the configuration, and what is in effect."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from pbus.cli.context import Context, pass_context
+from pbus.cli.output import output_option
+
+
+@click.group()
+def config() -> None:
+    """Check and show the configuration."""
+
+
+@config.command()
+@pass_context
+def check(context: Context) -> None:
+    """Print every problem of the configuration (exit 78), or what it defines."""
+    settings = context.settings()
+    topics = [topic for queue in settings.queue.values() for topic in queue.topic.values()]
+    counts = [
+        (len(settings.queue), "queue"), (len(topics), "topic"), (len(settings.storage), "storage"),
+        (len(settings.backend), "backend"),
+    ]
+    context.output.line("ok: " + ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts))
+
+
+@config.command()
+@click.argument("prefix", required=False, default="", metavar="[KEY]")
+@output_option
+@pass_context
+def show(context: Context, prefix: str) -> None:
+    """Show every key in effect (or those below KEY) and where it comes from; secrets are masked."""
+    from pbus.config.effective import rows
+    from pbus.config.load import load_with_origins
+
+    found = [
+        dataclasses.asdict(row) for row in rows(load_with_origins(context.config_dir))
+        if not prefix or row.key == prefix or row.key.startswith(prefix + ".")
+    ]
+    context.output.rows("settings", ("key", "value", "origin"), found, directory=context.config_dir)

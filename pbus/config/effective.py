@@ -1,0 +1,69 @@
+"""
+The settings in effect as rows: key, value as a person would write it, and where it came from.
+
+Rule: secrets leave as ``***``. Keys that this version does not act on are not effective and left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pbus.config.build import key_of, written
+from pbus.config.load import Loaded
+from pbus.config.tree import KeyPath, Tree, dotted
+
+DEFAULT: Final = "default"
+MASK: Final = "***"
+
+_SECRET_NAME: Final = re.compile(r"auth|cookie|key|token|secret|passw", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One key in effect; *origin* is a file, or ``default``."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def rows(loaded: Loaded) -> list[Row]:
+    """Every key in effect, in the order of the schema, names in the order of the files."""
+    return list(_section(loaded.settings, (), loaded.tree))
+
+
+def _section(section: Any, path: KeyPath, tree: Tree) -> Iterator[Row]:
+    for field in dataclasses.fields(section):
+        meta, value = field.metadata, getattr(section, field.name)
+        here = (*path, key_of(field))
+        if meta["later"] or value is None:
+            continue
+        if meta["kind"] == "table":
+            yield from _section(value, here, tree)
+        elif meta["kind"] == "tables":
+            for name, nested in value.items():
+                yield from _section(nested, (*here, name), tree)
+        elif meta["kind"] == "params":
+            yield from _params(value, here, tree)
+        else:
+            yield _row(meta, value, here, tree)
+
+
+def _row(meta: Mapping[str, Any], value: Any, path: KeyPath, tree: Tree) -> Row:
+    if meta["secret"]:
+        # It may have come by password_file or inside a URL: the file of its table is the answer.
+        origin = tree.file_of(path) if value else DEFAULT
+        return Row(dotted(path), MASK if value else "", origin)
+    return Row(dotted(path), written(meta["kind"], value), tree.origin.get(path, DEFAULT))
+
+
+def _params(params: Mapping[str, str], path: KeyPath, tree: Tree) -> Iterator[Row]:
+    """Headers and the like often carry credentials: what looks like one, or came from the environment, is masked."""
+    for name, value in params.items():
+        here = (*path, name)
+        hidden = here in tree.from_environment or _SECRET_NAME.search(name)
+        yield Row(dotted(here), MASK if hidden else value, tree.origin.get(here, DEFAULT))
