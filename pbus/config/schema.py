@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pbus.core.outcome import Rules
+from pbus.core.retry import RetryPolicy
+
 Kind = Literal[
     "str", "text", "name", "int", "float", "bool", "duration", "size", "rate", "share", "percent",
     "strings", "table", "tables", "address", "addresses", "path", "params", "json",
@@ -304,6 +307,14 @@ class Retry:
     max_s: float = setting("longest wait", "duration", 600.0, key="max", least=0, effect="live")
     jitter: float = setting("share of the wait drawn at random", "share", 0.5, effect="live")
 
+    @property
+    def policy(self) -> RetryPolicy:
+        """The same, as core/retry.py judges by it."""
+        return RetryPolicy(
+            attempts=self.attempts, for_s=self.for_s, first_s=self.first_s, factor=self.factor,
+            cap_s=self.max_s, jitter=self.jitter,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brake:
@@ -360,6 +371,11 @@ class Topic:
             if candidate is not None:
                 return candidate
         raise ValueError("a topic without a handler passed the check")
+
+    @property
+    def rules(self) -> Rules:
+        """What core/outcome.py judges an attempt by."""
+        return Rules(retry=self.retry.policy, crash_limit=self.crash_limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,163 @@
+"""
+The life of the scheduler child, after gevent has been patched in.
+
+    boot     open every storage (one that is away makes the bus degraded, not the boot fail)
+    ready    a greenlet a storage takes its duties in turn; another answers for numbers
+    drain    the last dead are given back, the WAL is put away, the boot is forgotten
+    exit
+
+Rule: it decides nothing about jobs that a store would not refuse if it were wrong, so it may die
+and be replaced at any moment.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gevent.threadpool import ThreadPool
+
+from pbus.config.schema import Log, Node
+from pbus.core.outcome import Rules
+from pbus.errors import Conflict, PbusError, StorageError
+from pbus.scheduler.boots import Boots
+from pbus.scheduler.due import Due
+from pbus.scheduler.log_days import LogDays
+from pbus.scheduler.nodes import Nodes
+from pbus.scheduler.numbers import Source, answer
+from pbus.scheduler.reclaim import Reclaim
+from pbus.scheduler.roster import Duty, Roster, Store
+from pbus.scheduler.trim import Checkpoint, Trim
+from pbus.storage.driver import Driver
+from pbus.storage.open import StoreTarget, make, queue_specs
+from pbus.storage.threaded import Threaded
+from pbus.supervisor.child import Child
+from pbus.supervisor.lock import BootLocks
+
+LAST_TURN_S: Final = 3.0
+"""How long a drain waits for a turn that hangs in its store."""
+
+
+class Scheduler:
+    """The parts of this child and their life."""
+
+    def __init__(self, child: Child) -> None:
+        args: Mapping[str, Any] = child.spec.args
+        node: Node = args["node"]
+        log: Log = args["log"]
+        self._child = child
+        self._node = node
+        self._leave = threading.Event()
+        self._boots = Boots(BootLocks(child.run_dir), child.owner.boot, args["stores"])
+        self._rules = _rules(args["queues"])
+        self._stores = [
+            Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
+        ]
+        self._sources = [Source(store, child.clock) for store in self._stores]
+        self._fenced_told = False
+        self._rosters = [
+            Roster(store, self._duties(store), child.clock, child.log, child.problem, self._fenced)
+            for store in self._stores
+        ]
+        self._log_days = LogDays(node.log_dir, log.days, child.clock, lambda: child.tell("rotated"))
+
+    def live(self) -> None:
+        """Boot, work until told to drain, leave tidily."""
+        child = self._child
+        for store in self._stores:
+            self._open(store)
+        turns: list[Callable[[], float]] = [roster.turn for roster in self._rosters]
+        working = [_spawn(self._again, turn) for turn in [*turns, self._log_days.turn]]
+        for source in self._sources:
+            _spawn(source.serve)
+        child.on_frame("numbers", self._numbers)
+        child.on_drain(self._leave.set)
+        child.ready()
+        self._leave.wait()
+        for thread in working:
+            thread.join(LAST_TURN_S)
+        for store, roster in zip(self._stores, self._rosters, strict=True):
+            self._finish(store, roster)
+        for source in self._sources:
+            source.end()
+
+    def _duties(self, store: Store) -> list[Duty]:
+        child, node = self._child, self._node
+        duties: list[Duty] = []
+        if store.driver.capabilities.many_nodes:
+            duties.append(
+                Nodes(store, child.owner, node.heartbeat_s, node.lost_after_s, self._boots, child.clock, child.log)
+            )
+        return [*duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store)]
+
+    def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:
+        child = self._child
+        return Reclaim(
+            store, child.owner, child.scoreboard, self._boots, self._rules, child.clock, child.log, killed=killed
+        )
+
+    def _open(self, store: Store) -> None:
+        """
+        The first try: what can never work ends the start, what is away is the roster's business.
+
+        Raises:
+            BootError: wrong eviction policy, damage, no permission, another node's file.
+        """
+        try:
+            store.prepare()
+        except Conflict:
+            self._fenced()
+        except StorageError as error:
+            self._child.problem(f"storage.{store.name}", f"storage {store.name}: {error}")
+
+    def _again(self, turn: Callable[[], float]) -> None:
+        """Turn after turn until the drain; a fenced roster's turns do nothing any more."""
+        while not self._leave.is_set():
+            self._leave.wait(turn())
+
+    def _fenced(self) -> None:
+        if not self._fenced_told:
+            self._fenced_told = True
+            self._child.tell("fenced")
+
+    def _numbers(self, frame: Mapping[str, Any]) -> None:
+        """The listener must not be held up, so the answer is prepared beside it."""
+
+        def prepare() -> None:
+            self._child.tell("numbers", id=frame.get("id"), **answer(self._sources, self._child.clock))
+
+        _spawn(prepare)
+
+    def _finish(self, store: Store, roster: Roster) -> None:
+        """Give back what the last dead held, put the WAL away; forget this boot when nothing is left of it."""
+        child = self._child
+        if roster.over or not store.ready or not store.lock.acquire(timeout=LAST_TURN_S):
+            return
+        try:
+            if all(row.slot == child.slot.slot for row in child.scoreboard.living()):
+                self._reclaim(store, killed=True).look()
+                store.driver.forget(child.owner.boot)
+            store.driver.checkpoint()
+            store.driver.close()
+        except PbusError as error:
+            child.log.warning("store.left_untidy", storage=store.name, error=str(error))
+        finally:
+            store.lock.release()
+
+
+def _driver(target: StoreTarget) -> Driver:
+    """The driver of *target*; one that blocks runs on a thread of its own."""
+    driver = make(target)
+    return Threaded(driver, ThreadPool(1).apply) if driver.capabilities.blocking else driver
+
+
+def _rules(queues: Mapping[str, Any]) -> dict[tuple[str, str], Rules]:
+    return {(name, topic): settings.rules for name, queue in queues.items() for topic, settings in queue.topic.items()}
+
+
+def _spawn(act: Callable[..., None], *args: Any) -> threading.Thread:
+    """A greenlet (threading is patched)."""
+    thread = threading.Thread(target=act, args=args, daemon=True)
+    thread.start()
+    return thread

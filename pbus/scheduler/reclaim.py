@@ -1,0 +1,216 @@
+"""
+Claims of the dead of this machine go back: of this boot's processes, and of earlier boots.
+
+A claim belongs to the process that runs it. Who gives the claims of a dead process back:
+
+    consumer whose delivery child lives    that delivery child; it has read the last results
+    every other process of this boot       this duty, told by the scoreboard
+    an earlier boot of this run directory  this duty, once its lock is free: nobody of it lives
+    a boot of another node                 nodes.py, after its counter stood still
+
+Rule: decide, then act. ``dead_owners`` and ``outcome_of`` are pure; a wrong or late act changes
+nothing, because every settlement is a compare-and-set on the owner.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from pbus.clock import Clock
+from pbus.core.job import Delivery, Settlement
+from pbus.core.names import Owner
+from pbus.core.outcome import Outcome, Rules, Verdict, judge
+from pbus.scheduler.boots import Boots
+from pbus.scheduler.roster import Store
+from pbus.storage.driver import Held
+from pbus.supervisor.scoreboard import Scoreboard, SlotView
+
+LOOK_S: Final = 0.5
+"""How often the scoreboard is asked for deaths: a read of shared memory, no call to the store."""
+PASS_S: Final = 1.0
+IDLE_PASS_S: Final = 5.0
+CALM_AFTER_S: Final = 3.0
+"""A claim sent by a process that died with it may reach the store later than its death reached us."""
+PATIENCE_S: Final = 30.0
+"""So long a living delivery child may take for its dead consumer before this duty does it."""
+CHUNK: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """
+    An owner that holds claims and lives no more.
+
+    Attributes:
+        owner: Whose claims go back.
+        job_id: What it ran when it died, empty for nothing or when nobody can tell.
+        exit_status: Its status, or minus the signal that ended it; None: unknown.
+        linked: A living delivery child is responsible for it.
+    """
+
+    owner: Owner
+    job_id: str = ""
+    exit_status: int | None = None
+    linked: bool = False
+
+
+def dead_owners(
+    owners: Collection[Owner], own_boot: str, rows: Sequence[SlotView], over: Collection[str]
+) -> list[Dead]:
+    """
+    Those of *owners* that are dead.
+
+    Args:
+        owners: Whoever holds claims, as the store lists them.
+        own_boot: This boot.
+        rows: The scoreboard of this boot.
+        over: Earlier boots of which nobody lives.
+    """
+    lives = {(row.slot, row.n): row for row in rows}
+    serving = {row.n for row in rows if row.alive and row.role == "delivery"}
+    found = []
+    for owner in owners:
+        if owner.boot in over:
+            found.append(Dead(owner))
+        elif owner.boot == own_boot:
+            row = lives.get((owner.slot, owner.n))
+            if row is None:  # its slot has been given to another process since
+                found.append(Dead(owner))
+            elif not row.alive:
+                found.append(Dead(owner, row.current, row.exit_status, row.role == "consumer" and row.link in serving))
+    return found
+
+
+def outcome_of(dead: Dead, held: Held) -> Outcome:
+    """
+    What became of a claim when its owner died.
+
+    The job that a consumer had begun is a crash (a signal) or a failure (it left by itself).
+    Everything else may have run, or its result was lost on the way: back, attempt not counted,
+    and whoever gets it next is told.
+    """
+    if not dead.job_id or dead.job_id != held.id or dead.exit_status is None:
+        return Outcome(verdict=Verdict.UNSURE, error="its process is dead")
+    if dead.exit_status < 0:
+        return Outcome(verdict=Verdict.CRASHED, error=f"its process was ended by signal {-dead.exit_status}")
+    return Outcome(verdict=Verdict.FAILED, error=f"its process exited with status {dead.exit_status}")
+
+
+def settlement_of(dead: Dead, held: Held, rules: Rules, now_ms: int, draw: float) -> Settlement:
+    """How the claim *held* of *dead* ends."""
+    delivery = Delivery(
+        id=held.id, queue=held.queue, topic=held.topic, body=b"", attempt=held.attempts + 1, crashes=held.crashes,
+        redelivered=False, traceparent="", content_type="", first_ms=0, owner=str(dead.owner),
+    )
+    return judge(delivery, outcome_of(dead, held), rules, now_ms, draw)
+
+
+def give_back(store: Store, owner: str, settlement: Callable[[Held], Settlement]) -> int:
+    """
+    End every claim of the dead *owner*, in portions.
+
+    Returns:
+        How many were still its own.
+    """
+    claims = store.driver.held(owner)
+    given = 0
+    for start in range(0, len(claims), CHUNK):
+        portion = claims[start : start + CHUNK]
+        given += sum(store.driver.give_back(owner, [settlement(held) for held in portion]))
+    return given
+
+
+def parsed(owners: Collection[str]) -> list[Owner]:
+    """*owners* as the store lists them; what is not an owner is somebody else's business."""
+    found = []
+    for text in owners:
+        try:
+            found.append(Owner.parse(text))
+        except ValueError:
+            continue
+    return found
+
+
+class Reclaim:
+    """The duty. Remembers when it last looked, and since when it leaves an owner to a delivery child."""
+
+    name = "reclaim"
+
+    def __init__(
+        self, store: Store, own: Owner, scoreboard: Scoreboard, boots: Boots, rules: Mapping[tuple[str, str], Rules],
+        clock: Clock, log: structlog.typing.FilteringBoundLogger, draw: Callable[[], float] = random.random,
+        killed: bool = False,
+    ) -> None:
+        """
+        Args:
+            own: The scheduler itself; its boot is the living one.
+            rules: Of each (queue, topic): whether a job that killed its consumer is tried again.
+            killed: The dead were ended by pbus (a stop whose grace was over): no job is to blame.
+        """
+        self._store = store
+        self._own = own
+        self._scoreboard = scoreboard
+        self._boots = boots
+        self._rules = rules
+        self._clock = clock
+        self._log = log.bind(storage=store.name)
+        self._draw = draw
+        self._killed = killed
+        self._deaths = -1
+        self._calm_at = 0.0
+        self._pass_at = 0.0
+        self._left_since: dict[Owner, float] = {}
+
+    def turn(self) -> float:
+        now = self._clock.monotonic_s()
+        deaths = self._scoreboard.deaths
+        if deaths != self._deaths:
+            self._deaths, self._calm_at, self._pass_at = deaths, now + CALM_AFTER_S, 0.0
+        if now >= self._pass_at:
+            self.look()
+            self._pass_at = now + (PASS_S if now < self._calm_at or self._left_since else IDLE_PASS_S)
+        return LOOK_S
+
+    def interrupted(self) -> None:
+        """A delivery child could not settle either: its time begins anew."""
+        self._left_since.clear()
+        self._pass_at = 0.0
+
+    def look(self) -> None:
+        """Give back what dead processes of this machine hold."""
+        owners = parsed(self._store.driver.owners())
+        # Read after the owners: whoever was listed and has died since is dead in these rows too.
+        over = self._over_boots(owners)
+        dead = dead_owners(owners, self._own.boot, self._scoreboard.rows(), over)
+        now = self._clock.monotonic_s()
+        self._left_since = {one.owner: self._left_since.get(one.owner, now) for one in dead if one.linked}
+        for one in dead:
+            if not one.linked or now - self._left_since[one.owner] >= PATIENCE_S:
+                self._give_back(one)
+        for boot in over:
+            self._store.driver.forget(boot)
+            self._boots.finished(boot, self._store.name)
+
+    def _over_boots(self, owners: Sequence[Owner]) -> set[str]:
+        """Earlier boots that are over; on a store of one node also those whose lock file is gone."""
+        over, living = self._boots.earlier(self._store.name)
+        if not self._store.driver.capabilities.many_nodes:
+            over |= {owner.boot for owner in owners} - living - {self._own.boot}
+        return over
+
+    def _give_back(self, dead: Dead) -> None:
+        if self._killed:
+            dead = Dead(dead.owner)
+        now_ms = int(self._clock.wall_s() * 1000)
+
+        def settlement(held: Held) -> Settlement:
+            return settlement_of(dead, held, self._rules.get((held.queue, held.topic), Rules()), now_ms, self._draw())
+
+        given = give_back(self._store, str(dead.owner), settlement)
+        if given:
+            self._log.warning("claims.given_back", owner=str(dead.owner), claims=given, job_id=dead.job_id)

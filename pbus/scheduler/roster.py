@@ -1,0 +1,182 @@
+"""
+The duties of one storage, taken in turn by one greenlet, and what happens when the store is away.
+
+    due? --> prepare the store --> duty.turn() --> wait as long as the duty says
+                    |                  |
+                    +-- StorageError --+--> problem, back off with jitter, begin again with prepare
+                                       +-- Conflict --> this boot was fenced: nothing more is done
+
+Rule: one call at a time per storage, so a driver needs no care for greenlets, and a greenlet inside
+a storage call is never killed. Nothing here spins: every way out of a turn names a wait.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from pbus.clock import Clock
+from pbus.errors import BootError, Conflict, StorageError
+from pbus.storage.driver import Driver, QueueSpec
+
+FIRST_BACKOFF_S: Final = 0.1
+LONGEST_BACKOFF_S: Final = 1.0
+"""Short, because deliveries resume within two seconds after the store is back."""
+BROKEN_DUTY_S: Final = 10.0
+SHORTEST_WAIT_S: Final = 0.02
+
+
+class Duty(Protocol):
+    """Something the scheduler does to one storage again and again."""
+
+    name: str
+
+    def turn(self) -> float:
+        """
+        Do it once.
+
+        Returns:
+            Seconds until it wants its next turn.
+
+        Raises:
+            StorageError: the store could not; it will be asked again.
+        """
+
+    def interrupted(self) -> None:
+        """The store was away: whatever was concluded from its silence is void."""
+
+
+class Store:
+    """
+    One storage as the scheduler sees it.
+
+    Attributes:
+        lock: Held around every call; see the rule of this file.
+    """
+
+    def __init__(self, name: str, driver: Driver, queues: Sequence[QueueSpec]) -> None:
+        self.name = name
+        self.driver = driver
+        self.lock = threading.Lock()
+        self._queues = queues
+        self._opened = False
+        self._declared = False
+
+    @property
+    def ready(self) -> bool:
+        """Opened and declared; calls that name queues may be made."""
+        return self._declared
+
+    def prepare(self) -> None:
+        """
+        Open it and declare the queues, unless that is done.
+
+        Raises:
+            BootError: it can never work as it is.
+            StorageError: not now.
+        """
+        if not self._opened:
+            self.driver.open()
+            self._opened = True
+        if not self._declared:
+            self.driver.declare(self._queues)
+            self._declared = True
+
+    def declare_again(self) -> None:
+        """What was away may have come back empty: declare before the next call."""
+        self._declared = False
+
+
+def backoff_s(failures: int, draw: float) -> float:
+    """Wait after *failures* failed turns in a row (from 1), half of it drawn at random."""
+    grown: float = FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16)
+    return min(LONGEST_BACKOFF_S, grown) * (0.5 + 0.5 * draw)
+
+
+class Roster:
+    """The duties of *store*. One owner: the greenlet that calls ``turn``."""
+
+    def __init__(
+        self, store: Store, duties: Sequence[Duty], clock: Clock, log: structlog.typing.FilteringBoundLogger,
+        problem: Callable[[str, str], None], fenced: Callable[[], None], draw: Callable[[], float] = random.random,
+    ) -> None:
+        """
+        Args:
+            problem: Called with a name and a text (empty: it is over) when the store's state changes.
+            fenced: Called once when the store says that this boot was declared dead.
+            draw: Uniform draws in [0, 1).
+        """
+        self._store = store
+        self._clock = clock
+        self._log = log.bind(storage=store.name)
+        self._problem = problem
+        self._tell_fenced = fenced
+        self._draw = draw
+        self._due_at = {duty.name: 0.0 for duty in duties}
+        self._duties = list(duties)
+        self._failures = 0
+        self.over = False
+
+    def turn(self) -> float:
+        """Do what is due; seconds until something is due again."""
+        for duty in self._duties:
+            if self.over:
+                break
+            if self._due_at[duty.name] > self._clock.monotonic_s():
+                continue
+            if not self._do(duty):
+                return backoff_s(self._failures, self._draw())
+        if self.over:
+            return LONGEST_BACKOFF_S
+        soonest = min(self._due_at.values(), default=LONGEST_BACKOFF_S)
+        return max(SHORTEST_WAIT_S, soonest - self._clock.monotonic_s())
+
+    def _do(self, duty: Duty) -> bool:
+        """One turn of *duty*; False when the store is away."""
+        try:
+            with self._store.lock:
+                self._store.prepare()
+                wait_s = duty.turn()
+        except Conflict as error:
+            self._fenced(error)
+            return True
+        except (StorageError, BootError) as error:
+            self._away(duty, error)
+            return False
+        except Exception as error:  # noqa: BLE001 - a bug in one duty must not end the others
+            self._broken(duty, error)
+            wait_s = BROKEN_DUTY_S
+        else:
+            self._fine(duty)
+        self._due_at[duty.name] = self._clock.monotonic_s() + max(wait_s, SHORTEST_WAIT_S)
+        return True
+
+    def _fine(self, duty: Duty) -> None:
+        if self._failures:
+            self._log.info("store.back", failures=self._failures)
+        self._failures = 0
+        self._problem(f"storage.{self._store.name}", "")
+        self._problem(f"scheduler.{duty.name}.{self._store.name}", "")
+
+    def _away(self, duty: Duty, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            self._log.error("store.away", error=str(error), duty=duty.name)
+        self._problem(f"storage.{self._store.name}", f"storage {self._store.name}: {error}")
+        self._store.declare_again()
+        for other in self._duties:
+            other.interrupted()
+
+    def _broken(self, duty: Duty, error: Exception) -> None:
+        self._log.exception("scheduler.duty_failed", duty=duty.name)
+        text = f"the scheduler's duty {duty.name!r} fails: {type(error).__name__}: {error}"
+        self._problem(f"scheduler.{duty.name}.{self._store.name}", text)
+
+    def _fenced(self, error: Exception) -> None:
+        self.over = True
+        self._log.critical("node.fenced", error=str(error))
+        self._tell_fenced()
