@@ -6,6 +6,18 @@ Frames between pbus' own processes: control sockets, consumers.
     | big endian     | at most MAX_FRAME bytes   |
     +----------------+---------------------------+
 
+Between a consumer process and its delivery child these kinds are spoken (a *job* is the list
+``[id, attempt, redelivered, body, traceparent, content_type, crashes, first_ms]``, a *ticket* what
+of it outlives a delivery child: ``[id, attempt, redelivered, crashes, first_ms]``):
+
+    consumer -> delivery   attach     owner, queue, topic, pid, holds [ticket], results [[ticket, result]]
+                           result     id, verdict (done|failed|retry|permanent), error, delay, run_s
+                           unstarted  ids
+    delivery -> consumer   attached   link (serial number of the delivery child)
+                           jobs       jobs [job]
+                           settled    ids: the store has what became of these
+                           finish     take nothing more: hand back what has not begun, and go
+
 Rule: bytes in, events out; no I/O. The peer is a process of the same user on the same machine, yet
 its lengths are checked before anything is kept.
 """

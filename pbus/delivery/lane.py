@@ -31,6 +31,10 @@ class Lane(Protocol):
     def reason(self) -> str:
         """Why it is not running, one sentence; empty while it is."""
 
+    @property
+    def concurrency(self) -> int:
+        """Consumers or calls that can work at once now."""
+
     def wants(self) -> list[Want]:
         """Room for work at this moment; empty while paused, down, draining or full."""
 

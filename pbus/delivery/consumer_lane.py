@@ -1,0 +1,408 @@
+"""
+The lane of a topic whose handler runs in processes of its own.
+
+    claim in the consumer's name --> hand --jobs--> consumer --result--> desk --receipt--> consumer
+
+The claims belong to the consumer process: it outlives this delivery child with them, and it is the
+scoreboard that says which one had begun when a consumer dies. So a lost connection alone means
+nothing; the consumer is *detached* until it comes back or is known to be dead.
+
+Rule: everything in ``hand`` ends exactly once, at the desk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from pbus.clock import Clock
+from pbus.codec.frames import encode
+from pbus.core.job import Delivery
+from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.lane import Desk
+from pbus.delivery.pace import Pace
+from pbus.storage.driver import Want
+
+FRAME_BYTES: Final = 1024 * 1024
+STATUS_S: Final = 1.0
+"""How long the master may take to write down how a process ended that is gone."""
+KILL_AGAIN_S: Final = 1.0
+
+_VERDICTS: Final = {
+    "done": Verdict.DONE, "failed": Verdict.FAILED, "retry": Verdict.RETRY_ASKED, "permanent": Verdict.PERMANENT,
+}
+
+
+class Connection(Protocol):
+    """What of consumer_link.Link is used here."""
+
+    def send(self, data: bytes) -> None:
+        """Queue *data*. Never blocks."""
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """
+    What is known of a consumer process from outside.
+
+    Attributes:
+        alive: It may still run user code.
+        current: Id of the job it has begun, empty for none; None: nobody knows any more.
+        current_s: For how long, seconds.
+        exit_status: Its status, or minus the signal that ended it; None: not known (yet).
+    """
+
+    alive: bool
+    current: str | None
+    current_s: float = 0.0
+    exit_status: int | None = None
+
+
+@dataclass(slots=True)
+class Consumer:
+    """One consumer process of the lane."""
+
+    owner: str
+    pid: int
+    link: Connection | None
+    since_s: float
+    hand: dict[str, Delivery] = field(default_factory=dict)  # unanswered, in the order they are worked on
+    pace: Pace = field(default_factory=Pace)
+    leaving: bool = False       # it takes nothing more
+    overdue: str = ""           # the job that exceeded the timeout; the master was asked to kill
+    asked_s: float = 0.0        # when
+    suspect: str = ""           # the job that looked overdue at the last tick
+    dead_since_s: float = 0.0   # the process is gone; its status is waited for
+
+
+class ConsumerLane:
+    """
+    See ``lane.Lane``. One owner: the delivery child's one thread.
+
+    Args:
+        queue, topic: Whose lane it is.
+        timeout_s: Longest attempt, 0 for none.
+        exclusive: Concurrency 1: no two owners hold claims of the topic at once.
+        expected: Consumers of this topic that attach to this delivery child.
+        desk: Where outcomes go.
+        link_n: Our serial number, which the consumers write into the scoreboard.
+        look: Tells what is known of the process of an owner.
+        kill: Asks the master to kill the process of an owner.
+        compare: Asks the claimer to compare the store's claims of an owner with ours.
+        clock: Where ages come from.
+    """
+
+    def __init__(
+        self, queue: str, topic: str, *, timeout_s: float, exclusive: bool, expected: int, desk: Desk, link_n: int,
+        look: Callable[[str, int], Life], kill: Callable[[str], None], compare: Callable[[str], None], clock: Clock,
+    ) -> None:
+        self.queue = queue
+        self.topic = topic
+        self._timeout_s = timeout_s
+        self._exclusive = exclusive
+        self._expected = expected
+        self._desk = desk
+        self._link_n = link_n
+        self._look = look
+        self._kill = kill
+        self._compare = compare
+        self._clock = clock
+        self._consumers: dict[str, Consumer] = {}
+        self._draining = False
+        self._killed = False
+        self._turn = 0
+
+    # -- Lane ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``running``, or ``down`` while no consumer is attached."""
+        return "running" if self.concurrency or not self._expected else "down"
+
+    @property
+    def reason(self) -> str:
+        """Why it is not running."""
+        return "" if self.state == "running" else "no consumer process is attached"
+
+    @property
+    def concurrency(self) -> int:
+        """Consumers attached now."""
+        return sum(1 for consumer in self._consumers.values() if consumer.link is not None)
+
+    def wants(self) -> list[Want]:
+        """A frame for each consumer that has answered half of its last one; whose turn is first changes."""
+        if self._draining:
+            return []
+        wants = []
+        for consumer in self._consumers.values():
+            frame = consumer.pace.frame
+            if consumer.link is not None and not consumer.leaving and len(consumer.hand) <= frame // 2:
+                wants.append(Want(consumer.owner, self.queue, self.topic, frame, exclusive=self._exclusive))
+        if len(wants) > 1:
+            self._turn = (self._turn + 1) % len(wants)
+            wants = wants[self._turn :] + wants[: self._turn]
+        return wants
+
+    def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Send them to their owners; what an owner cannot take any more goes back as it was."""
+        for owner, group in itertools.groupby(deliveries, lambda delivery: delivery.owner):
+            jobs = list(group)
+            consumer = self._consumers.get(owner)
+            if consumer is None or consumer.link is None or consumer.leaving or self._draining:
+                self._release(jobs)
+                continue
+            if not consumer.hand:
+                consumer.since_s = self._clock.monotonic_s()
+            for delivery in jobs:
+                consumer.hand[delivery.id] = delivery
+            for frame in _frames(jobs):
+                consumer.link.send(frame)
+
+    def known(self, owner: str) -> set[str]:
+        """Ids in the hand of that consumer."""
+        consumer = self._consumers.get(owner)
+        return set(consumer.hand) if consumer is not None else set()
+
+    @property
+    def owners(self) -> list[str]:
+        """Consumers in whose name this lane claims."""
+        return list(self._consumers)
+
+    @property
+    def busy(self) -> int:
+        """Deliveries in the hands of consumers."""
+        return sum(len(consumer.hand) for consumer in self._consumers.values())
+
+    def drain(self) -> None:
+        """Tell every consumer to finish what it has begun and hand back the rest."""
+        self._draining = True
+        for consumer in self._consumers.values():
+            self._say_finish(consumer)
+
+    def kill(self) -> None:
+        """Have the master kill those that still work; what they had begun goes back UNSURE."""
+        self._killed = True
+        for consumer in self._consumers.values():
+            if consumer.hand:
+                self._kill(consumer.owner)
+
+    # -- consumers come, answer and go ----------------------------------------------------------
+
+    def attach(self, link: Connection, frame: dict[str, Any]) -> Attached:
+        """
+        A consumer came in, new or back from another delivery child.
+
+        What it says is the whole truth about what it holds: results that nobody receipted are
+        settled (again), what it holds is in hand, and everything else in its name goes back.
+        """
+        owner: str = frame["owner"]
+        before = self._consumers.pop(owner, None)
+        known = self._replace(before)
+        life = self._look(owner, frame["pid"])
+        consumer = Consumer(owner, frame["pid"], link, self._clock.monotonic_s() - life.current_s)
+        self._consumers[owner] = consumer
+        link.send(encode("attached", link=self._link_n))
+        for ticket, result in frame["results"]:
+            delivery = known.pop(ticket[0]) if ticket[0] in known else self._delivery(owner, ticket)
+            self._desk.finish(delivery, _outcome(result, consumer.pid))
+        for ticket in frame["holds"]:
+            job_id = ticket[0]
+            consumer.hand[job_id] = known.pop(job_id) if job_id in known else self._delivery(owner, ticket)
+        self._release(known.values())
+        self._compare(owner)
+        if self._draining:
+            self._say_finish(consumer)
+        self._desk.wake()
+        return Attached(self, consumer, link)
+
+    def heard(self, consumer: Consumer, frames: Iterable[dict[str, Any]]) -> None:
+        """Results and hand-backs of one read."""
+        strangers: list[str] = []
+        for frame in frames:
+            if frame["kind"] == "result":
+                if not self._answered(consumer, frame):
+                    strangers.append(frame["id"])
+            elif frame["kind"] == "unstarted":
+                consumer.leaving = True
+                strangers += [job_id for job_id in frame["ids"] if job_id not in consumer.hand]
+                self._release([consumer.hand.pop(job_id) for job_id in frame["ids"] if job_id in consumer.hand])
+        if strangers and consumer.link is not None:
+            consumer.link.send(encode("settled", ids=strangers))  # no claim of theirs is left to settle
+        if len(consumer.hand) <= consumer.pace.frame // 2:
+            self._desk.wake()
+
+    def gone(self, consumer: Consumer, link: Connection) -> None:
+        """Its connection has ended: detached, until it attaches again or is found dead."""
+        if consumer.link is link:
+            consumer.link = None
+            self._see_after(consumer)
+
+    def settled(self, owner: str, ids: Sequence[str]) -> None:
+        """The store has what became of these: the consumer may forget them."""
+        consumer = self._consumers.get(owner)
+        if consumer is not None and consumer.link is not None:
+            consumer.link.send(encode("settled", ids=list(ids)))
+
+    def tick(self) -> None:
+        """Look after timeouts and the dead. Called a few times a second."""
+        for consumer in list(self._consumers.values()):
+            if consumer.link is None:
+                self._see_after(consumer)
+            else:
+                self._watch(consumer)
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _answered(self, consumer: Consumer, result: dict[str, Any]) -> bool:
+        delivery = consumer.hand.pop(result["id"], None)
+        if delivery is None:
+            return False
+        consumer.since_s = self._clock.monotonic_s()
+        consumer.pace.answered(result["run_s"], len(delivery.body))
+        self._desk.finish(delivery, _outcome(result, consumer.pid))
+        return True
+
+    def _see_after(self, consumer: Consumer) -> None:
+        """A detached consumer: is it dead, and how did it die?"""
+        if not consumer.hand:
+            self._bury(consumer, Life(alive=False, current=""))  # if it lives, it will say so
+            return
+        life = self._look(consumer.owner, consumer.pid)
+        if life.alive:
+            self._watch(consumer)
+            return
+        now_s = self._clock.monotonic_s()
+        consumer.dead_since_s = consumer.dead_since_s or now_s
+        if life.current is None or life.exit_status is not None or now_s - consumer.dead_since_s >= STATUS_S:
+            self._bury(consumer, life)
+
+    def _bury(self, consumer: Consumer, life: Life) -> None:
+        """What it held ends here; the store may list more, claimed while it died."""
+        if self._consumers.get(consumer.owner) is consumer:
+            del self._consumers[consumer.owner]
+        for job_id, delivery in consumer.hand.items():
+            self._desk.finish(delivery, self._last_outcome(consumer, job_id, life))
+        consumer.hand = {}
+        self._compare(consumer.owner)
+        self._desk.wake()
+
+    def _last_outcome(self, consumer: Consumer, job_id: str, life: Life) -> Outcome:
+        """What became of a job that its dead consumer had in hand."""
+        target = f"pid {consumer.pid}"
+        begun = life.current if life.current is not None else next(iter(consumer.hand))
+        if job_id != begun:
+            return Outcome(verdict=Verdict.RELEASED, target=target)
+        if job_id == consumer.overdue:
+            text = f"no answer within {self._timeout_s:g} s, its consumer was killed"
+            return Outcome(verdict=Verdict.TIMEOUT, error=text, run_s=self._timeout_s, target=target)
+        if life.current is None or self._killed or consumer.overdue:
+            return Outcome(verdict=Verdict.UNSURE, error="its consumer was stopped", target=target)
+        if life.exit_status is not None and life.exit_status >= 0:
+            text = f"consumer {consumer.pid} exited with status {life.exit_status} while holding the job"
+            return Outcome(verdict=Verdict.FAILED, error=text, target=target)
+        text = f"consumer {consumer.pid} died of {_signal_name(life.exit_status)}"
+        return Outcome(verdict=Verdict.CRASHED, error=text, target=target)
+
+    def _watch(self, consumer: Consumer) -> None:
+        """
+        Kill a consumer whose job exceeds the timeout.
+
+        Results may still wait unread in its socket, so a job must look overdue at two ticks, and
+        the scoreboard must say that it is the one that runs.
+        """
+        now_s = self._clock.monotonic_s()
+        if not self._timeout_s or not consumer.hand or now_s - consumer.since_s < self._timeout_s:
+            return
+        first = next(iter(consumer.hand))
+        if consumer.suspect != first:
+            consumer.suspect = first
+            return
+        if self._look(consumer.owner, consumer.pid).current != first:
+            return
+        if consumer.overdue != first or now_s - consumer.asked_s >= KILL_AGAIN_S:
+            consumer.overdue, consumer.asked_s = first, now_s
+            self._kill(consumer.owner)
+
+    @staticmethod
+    def _replace(before: Consumer | None) -> dict[str, Delivery]:
+        """End what we know of an earlier connection of the same process; answers what it had in hand."""
+        if before is None:
+            return {}
+        if before.link is not None:
+            before.link.close()
+        before.link = None
+        hand, before.hand = before.hand, {}
+        return hand
+
+    def _say_finish(self, consumer: Consumer) -> None:
+        consumer.leaving = True
+        if consumer.link is not None:
+            consumer.link.send(encode("finish"))
+
+    def _release(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            self._desk.finish(delivery, Outcome(verdict=Verdict.RELEASED))
+
+    def _delivery(self, owner: str, ticket: Sequence[Any]) -> Delivery:
+        """What a consumer brought along from another delivery child; its body is in the consumer."""
+        job_id, attempt, redelivered, crashes, first_ms = ticket
+        return Delivery(
+            id=job_id, queue=self.queue, topic=self.topic, body=b"", attempt=attempt, crashes=crashes,
+            redelivered=redelivered, traceparent="", content_type="", first_ms=first_ms, owner=owner,
+        )
+
+
+class Attached:
+    """A consumer's connection as its ``Guest``: tells the lane whose it is."""
+
+    def __init__(self, lane: ConsumerLane, consumer: Consumer, link: Connection) -> None:
+        self._lane = lane
+        self._consumer = consumer
+        self._link = link
+
+    def heard(self, frames: list[dict[str, Any]]) -> None:
+        """Pass on what was read."""
+        self._lane.heard(self._consumer, frames)
+
+    def gone(self) -> None:
+        """Pass on that it is over."""
+        self._lane.gone(self._consumer, self._link)
+
+
+def _outcome(result: dict[str, Any], pid: int) -> Outcome:
+    return Outcome(
+        verdict=_VERDICTS.get(result["verdict"], Verdict.FAILED), error=result["error"], delay_s=result["delay"],
+        run_s=result["run_s"], target=f"pid {pid}",
+    )
+
+
+def _frames(deliveries: Sequence[Delivery]) -> Iterable[bytes]:
+    """``jobs`` frames, each of about FRAME_BYTES at most."""
+    jobs: list[list[Any]] = []
+    size = 0
+    for delivery in deliveries:
+        if jobs and size + len(delivery.body) > FRAME_BYTES:
+            yield encode("jobs", jobs=jobs)
+            jobs, size = [], 0
+        size += len(delivery.body)
+        jobs.append([
+            delivery.id, delivery.attempt, delivery.redelivered, delivery.body, delivery.traceparent,
+            delivery.content_type, delivery.crashes, delivery.first_ms,
+        ])
+    if jobs:
+        yield encode("jobs", jobs=jobs)
+
+
+def _signal_name(exit_status: int | None) -> str:
+    if exit_status is None:
+        return "an unknown cause"
+    try:
+        return signal.Signals(-exit_status).name
+    except ValueError:
+        return f"signal {-exit_status}"

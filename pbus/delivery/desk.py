@@ -1,0 +1,190 @@
+"""
+The desk: every outcome of this child is judged, written to the store, told and counted here.
+
+    finish --> inbox --judge--> batch --settle (one call, one in flight)--> receipts, log, events
+
+Rule: an outcome that cannot be written stays in memory and is repeated until it is; it is never
+lost while this process lives, and never turned into a release. What comes in while a call is out
+is the next batch, so a slow store gets larger batches instead of more calls.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import gevent.event
+
+from pbus.clock import Clock
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.outcome import Outcome, Rules, judge
+from pbus.delivery.report import Report
+from pbus.delivery.store_health import Backoff, StoreHealth
+from pbus.errors import Conflict
+from pbus.storage.driver import Driver
+
+BATCH: Final = 1000
+
+Key = tuple[str, str, str]
+"""(owner, topic path, id): what tells one claim from another."""
+
+Receipt = Callable[[str, Sequence[str]], None]
+"""Called with (owner, ids): the store has what became of these claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One outcome on its way into the store."""
+
+    delivery: Delivery
+    outcome: Outcome
+    settlement: Settlement
+
+
+class StoreDesk:
+    """
+    See ``lane.Desk``; one per storage. One owner: its own greenlet, ``run``.
+
+    Args:
+        store: Where claims are settled.
+        rules: What each (queue, topic) allows.
+        report: Log, events and counters.
+        health: Told how calls went.
+        fenced: Called once when the store refuses this boot.
+        clock: Where ages come from.
+    """
+
+    def __init__(
+        self, store: Driver, rules: Mapping[tuple[str, str], Rules], *, report: Report, health: StoreHealth,
+        fenced: Callable[[], None], clock: Clock,
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._report = report
+        self._health = health
+        self._fenced = fenced
+        self._clock = clock
+        self._inbox: collections.deque[tuple[Delivery, Outcome]] = collections.deque()
+        self._writing: list[Entry] = []
+        self._filled = gevent.event.Event()
+        self._receipts: dict[tuple[str, str], Receipt] = {}
+        self._wake: Callable[[], None] = _nobody
+        self._came_back: Callable[[str], None] = _ignore
+        self._backoff = Backoff()
+        self._is_fenced = False
+
+    def connect(self, wake: Callable[[], None], came_back: Callable[[str], None]) -> None:
+        """
+        Make the claimer known.
+
+        Args:
+            wake: Look at the lanes' wants.
+            came_back: That queue has ready deliveries again.
+        """
+        self._wake, self._came_back = wake, came_back
+
+    def receipts_for(self, queue: str, topic: str, receipt: Receipt) -> None:
+        """Tell *receipt* what has been written for that topic."""
+        self._receipts[queue, topic] = receipt
+
+    # -- Desk -------------------------------------------------------------------------------------
+
+    def finish(self, delivery: Delivery, outcome: Outcome) -> None:
+        """See ``lane.Desk.finish``."""
+        self._inbox.append((delivery, outcome))
+        self._filled.set()
+
+    def wake(self) -> None:
+        """See ``lane.Desk.wake``."""
+        self._wake()
+
+    # -- for the claimer and the drain ------------------------------------------------------------
+
+    def pending(self, owner: str) -> set[tuple[str, str, str]]:
+        """(queue, topic, id) of claims of *owner* whose end is not written yet."""
+        unwritten = [delivery for delivery, _ in self._inbox] + [entry.delivery for entry in self._writing]
+        return {(each.queue, each.topic, each.id) for each in unwritten if each.owner == owner}
+
+    @property
+    def idle(self) -> bool:
+        """Everything is written."""
+        return not self._inbox and not self._writing
+
+    # -- its greenlet -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Write batches for ever."""
+        while True:
+            self._filled.wait()
+            self._filled.clear()
+            while self._inbox and not self._is_fenced:
+                self._writing = self._judged()
+                took_effect = self._write([entry.settlement for entry in self._writing])
+                written, self._writing = self._writing, []
+                if took_effect is not None:
+                    self._tell(written, took_effect)
+            if self._is_fenced:
+                self._inbox.clear()  # the store takes nothing from this boot; whoever fenced it gives them back
+
+    def _judged(self) -> list[Entry]:
+        """The next batch: each outcome with what it means for its claim."""
+        now_ms = int(self._clock.wall_s() * 1000)
+        batch = []
+        for _ in range(min(BATCH, len(self._inbox))):
+            delivery, outcome = self._inbox.popleft()
+            rules = self._rules[delivery.queue, delivery.topic]
+            batch.append(Entry(delivery, outcome, judge(delivery, outcome, rules, now_ms, random.random())))
+        return batch
+
+    def _write(self, settlements: list[Settlement]) -> list[bool] | None:
+        """
+        Settle until it is written. None: this boot is fenced.
+
+        A repeated settle answers False for what the lost try had written; since nobody else settles
+        claims of living owners, that is taken for our own work.
+        """
+        repeated = False
+        while True:
+            try:
+                took_effect = self._store.settle(settlements)
+            except Conflict:
+                self._is_fenced = True
+                self._fenced()
+                return None
+            except Exception as error:  # noqa: BLE001 a driver's bug must not lose outcomes: said in the log, repeated
+                repeated = True
+                self._health.away(error)
+                self._report.unwritten(len(settlements) + len(self._inbox), error)
+                gevent.sleep(self._backoff.pause_s())
+            else:
+                self._backoff.reset()
+                self._health.back()
+                return [True] * len(settlements) if repeated else took_effect
+
+    def _tell(self, written: list[Entry], took_effect: Sequence[bool]) -> None:
+        receipts: dict[tuple[str, str, str], list[str]] = {}
+        back: set[str] = set()
+        for entry, ours in zip(written, took_effect, strict=True):
+            delivery = entry.delivery
+            if (delivery.queue, delivery.topic) in self._receipts:
+                receipts.setdefault((delivery.queue, delivery.topic, delivery.owner), []).append(delivery.id)
+            if ours:
+                self._report.ended(delivery, entry.outcome, entry.settlement)
+                if entry.settlement.move is Move.RELEASE:
+                    back.add(delivery.queue)
+        for (queue, topic, owner), ids in receipts.items():
+            self._receipts[queue, topic](owner, ids)
+        for queue in back:
+            self._came_back(queue)
+        self._report.batch_over()
+
+
+def _nobody() -> None:
+    """No claimer is connected yet."""
+
+
+def _ignore(_: str) -> None:
+    """No claimer is connected yet."""

@@ -1,0 +1,45 @@
+"""
+How many jobs go into one frame: about 50 ms of work, by what the last jobs took.
+
+Rule: pure. A frame is what a dead or slow consumer keeps from the others, so it grows only as fast
+as its jobs are answered, and shrinks with the first slow one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FRAME_WORK_S: Final = 0.05
+FRAME_JOBS: Final = 64
+FRAME_BYTES: Final = 4 * 1024 * 1024
+_WEIGHT: Final = 1 / 8
+
+
+class Pace:
+    """The frame size of one consumer. One owner: its entry in the lane."""
+
+    def __init__(self) -> None:
+        self._answered = 0
+        self._run_s = 0.0
+        self._body_bytes = 0.0
+
+    @property
+    def frame(self) -> int:
+        """
+        Jobs that make up the next frame, 1..FRAME_JOBS.
+
+        A new consumer starts with 1; the size doubles at most with each frame it has answered.
+        """
+        jobs = min(FRAME_JOBS, 1 + self._answered)
+        if self._run_s * jobs > FRAME_WORK_S:
+            jobs = int(FRAME_WORK_S / self._run_s)
+        if self._body_bytes * jobs > FRAME_BYTES:
+            jobs = int(FRAME_BYTES / self._body_bytes)
+        return max(1, jobs)
+
+    def answered(self, run_s: float, body_bytes: int) -> None:
+        """A job of that size took *run_s* seconds of the handler's time."""
+        if self._answered < FRAME_JOBS:
+            self._answered += 1
+        self._run_s += (max(0.0, run_s) - self._run_s) * _WEIGHT
+        self._body_bytes += (body_bytes - self._body_bytes) * _WEIGHT

@@ -1,0 +1,124 @@
+"""
+What is told of an attempt that is over and written: log, topic log, job events, counters.
+
+Rule: telling never holds a job up and never fails one. Lines about failures are bounded per topic
+and second; what was left out is counted in the next line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pbus.clock import Clock
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.names import job_id_ms
+from pbus.core.outcome import Outcome, Verdict
+from pbus.supervisor.child import Child
+from pbus.telemetry.topic_log import TopicLog
+
+LINES_PER_S: Final = 20
+_EVENTS: Final = {Move.ACK: "job.done", Move.RETRY: "job.retry", Move.BURY: "job.dead", Move.RELEASE: "job.released"}
+_ENDS: Final = frozenset({Move.RETRY, Move.BURY})
+
+
+class Report:
+    """
+    One per delivery child.
+
+    Args:
+        child: Whose log, scoreboard slot and followers.
+        topic_log: Makes the text log of a topic.
+        running: Deliveries in hand now.
+    """
+
+    def __init__(self, child: Child, topic_log: Callable[[str, str], TopicLog], running: Callable[[], int]) -> None:
+        self._child = child
+        self._clock: Clock = child.clock
+        self._make_topic_log = topic_log
+        self._running = running
+        self._topic_logs: dict[tuple[str, str], TopicLog] = {}
+        self._budget: dict[tuple[str, str], _Budget] = {}
+        self._done = 0
+        self._failed = 0
+
+    def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
+        """This attempt is over and the store has it."""
+        if settlement.move is Move.ACK:
+            self._done += 1
+        elif settlement.move in _ENDS and outcome.verdict is not Verdict.BUSY:
+            self._failed += 1
+            self._log_failure(delivery, outcome, settlement)
+        if outcome.stderr:
+            self._topic_log(delivery).write(delivery.id, "ERROR", outcome.stderr.decode("utf-8", "replace"), 0)
+        if self._child.watched:
+            self._child.publish(self._event(delivery, outcome, settlement))
+
+    def batch_over(self) -> None:
+        """A batch is told: bring the scoreboard up to date, once for all of it."""
+        self._child.slot.update(done=self._done, failed=self._failed, running=self._running())
+
+    def unwritten(self, count: int, error: BaseException) -> None:
+        """*count* outcomes wait for the store."""
+        if self._spend("", "")[0]:
+            self._child.log.warning("settle.waiting", count=count, error=str(error), kind=type(error).__name__)
+
+    def reopen_logs(self) -> None:
+        """The log files were rotated."""
+        for log in self._topic_logs.values():
+            log.reopen()
+
+    def _log_failure(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
+        allowed, omitted = self._spend(delivery.queue, delivery.topic)
+        if not allowed:
+            return
+        more = {"omitted": omitted} if omitted else {}
+        event = "job.dead" if settlement.move is Move.BURY else "job.failed"
+        self._child.log.warning(
+            event, queue=delivery.queue, topic=delivery.topic, job=delivery.id, attempt=delivery.attempt,
+            verdict=outcome.verdict.value, error=settlement.error, **more,
+        )
+        text = f"attempt {delivery.attempt} {outcome.verdict.value}: {settlement.error}"
+        self._topic_log(delivery).write(delivery.id, "ERROR", text, 0)
+
+    def _spend(self, queue: str, topic: str) -> tuple[bool, int]:
+        """Whether one more line may be written about that topic now, and how many were left out before."""
+        budget = self._budget.setdefault((queue, topic), _Budget())
+        return budget.spend(self._clock.monotonic_s())
+
+    def _topic_log(self, delivery: Delivery) -> TopicLog:
+        key = (delivery.queue, delivery.topic)
+        if key not in self._topic_logs:
+            self._topic_logs[key] = self._make_topic_log(*key)
+        return self._topic_logs[key]
+
+    def _event(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> dict[str, Any]:
+        run_ms = outcome.run_s * 1000
+        wait_ms = self._clock.wall_s() * 1000 - job_id_ms(delivery.id) - run_ms
+        return {
+            "event": _EVENTS[settlement.move], "id": delivery.id, "queue": delivery.queue, "topic": delivery.topic,
+            "attempt": delivery.attempt, "verdict": outcome.verdict.value, "error": settlement.error or outcome.error,
+            "run_ms": round(run_ms, 3), "wait_ms": round(max(0.0, wait_ms), 3), "delay_s": settlement.delay_s,
+            "status": outcome.status, "headers": dict(outcome.headers), "output": outcome.output,
+            "stderr": outcome.stderr, "target": outcome.target, "pid": self._child.slot.read().pid,
+        }
+
+
+class _Budget:
+    """LINES_PER_S lines in each second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._left = 0
+        self._omitted = 0
+
+    def spend(self, now_s: float) -> tuple[bool, int]:
+        """(whether one more line fits, how many did not since the last that did)."""
+        if int(now_s) != self._second:
+            self._second, self._left = int(now_s), LINES_PER_S
+        if not self._left:
+            self._omitted += 1
+            return False, 0
+        self._left -= 1
+        omitted, self._omitted = self._omitted, 0
+        return True, omitted

@@ -1,0 +1,219 @@
+"""
+The delivery child itself: its stores, lanes and consumers' door, and its life from boot to exit.
+
+Rule: assembles and keeps time; decides nothing about jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import gevent
+import gevent.threadpool
+
+from pbus.config.schema import Queue, Topic
+from pbus.core.names import split_topic_path, topic_path
+from pbus.delivery.backends import Backends, share_of
+from pbus.delivery.call_lane import make_call_lane
+from pbus.delivery.consumer_lane import Attached, ConsumerLane
+from pbus.delivery.consumer_link import Door, Link
+from pbus.delivery.lane import Lane
+from pbus.delivery.lives import Lives
+from pbus.delivery.report import Report
+from pbus.delivery.store_side import StoreSide
+from pbus.storage.driver import Driver
+from pbus.storage.open import StoreTarget, make, queue_specs
+from pbus.storage.threaded import Threaded
+from pbus.supervisor.child import Child
+from pbus.telemetry.topic_log import TopicLog
+
+TICK_S: Final = 0.2
+LANES_AGAIN_S: Final = 30.0
+ORPHANS_S: Final = 1.0
+GOODBYE_S: Final = 2.0
+"""How long consumers that hold nothing any more may take to leave before we do."""
+LAST_SECOND_S: Final = 1.0
+"""So long before the grace is over what still runs is reported, while that can be written."""
+
+LaneState = tuple[str, str, int]
+
+
+class DeliveryChild:
+    """One per process. Everything runs in its one thread (the stores that block have one each)."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._clock = child.clock
+        args = child.spec.args
+        self._queues: dict[str, Queue] = dict(args["queues"])
+        self._processes: int = args["delivery"].processes
+        self._consumers: dict[str, int] = dict(args["consumers"])
+        self._lives = Lives(child.scoreboard, child.clock)
+        log_dir = args["node"].log_dir
+        self._report = Report(child, lambda queue, topic: TopicLog(log_dir, queue, topic), self._busy)
+        self._backends = Backends(
+            args["backends"], processes=self._processes, index=child.index, clock=child.clock
+        )
+        self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
+        self._lanes: dict[tuple[str, str], Lane] = {(lane.queue, lane.topic): lane for lane in self._make_lanes()}
+        self._door = Door(child.listeners[f"delivery.{child.index}"], self._admit)
+        self._told: dict[tuple[str, str], LaneState] = {}
+        self._tell_again_s = 0.0
+        self._orphans_s = 0.0
+        self._is_fenced = False
+
+    def live(self) -> None:
+        """From boot to the end of the drain."""
+        for name, side in self._stores.items():
+            lanes = [lane for lane in self._lanes.values() if self._queues[lane.queue].storage == name]
+            if lanes:
+                side.start(lanes, wait_s=self._child.grace_s)
+        self._child.on_frame("logs", lambda _: self._report.reopen_logs())
+        self._door.open()
+        self._child.ready()
+        while not self._child.wait_drain(TICK_S):
+            self._tick()
+        self._drain()
+
+    # -- boot -------------------------------------------------------------------------------------
+
+    def _store_side(self, name: str, target: StoreTarget) -> StoreSide:
+        driver: Driver = make(target)
+        if driver.capabilities.blocking:
+            driver = Threaded(driver, gevent.threadpool.ThreadPool(1).apply)
+        rules = {
+            (queue, topic): settings.rules
+            for queue, of_queue in self._queues.items() if of_queue.storage == name
+            for topic, settings in of_queue.topic.items()
+        }
+        return StoreSide(
+            name, driver, queue_specs(self._queues, name), rules,
+            child=self._child, report=self._report, fenced=self._fenced,
+        )
+
+    def _make_lanes(self) -> Iterator[Lane]:
+        for queue, of_queue in self._queues.items():
+            side = self._stores[of_queue.storage]
+            for topic, settings in of_queue.topic.items():
+                if settings.python is not None:
+                    yield from self._consumer_lane(side, queue, topic, settings)
+                elif settings.fastcgi is not None or settings.http is not None:
+                    yield from self._call_lane(side, queue, topic, settings)
+
+    def _consumer_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> Iterator[ConsumerLane]:
+        """Consumer i attaches to child i modulo their number; a child that gets none has no lane."""
+        expected = share_of(self._consumers.get(topic_path(queue, topic), 0), self._processes, self._child.index)
+        if expected:
+            lane = ConsumerLane(
+                queue, topic, timeout_s=settings.timeout_s, exclusive=settings.concurrency.max == 1,
+                expected=expected, desk=side.desk, link_n=self._child.owner.n, look=self._lives.look,
+                kill=self._kill, compare=side.compare, clock=self._clock,
+            )
+            side.desk.receipts_for(queue, topic, lane.settled)
+            yield lane
+
+    def _call_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> Iterator[Lane]:
+        if share_of(max(1, settings.concurrency.min), self._processes, self._child.index):
+            yield make_call_lane(
+                queue, topic, settings, backends=self._backends, desk=side.desk, owner=str(self._child.owner),
+                clock=self._clock, processes=self._processes, index=self._child.index,
+            )
+
+    # -- consumers --------------------------------------------------------------------------------
+
+    def _admit(self, link: Link, frame: dict[str, Any]) -> Attached | None:
+        lane = self._lanes.get((frame["queue"], frame["topic"]))
+        if isinstance(lane, ConsumerLane):
+            return lane.attach(link, frame)
+        self._child.log.warning("consumer.refused", owner=frame["owner"], queue=frame["queue"], topic=frame["topic"])
+        return None
+
+    def _kill(self, owner: str) -> None:
+        self._child.log.warning("consumer.overdue", owner=owner)
+        self._child.tell("kill", owner=owner)
+
+    def _kill_overdue_orphans(self) -> None:
+        """
+        A consumer at work does not notice that its delivery child died; its timeout holds all the same.
+
+        What it held is given back by the scheduler, as for any consumer without a delivery child.
+        """
+        for row, age_s in self._lives.orphans():
+            queue, topic = split_topic_path(row.path)
+            if row.index % self._processes != self._child.index or (queue, topic) not in self._lanes:
+                continue
+            timeout_s = self._queues[queue].topic[topic].timeout_s
+            if timeout_s and age_s > timeout_s:
+                node, boot = self._child.owner.node, self._child.owner.boot
+                self._kill(f"{node}/{boot}/{row.slot}.{row.n}")
+
+    # -- a few times a second ---------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for lane in self._lanes.values():
+            if isinstance(lane, ConsumerLane):
+                lane.tick()
+        if now_s >= self._orphans_s:
+            self._orphans_s = now_s + ORPHANS_S
+            self._kill_overdue_orphans()
+        if now_s >= self._tell_again_s:
+            self._tell_again_s = now_s + LANES_AGAIN_S
+            self._told.clear()
+        self._tell_lanes()
+
+    def _tell_lanes(self) -> None:
+        """Tell the master what has changed (and everything now and then: frames to it may be dropped)."""
+        for path, lane in self._lanes.items():
+            state = (lane.state, lane.reason, lane.concurrency)
+            if self._told.get(path) != state:
+                self._told[path] = state
+                self._child.tell(
+                    "lane", queue=lane.queue, topic=lane.topic, state=lane.state, reason=lane.reason,
+                    concurrency=lane.concurrency,
+                )
+
+    def _busy(self) -> int:
+        return sum(lane.busy for lane in self._lanes.values())
+
+    def _fenced(self) -> None:
+        """Somebody declared this boot dead: nothing can be claimed or settled under it any more."""
+        if not self._is_fenced:
+            self._is_fenced = True
+            self._child.log.critical("boot.fenced", owner=str(self._child.owner))
+            self._child.tell("fenced")
+
+    # -- drain ------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Claim nothing, let what runs finish, write everything, go."""
+        began_s = self._clock.monotonic_s()
+        for side in self._stores.values():
+            side.stop_claiming()
+        for lane in self._lanes.values():
+            lane.drain()
+        give_up_s = began_s + max(self._child.grace_s - LAST_SECOND_S, self._child.grace_s / 2)
+        killed = False
+        while not self._is_finished():
+            self._tick()
+            if not killed and self._clock.monotonic_s() >= give_up_s:
+                killed = True
+                for lane in self._lanes.values():
+                    lane.kill()
+            gevent.sleep(TICK_S / 10)
+        self._see_off()
+        self._door.close()
+        self._backends.close()
+        for side in self._stores.values():
+            side.close()
+
+    def _is_finished(self) -> bool:
+        return not self._busy() and all(side.desk.idle for side in self._stores.values())
+
+    def _see_off(self) -> None:
+        """Consumers that hold nothing leave by themselves, once they have their last receipts."""
+        until_s = self._clock.monotonic_s() + GOODBYE_S
+        lanes = [lane for lane in self._lanes.values() if isinstance(lane, ConsumerLane)]
+        while any(lane.concurrency for lane in lanes) and self._clock.monotonic_s() < until_s:
+            gevent.sleep(TICK_S / 20)

@@ -1,0 +1,112 @@
+"""
+One storage inside a delivery child: its driver, claimer, desk and lanes, from opening to closing.
+
+Rule: a store that is away never ends the child: it is degraded, and goes on by itself. Only what
+can never work (BootError) does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gevent
+import gevent.event
+
+from pbus.core.outcome import Rules
+from pbus.delivery.claimer import Claimer
+from pbus.delivery.desk import StoreDesk
+from pbus.delivery.lane import Lane
+from pbus.delivery.report import Report
+from pbus.delivery.store_health import Backoff, StoreHealth
+from pbus.errors import BootError, StorageError
+from pbus.storage.driver import Driver, QueueSpec
+from pbus.supervisor.child import Child
+
+
+class StoreSide:
+    """
+    One per storage that has a lane here.
+
+    Args:
+        name: Of the storage.
+        store: Its driver, not opened yet (wrapped if it blocks).
+        specs: Every queue it keeps.
+        rules: What each of its topics allows.
+        child: Our process.
+        report: Where ends of attempts are told.
+        fenced: Called when the store refuses this boot.
+    """
+
+    def __init__(
+        self, name: str, store: Driver, specs: Sequence[QueueSpec], rules: Mapping[tuple[str, str], Rules], *,
+        child: Child, report: Report, fenced: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._store = store
+        self._specs = specs
+        self._child = child
+        self._fenced = fenced
+        self._health = StoreHealth(name, child.problem)
+        self._tried = gevent.event.Event()
+        self._greenlets: list[Any] = []
+        self._bell: Any = None
+        self.desk = StoreDesk(store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock)
+        self.claimer: Claimer | None = None
+
+    def compare(self, owner: str) -> None:
+        """Look soon which claims the store lists for *owner*."""
+        if self.claimer is not None:
+            self.claimer.compare(owner)
+
+    def start(self, lanes: Sequence[Lane], wait_s: float) -> None:
+        """
+        Begin to claim for *lanes*; returns when the store has answered or failed once.
+
+        Raises:
+            BootError: the store can never work as it is.
+        """
+        child = self._child
+        self.claimer = Claimer(
+            self._store, lanes, owner=str(child.owner), desk=self.desk, prepare=self._declare, health=self._health,
+            fenced=self._fenced, log=child.log.bind(storage=self.name), clock=child.clock,
+        )
+        self.desk.connect(self.claimer.wake, self.claimer.came_back)
+        self._greenlets.append(gevent.spawn(self._open, sorted({lane.queue for lane in lanes})))
+        self._tried.wait(wait_s)
+
+    def stop_claiming(self) -> None:
+        """Take nothing new; what is in hand is settled."""
+        if self.claimer is not None:
+            self.claimer.stop()
+
+    def close(self) -> None:
+        """Give everything back. A greenlet inside a storage call is not killed: nothing runs any more."""
+        if self._bell is not None:
+            self._bell.close()
+        self._store.close()
+
+    def _open(self, queues: Sequence[str]) -> None:
+        """Open, with retries for as long as it takes, then let claimer, desk and bell run."""
+        backoff = Backoff()
+        while True:
+            try:
+                self._store.open()
+                self._declare()
+                self._bell = self._store.bell(f"delivery-{self._child.owner.slot}.{self._child.owner.n}", queues)
+                break
+            except BootError as error:
+                self._child.fail(str(error), error.exit_status)
+            except StorageError as error:
+                self._health.away(error)
+                self._tried.set()
+                gevent.sleep(backoff.pause_s())
+        assert self.claimer is not None
+        self._health.back()
+        self._greenlets += [
+            gevent.spawn(self.desk.run), gevent.spawn(self.claimer.run), gevent.spawn(self.claimer.listen, self._bell),
+        ]
+        self._tried.set()
+
+    def _declare(self) -> None:
+        self._store.declare(self._specs)
