@@ -1,8 +1,20 @@
 """
 What one attempt ended with, and what that means for its delivery.
 
-``Verdict`` names what was observed (the outcome table in docs/handlers.md); ``judge`` turns it into
-the settlement of the claim. Pure: time, chance and limits are passed in.
+``Verdict`` names what was observed (the outcome table in docs/handlers.md); ``of_http_status`` and
+``of_pepper_code`` read it from an answer; ``judge`` turns it into the settlement of the claim:
+
+    verdict                  attempt counts   then
+    done                     -                ack
+    failed, retry, timeout   yes              retry by the policy, dead when it is exhausted
+    crashed                  yes, and crash   the same, dead at crash_limit
+    permanent                yes              dead
+    busy                     no               retry after Retry-After or 1 s
+    down, not-registered,
+    misconfigured, released  no               back as it was; backend or topic rests
+    unsure                   no               back, marked as redelivered
+
+Pure: time, chance and limits are passed in.
 """
 
 from __future__ import annotations
@@ -16,6 +28,7 @@ from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.retry import RetryPolicy, is_exhausted, next_delay_s
 
 ERROR_TEXT_BYTES: Final = 2048
+BUSY_DELAY_S: Final = 1.0
 
 
 class Verdict(enum.StrEnum):
@@ -50,6 +63,7 @@ class Outcome:
         output: Excerpt of the answer's body, at most 64 KiB.
         stderr: Excerpt of STDERR, at most 64 KiB.
         target: Where it ran: address and script, URL, or pid.
+        resent: A kept connection ended without a byte of an answer, so the job was sent once more.
     """
 
     verdict: Verdict
@@ -61,6 +75,7 @@ class Outcome:
     output: bytes = b""
     stderr: bytes = b""
     target: str = ""
+    resent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +84,35 @@ class Rules:
 
     retry: RetryPolicy = RetryPolicy()
     crash_limit: int = 3
+
+
+_PERMANENT_STATUS: Final = frozenset({400, 401, 403, 413, 415, 422})
+
+
+def of_http_status(status: int) -> Verdict:
+    """What the status of an HTTP response says about the attempt (contract ``plain``)."""
+    if 200 <= status < 300:
+        return Verdict.DONE
+    if 300 <= status < 400:
+        return Verdict.MISCONFIGURED
+    if status in (404, 410):
+        return Verdict.NOT_REGISTERED
+    if status in (429, 503):
+        return Verdict.BUSY
+    return Verdict.PERMANENT if status in _PERMANENT_STATUS else Verdict.FAILED
+
+
+_PEPPER: Final = {
+    "200": Verdict.DONE,
+    "404": Verdict.NOT_REGISTERED,
+    "429": Verdict.BUSY,
+    "503": Verdict.BUSY,
+}
+
+
+def of_pepper_code(code: str) -> Verdict:
+    """What the answer header ``Code`` says about the attempt (contract ``pepper``); empty: none came."""
+    return _PEPPER.get(code.strip(), Verdict.FAILED)
 
 
 _BACK: Final = frozenset(
@@ -93,15 +137,13 @@ def judge(delivery: Delivery, outcome: Outcome, rules: Rules, now_ms: int, draw:
     if verdict in _BACK:
         return _settlement(delivery, Move.RELEASE, redelivered=verdict is Verdict.UNSURE)
     if verdict is Verdict.BUSY:
-        delay_s = 1.0 if outcome.delay_s is None else outcome.delay_s
+        delay_s = BUSY_DELAY_S if outcome.delay_s is None else outcome.delay_s
         return _settlement(delivery, Move.RETRY, delay_s=delay_s, reason="busy", error=outcome.error)
     if verdict is Verdict.PERMANENT:
         return _bury(delivery, "permanent", outcome.error)
     if verdict is Verdict.CRASHED and delivery.crashes + 1 >= rules.crash_limit:
         text = f"killed its consumer {delivery.crashes + 1} times: {outcome.error}"
-        return _settlement(
-            delivery, Move.BURY, counts=True, crash=True, redelivered=True, reason="killed its consumer", error=text
-        )
+        return _bury(delivery, "killed its consumer", text, crash=True)
     return _again(delivery, outcome, rules, now_ms, draw)
 
 
@@ -110,19 +152,21 @@ def _again(delivery: Delivery, outcome: Outcome, rules: Rules, now_ms: int, draw
     crash = outcome.verdict is Verdict.CRASHED
     age_s = (now_ms - delivery.first_ms) / 1000.0 if delivery.first_ms else 0.0
     given_up = is_exhausted(delivery.attempt, age_s, rules.retry)
-    if given_up and not crash:
-        return _bury(delivery, outcome.verdict.value, f"{given_up}: {outcome.error}")
+    if given_up:
+        return _bury(delivery, outcome.verdict.value, f"{given_up}: {outcome.error}", crash=crash)
     delay_s = outcome.delay_s
     if delay_s is None:
         delay_s = next_delay_s(delivery.attempt + 1, rules.retry, draw)
     return _settlement(
-        delivery, Move.RETRY, counts=not crash, crash=crash, redelivered=True, delay_s=delay_s,
+        delivery, Move.RETRY, counts=True, crash=crash, redelivered=True, delay_s=delay_s,
         reason=outcome.verdict.value, error=outcome.error,
     )
 
 
-def _bury(delivery: Delivery, reason: str, error: str) -> Settlement:
-    return _settlement(delivery, Move.BURY, counts=True, redelivered=True, reason=reason, error=error)
+def _bury(delivery: Delivery, reason: str, error: str, *, crash: bool = False) -> Settlement:
+    return _settlement(
+        delivery, Move.BURY, counts=True, crash=crash, redelivered=True, reason=reason, error=error
+    )
 
 
 def _settlement(

@@ -1,0 +1,430 @@
+"""
+The lane of a FastCGI or HTTP topic: calls at once up to its concurrency, each on a seat of its backend.
+
+    accept --> waiting --> slot: seat, request, answer --> desk
+                              |
+                 down, not registered, misconfigured: what waits goes back, the lane rests
+
+Rules
+-----
+* A slot is a greenlet that lives while there is work; concurrency 1 is one slot, so order holds.
+* Prefetch is about PREFETCH_S of work at the measured rate, so that slots never wait for a claim
+  and a slow topic hoards nothing.
+* A topic of the pepper contract is pinged before it is consumed, and again after ``404`` and
+  whenever its backend came back. A plain one is tried with one job instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import gevent
+
+from pbus.clock import Clock
+from pbus.config import schema
+from pbus.core.job import Delivery
+from pbus.core.names import topic_path
+from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.answers import refusal_of_ping
+from pbus.delivery.backends import Backend, Backends, Seat, Withdrawn
+from pbus.delivery.exchange import Exchange, exchange
+from pbus.delivery.fastcgi_client import FastcgiClient
+from pbus.delivery.http_client import HttpClient
+from pbus.delivery.lane import Desk
+from pbus.errors import HandlerRejected, HandlerUnavailable
+from pbus.storage.driver import Want
+
+PREFETCH_S: Final = 0.04
+PREFETCH_JOBS: Final = 1000
+PREFETCH_BYTES: Final = 8 * 1024 * 1024
+PING_TIMEOUT_S: Final = 10.0
+
+_RATE_WINDOW_S: Final = 0.05
+_AGAIN_S: Final = 0.1
+_REFUSED: Final = frozenset({Verdict.NOT_REGISTERED, Verdict.MISCONFIGURED})
+_NOT_THERE: Final = frozenset({Verdict.DOWN, Verdict.RELEASED, Verdict.UNSURE})
+
+
+class Client(Protocol):
+    """How one topic is called: ``FastcgiClient``, ``HttpClient``."""
+
+    target: str
+
+    @property
+    def pings(self) -> bool:
+        """The topic is pinged before it is consumed."""
+
+    def new_reader(self) -> Any:
+        """What reads one answer."""
+
+    def encode(self, delivery: Delivery) -> tuple[bytes, int]:
+        """The request and the size of its body; raises HandlerRejected when it must not be sent."""
+
+    def encode_ping(self) -> tuple[bytes, int]:
+        """The request that asks whether the topic is taken, and the size of its body."""
+
+    def read(self, call: Exchange[Any], sent_bytes: int, run_s: float) -> Outcome:
+        """What a whole answer means."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rests:
+    """
+    How long a topic rests, seconds.
+
+    Attributes:
+        first_s, max_s: Not registered: before the first and at most before later tries, doubling.
+        misconfigured_s: After an answer that only a change of configuration can mend.
+    """
+
+    first_s: float = 3.0
+    max_s: float = 60.0
+    misconfigured_s: float = 60.0
+
+
+class Rate:
+    """Finished jobs a second and their mean size, over the last few windows. Pure: time is passed in."""
+
+    def __init__(self) -> None:
+        self._since_s = 0.0
+        self._jobs = 0
+        self._bytes = 0
+        self.prefetch = 0
+
+    def count(self, now_s: float, size: int) -> None:
+        """A job of *size* bytes was finished."""
+        self._jobs += 1
+        self._bytes += size
+        elapsed_s = now_s - self._since_s
+        if elapsed_s < _RATE_WINDOW_S:
+            return
+        jobs = math.ceil(self._jobs / elapsed_s * PREFETCH_S) if elapsed_s < 1.0 else 0
+        mean_bytes = max(1, self._bytes // self._jobs)
+        self.prefetch = min(jobs, PREFETCH_JOBS, PREFETCH_BYTES // mean_bytes)
+        self._since_s, self._jobs, self._bytes = now_s, 0, 0
+
+
+class CallLane:
+    """
+    See ``lane.Lane``.
+
+    Args:
+        queue, topic: Whose deliveries.
+        client: How they are called.
+        backend: Where.
+        desk: Where outcomes go.
+        owner: In whose name this child claims.
+        concurrency: Calls at once in this child; 0: none.
+        exclusive: The topic has concurrency 1 over all children and nodes.
+        timeout_s: Bound of one attempt; 0: none.
+        clock: The clock to use.
+        rests: How long it rests.
+    """
+
+    def __init__(
+        self, queue: str, topic: str, *, client: Client, backend: Backend, desk: Desk, owner: str, concurrency: int,
+        exclusive: bool, timeout_s: float, clock: Clock, rests: Rests | None = None,
+    ) -> None:
+        self.queue = queue
+        self.topic = topic
+        self._path = topic_path(queue, topic)
+        self._client = client
+        self._backend = backend
+        self._desk = desk
+        self._owner = owner
+        self._concurrency = concurrency
+        self._exclusive = exclusive
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._rests = rests or Rests()
+        self._waiting: deque[Delivery] = deque()  # claimed, not begun
+        self._running: dict[str, Delivery] = {}   # on a seat, each in its slot
+        self._slots: set[Any] = set()             # greenlets that run or queue for a seat
+        self._rate = Rate()
+        self._told = False                        # the desk knows about our room
+        self._draining = False
+        self._problem = ""                        # why the topic rests; empty: it does not
+        self._rest_s = 0.0                        # length of the last rest, until a job is taken again
+        self._rester: Any = None                  # greenlet that ends a rest
+        self._unasked = client.pings              # no ping was answered since the backend came
+        self._trial_due = False                   # a rest is over: one job may try
+        self._trial = ""                          # its id
+        backend.watch(self._backend_changed)
+
+    # -- what the child asks ------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``running``, ``paused`` (not registered, misconfigured) or ``down`` (backend away)."""
+        if self._backend.is_down:
+            return "down"
+        return "paused" if self._problem else "running"
+
+    @property
+    def reason(self) -> str:
+        """Why it is not running; empty while it is."""
+        return self._backend.reason if self._backend.is_down else self._problem
+
+    @property
+    def busy(self) -> int:
+        """Deliveries in hand."""
+        return len(self._waiting) + len(self._running)
+
+    def known(self, owner: str) -> set[str]:
+        """Ids in hand."""
+        if owner != self._owner:
+            return set()
+        return {*self._running, *(delivery.id for delivery in self._waiting)}
+
+    def wants(self) -> list[Want]:
+        """
+        Room for work, asked for in one piece when half of the prefetch is used up.
+
+        The first look at a pepper topic, and the first after its backend came back, sends the ping.
+        """
+        count = self._room()
+        if count <= 0:
+            return []
+        return [Want(owner=self._owner, queue=self.queue, topic=self.topic, count=count, exclusive=self._exclusive)]
+
+    def _room(self) -> int:
+        if self._draining or not self._slot_limit or self._backend.is_down:
+            return 0
+        if self._unasked:
+            self._rest(0.0)
+            return 0
+        if self._problem:
+            return 1 if self._trial_due and not self.busy else 0
+        if self.busy > self._low_mark:
+            return 0
+        return self._slot_target + self._rate.prefetch - self.busy
+
+    @property
+    def _slot_limit(self) -> int:
+        return min(self._concurrency, self._backend.seats)
+
+    @property
+    def _slot_target(self) -> int:
+        """Calls that can be under way soon: where slots queue for a seat, those that run and one."""
+        running = len(self._running)
+        return running + 1 if len(self._slots) > running else self._slot_limit
+
+    @property
+    def _low_mark(self) -> int:
+        return self._slot_target + self._rate.prefetch // 2
+
+    # -- work ---------------------------------------------------------------------------------------
+
+    def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``lane.Lane.accept``."""
+        self._told = False
+        self._waiting.extend(deliveries)
+        if self._draining or self._backend.is_down or (self._problem and not self._trial_due):
+            self._release_waiting()
+            return
+        if self._trial_due:
+            self._trial_due, self._trial = False, deliveries[0].id
+        for _ in range(min(self._slot_limit, self.busy) - len(self._slots)):
+            self._slots.add(gevent.spawn(self._slot))
+
+    def _slot(self) -> None:
+        """Run what waits, one after the other, on one seat as long as nobody else needs it."""
+        seat: Seat | None = None
+        try:
+            while self._waiting:
+                if seat is None:
+                    seat = self._backend.take(self._path)
+                    continue  # what waited may have been released meanwhile
+                delivery = self._waiting.popleft()
+                self._running[delivery.id] = delivery
+                self._finish(delivery, self._call(delivery, seat))
+                if self._backend.is_contended:
+                    self._backend.give(seat)
+                    seat = None
+        except (HandlerUnavailable, Withdrawn):
+            self._release_waiting()
+        finally:
+            self._slots.discard(gevent.getcurrent())
+            if seat is not None:
+                self._backend.give(seat)
+
+    def _call(self, delivery: Delivery, seat: Seat) -> Outcome:
+        """One attempt. Whatever happens in it becomes an outcome: a delivery is never left behind."""
+        begun_s = self._clock.monotonic_s()
+        try:
+            request, size = self._client.encode(delivery)
+            call = exchange(self._backend, seat, request, self._client.new_reader, self._timeout_s)
+            run_s = self._clock.monotonic_s() - begun_s
+            if call.broken is None:
+                return self._client.read(call, size, run_s)
+            verdict, error, resent = call.broken, call.error, call.resent
+        except HandlerRejected as rejected:
+            verdict, error, resent, run_s = Verdict.PERMANENT, str(rejected), False, 0.0
+        except Exception as bug:  # noqa: BLE001 a mistake of ours costs this attempt, not the topic
+            seat.close()
+            run_s = self._clock.monotonic_s() - begun_s
+            verdict, error, resent = Verdict.FAILED, f"pbus itself failed: {bug!r}", False
+        return Outcome(verdict=verdict, error=error, run_s=run_s, target=self._client.target, resent=resent)
+
+    def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Report, and look whether the topic goes on."""
+        if self._running.pop(delivery.id, None) is None:
+            return  # kill() has reported it
+        self._desk.finish(delivery, outcome)
+        self._rate.count(self._clock.monotonic_s(), len(delivery.body))
+        if outcome.verdict in _REFUSED:
+            self._refused(delivery, outcome)
+        elif self._rest_s:
+            self._taken(delivery, outcome.verdict)
+        if not self._told and self.busy <= self._low_mark:
+            self._told = True
+            self._desk.wake()
+
+    def _release_waiting(self) -> None:
+        """Everything that has not begun goes back as it was."""
+        self._backend.withdraw(self._path)
+        while self._waiting:
+            self._desk.finish(self._waiting.popleft(), Outcome(verdict=Verdict.RELEASED, target=self._client.target))
+
+    # -- rests --------------------------------------------------------------------------------------
+
+    def _refused(self, delivery: Delivery, outcome: Outcome) -> None:
+        """The handler does not take this topic (now, or as it is configured): rest."""
+        if self._problem and delivery.id != self._trial:
+            return  # one of several that were under way; the first one counts
+        self._trial = ""
+        self._problem = outcome.error or outcome.verdict.value
+        self._release_waiting()
+        self._rest(self._next_rest_s(outcome.verdict))
+        self._desk.wake()
+
+    def _next_rest_s(self, verdict: Verdict) -> float:
+        rests = self._rests
+        grown_s = min(max(rests.first_s, self._rest_s * 2), rests.max_s)
+        self._rest_s = rests.misconfigured_s if verdict is Verdict.MISCONFIGURED else grown_s
+        return self._rest_s
+
+    def _taken(self, delivery: Delivery, verdict: Verdict) -> None:
+        """A job was not refused, after a rest: that ends it, unless the job never got there."""
+        if self._problem and delivery.id != self._trial:
+            return  # it began before the rest
+        self._trial = ""
+        if verdict in _NOT_THERE:
+            self._trial_due = bool(self._problem)
+            return
+        self._problem, self._rest_s = "", 0.0
+        self._desk.wake()
+
+    def _rest(self, seconds: float) -> None:
+        """Do nothing for so long, then ping (pepper) or try one job (plain)."""
+        if self._rester is None:
+            self._rester = gevent.spawn(self._end_rest, seconds)
+
+    def _end_rest(self, seconds: float) -> None:
+        try:
+            gevent.sleep(seconds)
+            if self._client.pings:
+                self._ask()
+            else:
+                self._trial_due = True
+        finally:
+            self._rester = None
+        self._desk.wake()
+
+    def _ask(self) -> None:
+        """Ping until the handler takes the topic, or the backend is down (its probe goes on)."""
+        while not self._backend.is_down:
+            outcome = self._ping()
+            refusal = refusal_of_ping(outcome, self._path)
+            self._unasked = bool(refusal)
+            self._problem = f"ping: {refusal}" if refusal else ""
+            self._desk.wake()
+            if not refusal:
+                return
+            gevent.sleep(_AGAIN_S if outcome.verdict in _NOT_THERE else self._next_rest_s(outcome.verdict))
+
+    def _ping(self) -> Outcome:
+        seat: Seat | None = None
+        try:
+            seat = self._backend.take(self._path)
+            request, size = self._client.encode_ping()
+            begun_s = self._clock.monotonic_s()
+            timeout_s = min(self._timeout_s or PING_TIMEOUT_S, PING_TIMEOUT_S)
+            call = exchange(self._backend, seat, request, self._client.new_reader, timeout_s)
+            if call.broken is None:
+                return self._client.read(call, size, self._clock.monotonic_s() - begun_s)
+            return Outcome(verdict=call.broken, error=call.error)
+        except (HandlerUnavailable, Withdrawn) as error:
+            return Outcome(verdict=Verdict.DOWN, error=str(error))
+        finally:
+            if seat is not None:
+                self._backend.give(seat)
+
+    def _backend_changed(self) -> None:
+        """The backend went down or came back; a pepper topic is asked again before it goes on."""
+        if self._backend.is_down:
+            self._unasked = self._client.pings
+            self._release_waiting()
+        self._desk.wake()
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """See ``lane.Lane.drain``."""
+        self._draining = True
+        self._release_waiting()
+        if self._rester is not None:
+            self._rester.kill(block=False)
+
+    def kill(self) -> None:
+        """See ``lane.Lane.kill``: what still runs may have run, and php runs on."""
+        self.drain()
+        running, self._running = self._running, {}
+        for delivery in running.values():
+            text = "pbus stopped before the answer came"
+            self._desk.finish(delivery, Outcome(verdict=Verdict.UNSURE, error=text, target=self._client.target))
+        gevent.killall(list(self._slots), block=False)
+
+
+def make_call_lane(
+    queue: str, topic: str, settings: schema.Topic, *, concurrency: int, backends: Backends, desk: Desk, owner: str,
+    clock: Clock,
+) -> CallLane:
+    """
+    The lane of a topic whose handler is ``fastcgi`` or ``http``.
+
+    Args:
+        queue, topic: Which topic.
+        settings: Its table.
+        concurrency: Calls at once in this child; 0: none (another child has its share).
+        backends: The pools of this child.
+        desk: Where outcomes go.
+        owner: In whose name this child claims.
+        clock: The clock to use.
+
+    Raises:
+        ValueError: it has another handler.
+    """
+    retry = settings.retry.policy
+    client: Client
+    if settings.fastcgi is not None:
+        backend = backends.of_fastcgi(settings.fastcgi)
+        client = FastcgiClient(
+            queue, topic, settings.fastcgi, retry=retry, max_post_bytes=backend.settings.max_post_bytes,
+            address=backend.name, clock=clock,
+        )
+    elif settings.http is not None:
+        backend = backends.of_http(settings.http)
+        client = HttpClient(
+            queue, topic, settings.http, retry=retry, max_post_bytes=backend.settings.max_post_bytes, clock=clock
+        )
+    else:
+        raise ValueError(f"{queue}/{topic} is neither fastcgi nor http")
+    return CallLane(
+        queue, topic, client=client, backend=backend, desk=desk, owner=owner, concurrency=concurrency,
+        exclusive=settings.concurrency.max == 1, timeout_s=settings.timeout_s, clock=clock,
+    )

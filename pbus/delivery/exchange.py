@@ -1,0 +1,155 @@
+"""
+One request, one answer, on a seat of a backend: what went wrong on the way is told apart here.
+
+    nothing reached the handler             down      (no connection, or closed before a byte was written)
+    no byte of an answer, kept connection   sent once more on a fresh one; unsure if there is none
+    no byte of an answer, fresh connection  crashed
+    an answer that breaks off               crashed
+    an answer that breaks its protocol      failed
+    no whole answer within the timeout      timeout
+    a whole answer                          for the contract to read
+
+Whatever ends without a whole answer closes the connection: what it would carry next is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import gevent
+
+from pbus.core.outcome import Verdict
+from pbus.delivery.backends import Backend, Seat
+from pbus.delivery.connection import Connection
+from pbus.errors import HandlerUnavailable
+
+
+class Reader(Protocol):
+    """What turns bytes into one answer (``fastcgi.ReplyReader``, ``http1.ResponseReader``)."""
+
+    complete: bool
+
+    @property
+    def started(self) -> bool:
+        """At least one byte came."""
+
+    @property
+    def keep(self) -> bool:
+        """The connection may carry another call."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; raises ValueError when they break the protocol."""
+
+    def eof(self) -> None:
+        """The peer closed."""
+
+
+AnyReader = TypeVar("AnyReader", bound=Reader)
+
+
+@dataclass(slots=True)
+class Exchange(Generic[AnyReader]):
+    """
+    How one request went.
+
+    Attributes:
+        reader: What came; whole only if ``broken`` is None.
+        broken: Why there is no whole answer: DOWN, UNSURE, CRASHED, FAILED or TIMEOUT.
+        error: The same for people.
+        resent: The request went out twice.
+    """
+
+    reader: AnyReader
+    broken: Verdict | None = None
+    error: str = ""
+    resent: bool = False
+
+
+def exchange(
+    backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader], timeout_s: float
+) -> Exchange[AnyReader]:
+    """
+    Send *request* and read its answer. Returns in every case; the seat stays with the caller.
+
+    Args:
+        timeout_s: Bound of all of it, however the bytes drip; 0: none.
+    """
+    run = Exchange(new_reader())
+    timeout = gevent.Timeout.start_new(timeout_s or None)
+    try:
+        _run(run, backend, seat, request, new_reader)
+    except gevent.Timeout as fired:
+        if fired is not timeout:
+            raise
+        sent = run.resent or (seat.connection is not None and seat.connection.sent > 0)
+        run.broken = Verdict.TIMEOUT if sent else Verdict.DOWN
+        run.error = f"no answer within {timeout_s:g} s" if sent else "no connection within the timeout"
+    finally:
+        timeout.close()
+        if run.broken is not None or not run.reader.keep:
+            seat.close()
+    return run
+
+
+def _run(
+    run: Exchange[AnyReader], backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader]
+) -> None:
+    while True:
+        try:
+            fresh = backend.open(seat)
+        except HandlerUnavailable as error:
+            run.broken = Verdict.UNSURE if run.resent else Verdict.DOWN
+            run.error = str(error)
+            return
+        connection = seat.connection
+        assert connection is not None, "open() gives the seat a connection"
+        failure = _talk(connection, request, run.reader)
+        if run.reader.complete:
+            return
+        if isinstance(failure, ValueError):
+            run.broken, run.error = Verdict.FAILED, f"not an answer: {failure}"
+            return
+        if run.reader.started:
+            run.broken, run.error = Verdict.CRASHED, f"the answer broke off: {failure or 'closed'}"
+            return
+        if fresh:
+            _without_answer(run, backend, seat, connection.sent, failure)
+            return
+        # A kept connection that ended under our hands: closed between two requests, or with ours.
+        run.resent = run.resent or connection.sent > 0
+        seat.close()
+        run.reader = new_reader()
+
+
+def _without_answer(
+    run: Exchange[AnyReader], backend: Backend, seat: Seat, sent: int, failure: Exception | None
+) -> None:
+    """A fresh connection ended without a byte of an answer."""
+    if sent:
+        run.broken = Verdict.CRASHED
+        run.error = f"the connection ended without an answer: {failure or 'closed'}"
+        return
+    run.broken = Verdict.UNSURE if run.resent else Verdict.DOWN
+    run.error = f"{seat.address.name}: closed before anything was written: {failure or 'closed'}"
+    backend.failed(seat.address, run.error)
+
+
+def _talk(connection: Connection, request: bytes, reader: Reader) -> Exception | None:
+    """Send, then read until the answer is whole; what stopped it, None for a plain close."""
+    failure: Exception | None = None
+    try:
+        connection.send(request)
+    except OSError as error:
+        failure = error  # a server may have answered and closed before it read everything
+    try:
+        while not reader.complete:
+            data = connection.receive()
+            if not data:
+                reader.eof()
+                break
+            reader.feed(data)
+    except (OSError, ValueError) as error:
+        return error if isinstance(error, ValueError) else failure or error
+    return failure
