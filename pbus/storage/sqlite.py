@@ -1,0 +1,267 @@
+"""
+The embedded store: one SQLite file, one node, nothing to run; an OK is on the disk.
+
+``sqlite_file`` opens it and gives turns to write, ``sqlite_lock`` is the turnstile,
+``sqlite_log`` and ``sqlite_claims`` are the statements, ``sqlite_bell`` wakes who waits. This file
+puts them together to a ``driver.Driver``: what is one transaction, and what must be on the disk.
+
+Rule: pushes, deaths and fences are durable when their call returns; claims, acks and retries are
+as soon as the next of those, a checkpoint or the kernel has written (a lost one repeats a delivery).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from pbus.clock import Clock, SystemClock
+from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.names import Owner
+from pbus.errors import Conflict, MaybeStored, Unavailable
+from pbus.storage import sqlite_claims, sqlite_log, sqlite_numbers
+from pbus.storage.driver import (
+    Appended, Bell, Capabilities, DeadLetter, Held, Promoted, QueueSpec, TopicNumbers, Want,
+)
+from pbus.storage.open import StoreTarget
+from pbus.storage.sqlite_file import SqliteFile
+
+TRIM_LIMIT: Final = 10_000
+
+
+class SqliteDriver:
+    """``driver.Driver`` on a file; made and opened in the process and thread that calls it."""
+
+    capabilities = Capabilities(blocking=True, many_nodes=False, atomic_fan_out=True)
+
+    def __init__(self, target: StoreTarget, clock: Clock | None = None) -> None:
+        """
+        Args:
+            target: Where; its url is ``sqlite:PATH``.
+            clock: Of ids and of what is due.
+        """
+        self._clock = clock or SystemClock()
+        path = Path(target.url.removeprefix("sqlite:"))
+        self._file = SqliteFile(path, target.node, target.call_timeout_s)
+        self._catalog = sqlite_log.Catalog()
+        self._next_to_trim = 0
+
+    def open(self) -> None:
+        """See ``Driver.open``."""
+        self._file.open()
+        with self._file.read() as db:
+            self._catalog.read(db)
+
+    def close(self) -> None:
+        """See ``Driver.close``."""
+        self._file.close()
+
+    def check(self) -> None:
+        """See ``Driver.check``."""
+        with self._file.write(durable=True) as write:
+            write.db.execute("UPDATE pulse SET checks = checks + 1")
+
+    def declare(self, queues: Sequence[QueueSpec]) -> None:
+        """See ``Driver.declare``; all of them in one transaction."""
+        with self._file.read() as db:
+            missing = [spec for spec in queues if not sqlite_log.is_declared(db, spec)]
+        if missing:
+            with self._file.write(durable=True) as write:
+                for spec in missing:
+                    sqlite_log.declare(write.db, spec)
+        with self._file.read() as db:
+            self._catalog.read(db)
+
+    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> list[Appended]:
+        """See ``Driver.append``; all queues of the call in one transaction."""
+        if not pushes:
+            return []
+        with self._file.write(durable=True, unsure=MaybeStored) as write:
+            oid = _oids(write.db, [owner])[owner]
+            appended = sqlite_log.append(write.db, self._catalog, oid, batch, pushes, self._now_ms())
+            write.rings.update(self._catalog.queues[name].qid for name in {push.queue for push in pushes})
+        return appended
+
+    def claim(self, wants: Sequence[Want]) -> list[Delivery]:
+        """See ``Driver.claim``; all queues of the call in one transaction."""
+        owners = {want.owner for want in wants}
+        with self._file.read() as db:
+            _refuse_fenced(db, owners)
+            wants = sqlite_claims.with_work(db, self._catalog, wants)
+        if not wants:
+            return []
+        with self._file.write(durable=False) as write:
+            return sqlite_claims.claim(write.db, self._catalog, wants, _oids(write.db, owners))
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """See ``Driver.settle``; all queues of the call in one transaction."""
+        owners = {settlement.owner for settlement in settlements}
+        return self._settle(settlements, owners, dead_owner=False)
+
+    def give_back(self, owner: str, settlements: Sequence[Settlement]) -> list[bool]:
+        """See ``Driver.give_back``."""
+        return self._settle(settlements, {owner}, dead_owner=True)
+
+    def held(self, owner: str) -> list[Held]:
+        """See ``Driver.held``."""
+        with self._file.read() as db:
+            return sqlite_numbers.held(db, owner)
+
+    def owners(self) -> list[str]:
+        """See ``Driver.owners``."""
+        with self._file.read() as db:
+            return sqlite_numbers.owners(db)
+
+    def promote_due(self, limit: int = 1000) -> Promoted:
+        """See ``Driver.promote_due``."""
+        now_ms = self._now_ms()
+        with self._file.read() as db:
+            due, next_ms = sqlite_claims.due_topics(db, now_ms)
+        moved: dict[tuple[str, str], int] = {}
+        if due:
+            with self._file.write(durable=False) as write:
+                for tid, qid, queue, topic in due:
+                    count = sqlite_claims.promote(write.db, tid, now_ms, limit)
+                    if count:
+                        moved[queue, topic] = count
+                        write.rings.add(qid)
+                _, next_ms = sqlite_claims.due_topics(write.db, now_ms)
+        return Promoted(moved, None if next_ms is None else max(0.0, (next_ms - now_ms) / 1000))
+
+    def trim(self) -> int:
+        """See ``Driver.trim``; small transactions, so that nobody waits long for a turn."""
+        with self._file.read() as db:
+            self._catalog.read(db)
+        queues = list(self._catalog.queues.values())
+        dropped = 0
+        for _ in queues:
+            queue = queues[self._next_to_trim % len(queues)]
+            while dropped < TRIM_LIMIT and (count := self._trim_step(queue)):
+                dropped += count
+            if dropped >= TRIM_LIMIT:
+                break
+            self._next_to_trim += 1
+        return dropped
+
+    def checkpoint(self) -> None:
+        """See ``Driver.checkpoint``."""
+        self._file.checkpoint()
+
+    def backlog(self, queue: str) -> int:
+        """See ``Driver.backlog``."""
+        with self._file.read() as db:
+            return sqlite_numbers.backlog(db, self._catalog.queue(db, queue).qid)
+
+    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
+        """See ``Driver.numbers``."""
+        with self._file.read() as db:
+            return sqlite_numbers.numbers(db, self._now_ms())
+
+    def dead_letters(self, queue: str, topic: str, limit: int = 100) -> list[DeadLetter]:
+        """See ``Driver.dead_letters``."""
+        with self._file.read() as db:
+            _, tid = self._catalog.topic(db, queue, topic)
+            return sqlite_numbers.dead_letters(db, queue, topic, tid, limit)
+
+    def bell(self, name: str, queues: Sequence[str]) -> Bell:  # noqa: ARG002 - a place in the bell page is its name here
+        """See ``Driver.bell``; safe from any thread, needs no *name*."""
+        doorbell = self._file.doorbell
+        if doorbell is None:
+            raise Unavailable("the store is not open")
+        missing = [queue for queue in queues if queue not in self._catalog.queues]
+        if missing:
+            raise Unavailable(f"queue {missing[0]!r} was never declared to this store")
+        return doorbell.listen({queue: self._catalog.queues[queue].qid for queue in queues})
+
+    def beat(self, node: str, boot: str) -> None:
+        """See ``Driver.beat``."""
+        with self._file.write(durable=False) as write:
+            fenced = write.db.execute(
+                "INSERT INTO boots (boot, node, beat) VALUES (?, ?, 1) ON CONFLICT (boot) DO UPDATE "
+                "SET beat = beat + 1, node = excluded.node RETURNING fenced",
+                (boot, node),
+            ).get
+            if fenced:
+                raise _fenced(boot)
+
+    def beats(self) -> dict[str, int]:
+        """See ``Driver.beats``."""
+        with self._file.read() as db:
+            return dict(db.execute("SELECT boot, beat FROM boots WHERE NOT fenced"))
+
+    def fence(self, boot: str) -> None:
+        """See ``Driver.fence``."""
+        with self._file.write(durable=True) as write:
+            write.db.execute(
+                "INSERT INTO boots (boot, node, beat, fenced) VALUES (?, '', 0, 1) "
+                "ON CONFLICT (boot) DO UPDATE SET fenced = 1", (boot,),
+            )
+
+    def forget(self, boot: str) -> None:
+        """See ``Driver.forget``."""
+        with self._file.write(durable=False) as write:
+            unused = "boot = ? AND oid NOT IN (SELECT oid FROM claims)"
+            write.db.execute(f"DELETE FROM owners WHERE {unused}", (boot,))
+            write.db.execute("DELETE FROM boots WHERE boot = ?1 AND ?1 NOT IN (SELECT boot FROM owners)", (boot,))
+
+    def _settle(self, settlements: Sequence[Settlement], owners: set[str], *, dead_owner: bool) -> list[bool]:
+        if not settlements:
+            return []
+        durable = any(settlement.move is Move.BURY for settlement in settlements)
+        with self._file.write(durable=durable) as write:
+            if not dead_owner:
+                _refuse_fenced(write.db, owners)
+            oids = _known_oids(write.db, owners)
+            answers, rings = sqlite_claims.settle(write.db, self._catalog, settlements, oids, self._now_ms())
+            write.rings.update(rings)
+        return answers
+
+    def _trim_step(self, queue: sqlite_log.QueueRow) -> int:
+        now_ms = self._now_ms()
+        with self._file.read() as db:
+            if not sqlite_log.trimmable(db, queue, now_ms):
+                return 0
+        with self._file.write(durable=False) as write:
+            return sqlite_log.trim(write.db, queue, now_ms)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.wall_s() * 1000)
+
+
+def _oids(db: apsw.Connection, owners: Iterable[str]) -> dict[str, int]:
+    """
+    Numbers of *owners*, made where they are new.
+
+    Raises:
+        Conflict: the boot of one of them was fenced.
+    """
+    owners = list(owners)
+    _refuse_fenced(db, owners)
+    known = _known_oids(db, owners)
+    for owner in owners:
+        if owner not in known:
+            known[owner] = db.execute(
+                "INSERT INTO owners (name, boot) VALUES (?, ?) RETURNING oid", (owner, _boot(owner))
+            ).get
+    return known
+
+
+def _known_oids(db: apsw.Connection, owners: Iterable[str]) -> dict[str, int]:
+    found = ((owner, db.execute("SELECT oid FROM owners WHERE name = ?", (owner,)).get) for owner in owners)
+    return {owner: oid for owner, oid in found if oid is not None}
+
+
+def _refuse_fenced(db: apsw.Connection, owners: Iterable[str]) -> None:
+    for boot in {_boot(owner) for owner in owners}:
+        if db.execute("SELECT fenced FROM boots WHERE boot = ?", (boot,)).get:
+            raise _fenced(boot)
+
+
+def _fenced(boot: str) -> Conflict:
+    return Conflict(f"boot {boot} was declared dead; nothing was done for it")
+
+
+def _boot(owner: str) -> str:
+    return Owner.parse(owner).boot

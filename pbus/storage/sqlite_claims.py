@@ -1,0 +1,219 @@
+"""
+Deliveries of an embedded store: claiming, settling, and what becomes due.
+
+Rule: functions here run inside a write transaction that the driver opened. A delivery is in the
+log after its topic's cursor or in exactly one of claims, again, delayed, dead (core/job.py says
+which way it may go); the counters of its topic move with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.errors import Unavailable
+from pbus.storage.driver import Want
+from pbus.storage.sqlite_log import Catalog, QueueRow, id_number, id_text
+
+_COUNTERS = ("cursor", "taken", "again", "running", "redelivered_total")
+_READ_TOPIC = f"SELECT {', '.join(_COUNTERS)} FROM topics WHERE tid = ?"
+_WRITE_TOPIC = f"UPDATE topics SET {', '.join(f'{name} = ?' for name in _COUNTERS)} WHERE tid = ?"
+_CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_END_CLAIM = (
+    "DELETE FROM claims WHERE oid = ? AND tid = ? AND id = ? RETURNING attempts, crashes, first_ms, aside"
+)
+_COUNT_MOVES = (
+    "UPDATE topics SET running = running - ?, again = again + ?, delayed = delayed + ?, dead = dead + ?, "
+    "dead_total = dead_total + ?, done_total = done_total + ?, failed_total = failed_total + ? WHERE tid = ?"
+)
+_READY = (
+    "SELECT t.tid FROM topics t JOIN queues q USING (qid) WHERE t.again > 0 OR q.pushed > t.taken"
+)
+_DUE = (
+    "DELETE FROM delayed WHERE tid = ?1 AND id IN "
+    "(SELECT id FROM delayed WHERE tid = ?1 AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3) "
+    "RETURNING tid, id, attempts, crashes, redelivered, first_ms, aside"
+)
+_BACK = "INSERT INTO again VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(slots=True)
+class _Topic:
+    """A topic while this transaction claims from it; written back once."""
+
+    queue: QueueRow
+    tid: int
+    cursor: int
+    taken: int
+    again: int
+    running: int
+    redelivered_total: int
+
+
+def with_work(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want]) -> list[Want]:
+    """Those of *wants* whose topic has something ready; a read, so that looking costs no turn."""
+    ready = {tid for (tid,) in db.execute(_READY)}
+    return [want for want in wants if want.count > 0 and catalog.topic(db, want.queue, want.topic)[1] in ready]
+
+
+def claim(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want], oids: dict[str, int]) -> list[Delivery]:
+    """Claims for *wants* in their order; *oids* are the numbers of their owners."""
+    topics: dict[int, _Topic] = {}
+    deliveries: list[Delivery] = []
+    for want in wants:
+        queue, tid = catalog.topic(db, want.queue, want.topic)
+        if tid not in topics:
+            topics[tid] = _Topic(queue, tid, *db.execute(_READ_TOPIC, (tid,)).get)
+        topic = topics[tid]
+        oid = oids[want.owner]
+        if want.exclusive and _is_others(db, topic, oid):
+            continue
+        came_back = _claim_again(db, topic, want, oid)
+        deliveries += came_back
+        deliveries += _claim_log(db, topic, want, oid, want.count - len(came_back))
+    for topic in topics.values():
+        row = (topic.cursor, topic.taken, topic.again, topic.running, topic.redelivered_total, topic.tid)
+        db.execute(_WRITE_TOPIC, row)
+    return deliveries
+
+
+def settle(
+    db: apsw.Connection, catalog: Catalog, settlements: Sequence[Settlement], oids: dict[str, int], now_ms: int
+) -> tuple[list[bool], set[int]]:
+    """
+    End claims, each if its owner (a number of *oids*) still holds it.
+
+    Returns:
+        Per settlement whether it took effect; the queues (qid) that have something ready by it.
+    """
+    answers: list[bool] = []
+    rings: set[int] = set()
+    counts: dict[int, list[int]] = {}
+    for settlement in settlements:
+        queue, tid = catalog.topic(db, settlement.queue, settlement.topic)
+        number = id_number(settlement.id)
+        claimed = db.execute(_END_CLAIM, (oids.get(settlement.owner, -1), tid, number)).get
+        answers.append(claimed is not None)
+        if claimed is None:
+            continue
+        _put(db, settlement, (tid, number), claimed, now_ms)
+        _count(counts.setdefault(tid, [0] * 7), settlement)
+        if settlement.move is Move.RELEASE:
+            rings.add(queue.qid)
+    for tid, moved in counts.items():
+        db.execute(_COUNT_MOVES, (*moved, tid))
+    return answers, rings
+
+
+def due_topics(db: apsw.Connection, now_ms: int) -> tuple[list[tuple[int, int, str, str]], int | None]:
+    """Topics with something due, as (tid, qid, queue, topic); when the next delivery is due, unix ms."""
+    rows: list[Any] = db.execute(
+        "SELECT t.tid, t.qid, q.name, t.name, (SELECT min(due_ms) FROM delayed d WHERE d.tid = t.tid) "
+        "FROM topics t JOIN queues q USING (qid) WHERE t.delayed > 0"
+    ).fetchall()
+    next_ms = min((due_ms for *_, due_ms in rows), default=None)
+    return [(tid, qid, queue, topic) for tid, qid, queue, topic, due_ms in rows if due_ms <= now_ms], next_ms
+
+
+def promote(db: apsw.Connection, tid: int, now_ms: int, limit: int) -> int:
+    """Move what is due of one topic to ready, longest due first; answers how many."""
+    due = db.execute(_DUE, (tid, now_ms, limit)).fetchall()
+    db.executemany(_BACK, due)
+    db.execute("UPDATE topics SET again = again + ?1, delayed = delayed - ?1 WHERE tid = ?2", (len(due), tid))
+    return len(due)
+
+
+def _is_others(db: apsw.Connection, topic: _Topic, oid: int) -> bool:
+    """Whether another owner holds a claim of this topic."""
+    if not topic.running:
+        return False
+    own: int = db.execute("SELECT count(*) FROM claims WHERE oid = ? AND tid = ?", (oid, topic.tid)).get
+    return topic.running > own
+
+
+def _claim_again(db: apsw.Connection, topic: _Topic, want: Want, oid: int) -> list[Delivery]:
+    if not topic.again:
+        return []
+    rows: list[Any] = db.execute(topic.queue.came_back, (topic.tid, want.count)).fetchall()
+    deliveries = []
+    for number, attempts, crashes, redelivered, first_ms, aside, *logged in rows:
+        content = _aside(db, topic.tid, number) if aside else logged
+        deliveries.append(_delivery(want, number, content, attempts, crashes, redelivered, first_ms))
+    db.executemany(_CLAIM, ((oid, topic.tid, *row[:6]) for row in rows))
+    db.execute("DELETE FROM again WHERE tid = ? AND id <= ?", (topic.tid, rows[-1][0]))
+    topic.again -= len(rows)
+    topic.running += len(rows)
+    topic.redelivered_total += sum(delivery.redelivered for delivery in deliveries)
+    return deliveries
+
+
+def _claim_log(db: apsw.Connection, topic: _Topic, want: Want, oid: int, room: int) -> list[Delivery]:
+    if not room:
+        return []
+    rows: list[Any] = db.execute(topic.queue.after, (topic.cursor, room)).fetchall()
+    if not rows:
+        return []
+    last = rows[-1][0]
+    db.execute(topic.queue.claim_range, (oid, topic.tid, topic.cursor, last))
+    topic.cursor = last
+    topic.taken += len(rows)
+    topic.running += len(rows)
+    return [_delivery(want, number, content, 0, 0, 0, 0) for number, *content in rows]
+
+
+def _delivery(
+    want: Want, number: int, content: Sequence[Any], attempts: int, crashes: int, redelivered: int, first_ms: int
+) -> Delivery:
+    body, traceparent, content_type = content
+    return Delivery(
+        id_text(number), want.queue, want.topic, body, attempts + 1, crashes, bool(redelivered),
+        traceparent or "", content_type or "", first_ms, want.owner,
+    )
+
+
+def _aside(db: apsw.Connection, tid: int, number: int) -> Sequence[Any]:
+    row: Sequence[Any] | None = db.execute(
+        "SELECT body, traceparent, content_type FROM aside WHERE tid = ? AND id = ?", (tid, number)
+    ).get
+    if row is None:
+        raise Unavailable(f"the body of job {id_text(number)} is not in the file: it is damaged")
+    return row
+
+
+def _put(
+    db: apsw.Connection, settlement: Settlement, place: tuple[int, int], claimed: tuple[int, int, int, int], now_ms: int
+) -> None:
+    """Where a claim goes that just ended; *claimed* is what it had come to."""
+    attempts, crashes, first_ms, aside = claimed
+    if settlement.move is Move.ACK:
+        if aside:
+            db.execute("DELETE FROM aside WHERE tid = ? AND id = ?", place)
+        return
+    if settlement.counts and not first_ms:
+        first_ms = now_ms
+    attempts += settlement.counts
+    crashes += settlement.crash
+    row = (*place, attempts, crashes, int(settlement.redelivered), first_ms, aside)
+    if settlement.move is Move.RELEASE:
+        db.execute(_BACK, row)
+    elif settlement.move is Move.RETRY:
+        due_ms = now_ms + max(0, round(settlement.delay_s * 1000))
+        db.execute("INSERT INTO delayed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, due_ms))
+    else:
+        death = (*row, now_ms, settlement.reason, settlement.error)
+        db.execute("INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", death)
+
+
+def _count(moved: list[int], settlement: Settlement) -> None:
+    """Add one settlement to what ``_COUNT_MOVES`` writes: running, again, delayed, dead, dead again, done, failed."""
+    moved[0] += 1
+    moved[1] += settlement.move is Move.RELEASE
+    moved[2] += settlement.move is Move.RETRY
+    moved[3] += settlement.move is Move.BURY
+    moved[4] += settlement.move is Move.BURY
+    moved[5] += settlement.move is Move.ACK
+    moved[6] += settlement.counts or settlement.crash
