@@ -1,30 +1,52 @@
-"""Earlier boots of this run directory, over all storages: a boot's lock goes when every storage is done with it."""
+"""
+Earlier boots of this run directory, as the master tells of them: it holds the locks that prove it.
+
+Rule: a boot's lock goes when every storage is done with the boot, so a scheduler that dies in
+between leaves something for the next one to find.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from pbus.supervisor.lock import BootLocks
+from collections.abc import Callable, Collection, Iterable
 
 
 class Boots:
-    """One owner: the scheduler; shared by the duties of its storages."""
+    """
+    Which earlier boots are over, and which storages are done with them.
 
-    def __init__(self, locks: BootLocks, own: str, stores: Collection[str]) -> None:
-        self._locks = locks
-        self._own = own
+    One owner: the scheduler; shared by the duties of its storages.
+    """
+
+    def __init__(self, stores: Collection[str], forgotten: Callable[[str], None]) -> None:
+        """*forgotten* is called with a boot once, when the last of *stores* is done with it."""
         self._stores = frozenset(stores)
-        self._finished: dict[str, set[str]] = {}
+        self._forgotten = forgotten
+        self._done: dict[str, set[str]] = {}
+        self.living: frozenset[str] | None = None
+        """Earlier boots of which somebody still lives; None before the master has told."""
+        self.changes = 0
 
-    def earlier(self, store: str) -> tuple[set[str], set[str]]:
-        """Boots of which nobody lives and that *store* is not done with; boots of which somebody lives."""
-        over, living = self._locks.others(self._own)
-        return {boot for boot in over if store not in self._finished.get(boot, ())}, set(living)
+    def told(self, over: Iterable[str], living: Iterable[str]) -> None:
+        """The master tells which earlier boots are over, and which live on."""
+        for boot in over:
+            self._done.setdefault(boot, set())
+        self.living = frozenset(living)
+        self.changes += 1
 
-    def finished(self, boot: str, store: str) -> None:
-        """*store* holds nothing of *boot* any more; the last one to say so removes its lock."""
-        done = self._finished.setdefault(boot, set())
+    def over(self, store: str) -> set[str]:
+        """Boots of which nobody lives and that *store* is not done with."""
+        return {boot for boot, done in self._done.items() if store not in done}
+
+    def known(self) -> set[str]:
+        """Every earlier boot of this run directory: its lock tells more, and sooner, than its counter."""
+        return self._done.keys() | (self.living or frozenset())
+
+    def finish(self, boot: str, store: str) -> None:
+        """*store* holds nothing of *boot* any more."""
+        done = self._done.get(boot)
+        if done is None:
+            return
         done.add(store)
         if done >= self._stores:
-            self._locks.forget(boot)
-            del self._finished[boot]
+            del self._done[boot]
+            self._forgotten(boot)

@@ -18,12 +18,11 @@ from typing import Any, Final
 
 from gevent.threadpool import ThreadPool
 
-from pbus.config.schema import Log, Node
+from pbus.config.schema import Node
 from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.due import Due
-from pbus.scheduler.log_days import LogDays
 from pbus.scheduler.nodes import Nodes
 from pbus.scheduler.numbers import Source, answer
 from pbus.scheduler.reclaim import Reclaim
@@ -33,7 +32,6 @@ from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
 from pbus.supervisor.child import Child
-from pbus.supervisor.lock import BootLocks
 
 LAST_TURN_S: Final = 3.0
 """How long a drain waits for a turn that hangs in its store."""
@@ -44,12 +42,10 @@ class Scheduler:
 
     def __init__(self, child: Child) -> None:
         args: Mapping[str, Any] = child.spec.args
-        node: Node = args["node"]
-        log: Log = args["log"]
         self._child = child
-        self._node = node
+        self._node: Node = args["node"]
         self._leave = threading.Event()
-        self._boots = Boots(BootLocks(child.run_dir), child.owner.boot, args["stores"])
+        self._boots = Boots(args["stores"], lambda boot: child.tell("forgotten", boots=[boot]))
         self._rules = _rules(args["queues"])
         self._stores = [
             Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
@@ -60,17 +56,16 @@ class Scheduler:
             Roster(store, self._duties(store), child.clock, child.log, child.problem, self._fenced)
             for store in self._stores
         ]
-        self._log_days = LogDays(node.log_dir, log.days, child.clock, lambda: child.tell("rotated"))
 
     def live(self) -> None:
         """Boot, work until told to drain, leave tidily."""
         child = self._child
         for store in self._stores:
             self._open(store)
-        turns: list[Callable[[], float]] = [roster.turn for roster in self._rosters]
-        working = [_spawn(self._again, turn) for turn in [*turns, self._log_days.turn]]
+        working = [_spawn(self._work, roster) for roster in self._rosters]
         for source in self._sources:
             _spawn(source.serve)
+        child.on_frame("boots", lambda frame: self._boots.told(frame["over"], frame["living"]))
         child.on_frame("numbers", self._numbers)
         child.on_drain(self._leave.set)
         child.ready()
@@ -111,10 +106,10 @@ class Scheduler:
         except StorageError as error:
             self._child.problem(f"storage.{store.name}", f"storage {store.name}: {error}")
 
-    def _again(self, turn: Callable[[], float]) -> None:
+    def _work(self, roster: Roster) -> None:
         """Turn after turn until the drain; a fenced roster's turns do nothing any more."""
         while not self._leave.is_set():
-            self._leave.wait(turn())
+            self._leave.wait(roster.turn())
 
     def _fenced(self) -> None:
         if not self._fenced_told:

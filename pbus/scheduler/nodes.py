@@ -93,7 +93,7 @@ class Nodes:
         owners = parsed(driver.owners())
         for owner in owners:
             counters.setdefault(owner.boot, None)
-        for boot in {self._own.boot, *self._known_here(), *self._fenced_at}:
+        for boot in {self._own.boot, *self._boots.known(), *self._fenced_at}:
             counters.pop(boot, None)
         for boot in self._observer.look(counters, now):
             driver.fence(boot)
@@ -108,11 +108,6 @@ class Nodes:
     def interrupted(self) -> None:
         """Our own calls failed: the silence of the others means nothing."""
         self._observer.interrupted()
-
-    def _known_here(self) -> set[str]:
-        """Boots of this run directory: their locks tell more, and sooner, than their counters."""
-        over, living = self._boots.earlier(self._store.name)
-        return over | living
 
     def _give_back(self, owner: Owner) -> None:
         def settlement(held: Held) -> Settlement:

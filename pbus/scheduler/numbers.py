@@ -90,16 +90,22 @@ class Source:
             for (queue, topic), numbers in self._known.items()
         ]
 
-    def state(self, fresh: bool) -> dict[str, Any]:
-        """Name, age of the numbers in seconds (None: never read) and what is wrong, empty for nothing."""
-        age_s = None if self._read_at is None else self._clock.monotonic_s() - self._read_at
-        problem = self._problem if fresh else self._problem or f"storage {self.name} does not answer"
-        return {"name": self.name, "age_s": age_s, "problem": problem}
+    def problem(self, fresh: bool) -> str:
+        """Why the numbers are not of this moment; empty when they are."""
+        problem = self._problem or ("" if fresh else f"storage {self.name} does not answer")
+        if not problem or self._read_at is None:
+            return problem
+        return f"numbers of topics are {self._clock.monotonic_s() - self._read_at:.0f} s old: {problem}"
 
 
 def answer(sources: Sequence[Source], clock: Clock, timeout_s: float = ANSWER_S) -> dict[str, Any]:
-    """The fields of the ``numbers`` frame: ``topics`` and ``stores``."""
+    """The fields of the ``numbers`` frame: ``topics``, and a ``problem`` when they are not of this moment."""
     asked = [(source, source.ask()) for source in sources]
     deadline = clock.monotonic_s() + timeout_s
-    states = [source.state(source.wait(number, max(0.0, deadline - clock.monotonic_s()))) for source, number in asked]
-    return {"topics": [topic for source in sources for topic in source.topics()], "stores": states}
+    problems = [
+        source.problem(source.wait(number, max(0.0, deadline - clock.monotonic_s()))) for source, number in asked
+    ]
+    return {
+        "topics": [topic for source in sources for topic in source.topics()],
+        "problem": "; ".join(problem for problem in problems if problem),
+    }

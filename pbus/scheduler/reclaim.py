@@ -5,7 +5,7 @@ A claim belongs to the process that runs it. Who gives the claims of a dead proc
 
     consumer whose delivery child lives    that delivery child; it has read the last results
     every other process of this boot       this duty, told by the scoreboard
-    an earlier boot of this run directory  this duty, once its lock is free: nobody of it lives
+    an earlier boot of this run directory  this duty, once the master says that nobody of it lives
     a boot of another node                 nodes.py, after its counter stood still
 
 Rule: decide, then act. ``dead_owners`` and ``outcome_of`` are pure; a wrong or late act changes
@@ -161,16 +161,16 @@ class Reclaim:
         self._log = log.bind(storage=store.name)
         self._draw = draw
         self._killed = killed
-        self._deaths = -1
+        self._news = (-1, -1)
         self._calm_at = 0.0
         self._pass_at = 0.0
         self._left_since: dict[Owner, float] = {}
 
     def turn(self) -> float:
         now = self._clock.monotonic_s()
-        deaths = self._scoreboard.deaths
-        if deaths != self._deaths:
-            self._deaths, self._calm_at, self._pass_at = deaths, now + CALM_AFTER_S, 0.0
+        news = (self._scoreboard.deaths, self._boots.changes)
+        if news != self._news:
+            self._news, self._calm_at, self._pass_at = news, now + CALM_AFTER_S, 0.0
         if now >= self._pass_at:
             self.look()
             self._pass_at = now + (PASS_S if now < self._calm_at or self._left_since else IDLE_PASS_S)
@@ -184,8 +184,7 @@ class Reclaim:
     def look(self) -> None:
         """Give back what dead processes of this machine hold."""
         owners = parsed(self._store.driver.owners())
-        # Read after the owners: whoever was listed and has died since is dead in these rows too.
-        over = self._over_boots(owners)
+        over = self._over(owners)
         dead = dead_owners(owners, self._own.boot, self._scoreboard.rows(), over)
         now = self._clock.monotonic_s()
         self._left_since = {one.owner: self._left_since.get(one.owner, now) for one in dead if one.linked}
@@ -194,12 +193,12 @@ class Reclaim:
                 self._give_back(one)
         for boot in over:
             self._store.driver.forget(boot)
-            self._boots.finished(boot, self._store.name)
+            self._boots.finish(boot, self._store.name)
 
-    def _over_boots(self, owners: Sequence[Owner]) -> set[str]:
-        """Earlier boots that are over; on a store of one node also those whose lock file is gone."""
-        over, living = self._boots.earlier(self._store.name)
-        if not self._store.driver.capabilities.many_nodes:
+    def _over(self, owners: Sequence[Owner]) -> set[str]:
+        """Earlier boots that are over; in a store of one node every boot that does not live, heard of or not."""
+        over, living = self._boots.over(self._store.name), self._boots.living
+        if living is not None and not self._store.driver.capabilities.many_nodes:
             over |= {owner.boot for owner in owners} - living - {self._own.boot}
         return over
 
