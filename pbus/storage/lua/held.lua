@@ -1,0 +1,11 @@
+-- Open claims of one owner.
+--
+-- KEYS     claims of that owner in every topic
+-- returns  {position in KEYS, {id, state, ..}} of each that is not empty
+
+local found = {}
+for i = 1, #KEYS do
+  local claims = redis.call('HGETALL', KEYS[i])
+  if #claims > 0 then found[#found + 1] = {i - 1, claims} end
+end
+return found
