@@ -150,9 +150,9 @@ class RequestParser:
         return self._left > 0 or self._short is not None or self._refusal is not None
 
     @property
-    def pending_bytes(self) -> int:
-        """Bytes that were fed and are not parsed."""
-        return len(self._data) - self._pos if self._short is None else len(self._short)
+    def unparsed_bytes(self) -> int:
+        """Bytes that were fed and not looked at yet (``parse`` left them, or was not called)."""
+        return len(self._data) - self._pos
 
     def unread(self) -> bytes | None:
         """

@@ -163,6 +163,8 @@ class Builder:
             if default is dataclasses.MISSING:
                 self._tree.add(path, f"is missing: {meta['help']}")
                 return _stand_in(meta["kind"])
+            if meta["kind"] == "table" and default is not None:
+                return self.section(meta["of"], {}, path, later)
             return self._absolute(meta["kind"], default)
         try:
             value = self._value(meta, raw[key], path, later, default)

@@ -79,7 +79,8 @@ def _listen(settings: Settings, tree: Tree) -> None:
         address = values.address(text)
         for other, where in taken:
             if _same_place(address, other):
-                tree.add(path, f"{address} is taken by {other} of {dotted(where)}")
+                tree.add(path, f"{address} is taken by {other} of {dotted(where)}", of_an_item=True)
+                break
         taken.append((address, path))
     if not settings.ingest.listen and tree.is_sound(("ingest", "listen")):
         tree.add(("ingest", "listen"), "is empty: producers need at least one address")
@@ -181,10 +182,10 @@ def _backend_addresses(tree: Tree, path: KeyPath, backend: Backend) -> None:
     for url in backend.http:
         wrong = http_url_problem(url)
         if wrong:
-            tree.add((*path, "http"), wrong)
+            tree.add((*path, "http"), wrong, of_an_item=True)
     for key, addresses in (("fastcgi", backend.fastcgi), ("http", backend.http)):
         for address in sorted({item for item in addresses if addresses.count(item) > 1}):
-            tree.add((*path, key), f"{address} is named twice")
+            tree.add((*path, key), f"{address} is named twice", of_an_item=True)
 
 
 def http_url_problem(url: str) -> str:
@@ -206,17 +207,18 @@ def _names(settings: Settings, tree: Tree) -> None:
     paths = {f"{name}/{topic}" for name, queue in settings.queue.items() for topic in queue.topic}
     taken: dict[str, str] = {}
     for name, queue in settings.queue.items():
-        path = ("queue", name, "alias")
         for alias in queue.alias:
+            wrong = ""
             if alias in settings.queue:
-                tree.add(path, f"{alias!r} is the name of a queue")
+                wrong = "is the name of a queue"
             elif alias in paths:
-                tree.add(path, f"{alias!r} is a topic")
+                wrong = "is a topic"
             elif alias in taken:
-                whose = "named twice" if taken[alias] == name else f"an alias of queue {taken[alias]!r} too"
-                tree.add(path, f"{alias!r} is {whose}")
+                wrong = "is named twice" if taken[alias] == name else f"is an alias of queue {taken[alias]!r} too"
             elif not alias or not alias.isprintable() or len(alias.encode()) > ALIAS_BYTES:
-                tree.add(path, f"{alias!r}: an alias is printable text of at most {ALIAS_BYTES} bytes")
+                wrong = f"is no printable text of at most {ALIAS_BYTES} bytes"
+            if wrong:
+                tree.add(("queue", name, "alias"), f"{alias!r} {wrong}", of_an_item=True)
             taken.setdefault(alias, name)
 
 

@@ -26,7 +26,7 @@ SYSTEM_TABLES: Final = ("queue", "cron", "program")
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 _VARIABLE: Final = re.compile(r"(\$?)\$\{([^}]*)\}")
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_LINE: Final = re.compile(r"(.*) \(at (line \d+, column \d+)\)\Z", re.DOTALL)
+_PLACE: Final = re.compile(r"(.*) \(at (line \d+, column \d+|end of document)\)\Z", re.DOTALL)
 
 
 def dotted(path: KeyPath) -> str:
@@ -47,6 +47,7 @@ class Tree:
         complete: Every file was read; else a name that is not found may be in the unread one.
         from_environment: Keys of which a part came from ``${VAR}``.
         systems: System folders met, and one file of each.
+        bad_items: Lists of which only items are wrong.
     """
 
     directory: str
@@ -56,6 +57,7 @@ class Tree:
     complete: bool = True
     from_environment: set[KeyPath] = field(default_factory=set)
     systems: dict[str, str] = field(default_factory=dict)
+    bad_items: set[KeyPath] = field(default_factory=set)
 
     def file_of(self, path: KeyPath) -> str:
         """The file that says *path*, or the nearest table around it; the folder when none does."""
@@ -64,17 +66,24 @@ class Tree:
                 return self.origin[path[:end]]
         return self.directory
 
-    def add(self, path: KeyPath, what: str) -> None:
-        """*what* is wrong with *path*. A key has one problem, the first that was found."""
-        key = dotted(path)
-        file = self.file_of(path)
-        if not any(problem.key == key and problem.file == file for problem in self.problems):
-            self.problems.append(Problem(file, key, what))
+    def add(self, path: KeyPath, what: str, *, of_an_item: bool = False) -> None:
+        """
+        *what* is wrong with *path*.
+
+        A key has one problem, the first that was found; or, when it is sound as a whole, one for
+        each of its items (*of_an_item*).
+        """
+        problem = Problem(self.file_of(path), dotted(path), what)
+        known = [other for other in self.problems if (other.file, other.key) == (problem.file, problem.key)]
+        if not known or (of_an_item and path in self.bad_items and problem not in known):
+            self.problems.append(problem)
+            if of_an_item:
+                self.bad_items.add(path)
 
     def is_sound(self, *paths: KeyPath) -> bool:
-        """Whether no problem was found with any of *paths* so far."""
+        """Whether no problem was found so far with any of *paths* as a whole."""
         bad = {problem.key for problem in self.problems}
-        return not any(dotted(path) in bad for path in paths)
+        return not any(dotted(path) in bad and path not in self.bad_items for path in paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,7 @@ def _parse(tree: Tree, file: str) -> dict[str, Any] | None:
         with open(file, "rb") as stream:
             return tomllib.load(stream)
     except tomllib.TOMLDecodeError as error:
-        match = _LINE.match(str(error))
+        match = _PLACE.match(str(error))
         what = f"{match[2]}: {match[1]}" if match else str(error)
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 text (byte {error.start})"
@@ -192,7 +201,7 @@ def _merge(tree: Tree, into: dict[str, Any], table: Mapping[str, Any], path: Key
 def _give_systems(tree: Tree, mentions: list[Mention]) -> None:
     """A queue that a system's folder mentions belongs to that system, and to nobody else."""
     for mention in mentions:
-        if not mention.system:
+        if not is_name(mention.system):
             continue
         for name in mention.queues:
             path = ("queue", name)

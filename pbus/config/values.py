@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_QUANTITY: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s?([A-Za-z]+)\Z")
-_RATE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s?/\s?([a-z]+)\Z")
-_PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s?%\Z")
+_QUANTITY: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?([A-Za-z]+)\Z")
+_RATE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?/\s?([a-z]+)\Z")
+_PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s?%\Z")
 
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _SIZE_UNITS: Final = {

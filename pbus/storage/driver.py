@@ -14,6 +14,7 @@ Rules
   nothing of the library it is made of.
 * No call takes longer than the storage's ``call_timeout``.
 * Stored times are the store's own.
+* A queue or topic that nobody ever declared is Unavailable, not an error of its own.
 """
 
 from __future__ import annotations
@@ -101,9 +102,9 @@ class TopicNumbers:
     """
     Where the deliveries of a topic are, now; totals are since the topic was created.
 
-    ``oldest_wait_s`` is the age of the oldest ready delivery, 0.0 without one. ``ready`` includes
-    what is delayed and due. ``failed`` counts attempts that failed, ``redelivered`` claims given
-    out a second time.
+    ``oldest_wait_s`` is the age of the oldest ready delivery's job (by its id), 0.0 without one.
+    ``ready`` includes what is delayed and due. ``failed`` counts attempts that failed (settled with
+    ``counts`` or ``crash``), ``redelivered`` claims handed out with that flag.
     """
 
     ready: int = 0
@@ -230,10 +231,15 @@ class Driver(Protocol):
 
         Raises:
             Unavailable: none of them, or some that a repetition will find settled.
+            Conflict: the boot of one of the owners was fenced; nothing changed.
         """
 
     def held(self, owner: str) -> list[Held]:
-        """Every open claim of *owner*, oldest first. Empty for an unknown owner."""
+        """
+        Every open claim of *owner*, oldest first. Empty for an unknown owner.
+
+        ``attempts`` and ``crashes`` are those that counted before this claim.
+        """
 
     def owners(self) -> list[str]:
         """Owners with at least one open claim, of every node."""
@@ -242,7 +248,8 @@ class Driver(Protocol):
         """
         Move delayed deliveries whose time has come to ready and ring the bell of their queues.
 
-        At most *limit* per topic and call. Idempotent; safe from several nodes at once.
+        At most *limit* per topic and call. Idempotent; safe from several nodes at once. A RETRY
+        without a delay is due at once, and ready after the next call of this.
         """
 
     def trim(self) -> int:
@@ -290,7 +297,8 @@ class Driver(Protocol):
         """
         ``settle`` on behalf of a dead *owner*: works although its boot is fenced.
 
-        Callers: the scheduler and the delivery child, for owners that are known to be dead.
+        Callers: the scheduler and the delivery child, for owners that are known to be dead. Every
+        settlement names *owner*. What is released rings the bell of its queue, here and in ``settle``.
         """
 
     def forget(self, boot: str) -> None:

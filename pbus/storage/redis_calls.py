@@ -18,7 +18,7 @@ import redis
 from pbus.clock import Clock
 from pbus.errors import Conflict, StorageError, Unavailable
 from pbus.storage.redis_address import Address
-from pbus.storage.redis_errors import IS_FENCED, NOT_DECLARED, Lost, Refused, first_word, refusal
+from pbus.storage.redis_errors import IS_FENCED, IS_LATE, NOT_DECLARED, Lost, Refused, first_word, refusal
 from pbus.storage.redis_link import Link, Session, Words
 from pbus.storage.redis_scripts import Call
 
@@ -27,12 +27,12 @@ LONGEST_PAUSE_S: Final = 0.25
 """Between repetitions of a call whose reply was lost; the growth is twofold."""
 
 
-class NotDeclared(Exception):
-    """A queue, or a topic of it, is not in the store any more. ``queue`` is its name."""
+class NotDeclared(Unavailable):
+    """A queue, or a topic of it, is not in the store (any more). ``queue`` is its name."""
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, text: str, queue: str) -> None:
         self.queue = queue
-        super().__init__(queue)
+        super().__init__(text)
 
 
 class Unknown(Unavailable):
@@ -157,9 +157,12 @@ class Calls:
     def _meaning(self, reply: redis.exceptions.ResponseError, sent_before: bool) -> Exception:
         word = first_word(reply)
         if word == NOT_DECLARED:
-            return NotDeclared(str(reply).split(" ")[1])
+            queue = str(reply).split(" ")[1]
+            return NotDeclared(self.say(f"queue {queue}, or a topic of it, was never declared to it"), queue)
         if word == IS_FENCED:
             return Conflict(self.say("this boot was declared dead by another node"))
+        if word == IS_LATE:
+            return Conflict(self.say("a later append of the same owner was stored already: not stored"))
         refused = refusal(reply)
         if refused is not None:
             return (Unknown if sent_before else Unavailable)(self.say(refused.text))

@@ -33,6 +33,8 @@ NOT_DECLARED: Final = "NODECL"
 """First word of our scripts' refusal: the queue or a topic of it is not there (FLUSHALL, DEL)."""
 IS_FENCED: Final = "FENCED"
 """First word of our scripts' refusal: the boot was declared dead."""
+IS_LATE: Final = "LATE"
+"""First word of our scripts' refusal: a later append of the same owner was answered already."""
 
 
 class Lost(Exception):

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery, Push, Settlement
-from pbus.errors import BootError, Exit, MaybeStored, StorageError, Unavailable
+from pbus.errors import BootError, Exit, MaybeStored, Unavailable
 from pbus.storage import keys, redis_codec
 from pbus.storage.driver import (
     Appended, Bell, Capabilities, DeadLetter, Held, Promoted, QueueSpec, TopicNumbers, TopicSpec, Want,
@@ -126,7 +126,7 @@ class RedisStreamsDriver:
         """The store has forgotten *queue*, or a topic of it: go on with what is left of it."""
         spec = self._specs.get(queue)
         if spec is None:
-            raise StorageError(self._calls.say(f"queue {queue} was not declared"))
+            return
         again = replace(spec, topics=tuple(TopicSpec(topic.name, "history") for topic in spec.topics))
         for _, lost in self._declare([again]):
             if lost:

@@ -31,6 +31,8 @@ class RoleSpec:
             when the one before has exited (or half of the grace is over).
         needed: The bus is not ``running`` before one of them is ready.
         holds_claims: It may own claims, so it inherits the boot lock.
+        hears: Kinds of frames that the master passes on to it: ``boots`` (earlier boots of this
+            node), ``numbers`` (of topics, to be answered), ``watch`` (somebody follows job events).
     """
 
     role: str
@@ -44,6 +46,7 @@ class RoleSpec:
     drain_stage: int = 0
     needed: bool = True
     holds_claims: bool = False
+    hears: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:

@@ -236,14 +236,11 @@ class Slot:
         integers["state"] = STATES[words[_STATE]]
         integers["own_group"] = bool(integers["own_group"])
         integers["exit_status"] = integers["exit_status"] if integers["state"] == "dead" else None
-        return SlotView(
-            slot=self.slot,
-            torn=torn,
-            counters=tuple(words[_COUNTERS_AT : _COUNTERS_AT + COUNTERS]),
-            **integers,
-            **{name: floats[at] for name, at in _FLOATS.items()},
-            **{name: self._text(copy, words, name) for name in _TEXTS},
-        )
+        fields: dict[str, Any] = integers
+        fields |= {name: floats[at] for name, at in _FLOATS.items()}
+        fields |= {name: self._text(copy, words, name) for name in _TEXTS}
+        counters = tuple(words[_COUNTERS_AT : _COUNTERS_AT + COUNTERS])
+        return SlotView(slot=self.slot, torn=torn, counters=counters, **fields)
 
     @staticmethod
     def _text(copy: bytes, words: memoryview, name: str) -> str:

@@ -4,7 +4,7 @@
 -- ARGV     1 boot, 2 number of the batch, 3 ms that its answer is kept, then
 --          a queue: name, channel of the bell, bytes of the bodies, count n, n envelopes
 -- returns  a queue "batch ms seq n backlog topics": its ids are ms-seq .. ms-(seq+n-1)
--- errors   FENCED; NODECL queue. At maxmemory the first XADD is refused, so nothing was written.
+-- errors   FENCED boot; NODECL queue; LATE batch (a later one was answered). At maxmemory the first XADD is refused, so nothing was written.
 
 local PER = 6
 local boot, batch, keep_ms = ARGV[1], ARGV[2], ARGV[3]
@@ -22,7 +22,10 @@ for first = 1, #KEYS, PER do
     return redis.error_reply('NODECL ' .. name)
   end
   local stored = redis.call('GET', KEYS[first + 5])
-  if stored and string.match(stored, '^%d+') == batch then
+  local last = stored and tonumber(string.match(stored, '^%d+')) or 0
+  if last > tonumber(batch) then
+    return redis.error_reply('LATE ' .. batch)
+  elseif stored and last == tonumber(batch) then
     answers[#answers + 1] = stored
   else
     heads[#heads + 1] = {first = first, at = at, count = count, head = head, slot = #answers + 1}

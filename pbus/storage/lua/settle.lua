@@ -84,9 +84,9 @@ local function move(key, state, arg)
   if flags % 2 == 1 then
     attempts = attempts + 1
     if first_ms == 0 then first_ms = now_ms end
-    redis.call('HINCRBY', KEYS[key + 8], 'failed', 1)
   end
   if flags % 4 >= 2 then crashes = crashes + 1 end
+  if flags % 4 > 0 then redis.call('HINCRBY', KEYS[key + 8], 'failed', 1) end
   if flags >= 4 then redelivered = 1 end
   if not put_aside(KEYS[key + 7], id, state) then
     return bury(key, id, attempts, crashes, 'lost', 'its body is not in the store any more')

@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pbus.clock import FakeClock
+from pbus.codec.frames import FrameReader
+from pbus.core.job import Delivery
+from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.consumer_lane import STATUS_S, Attached, ConsumerLane, Life
+from tests.support.memory_store import delivery
+
+OWNER = "n/b/5.9"
+OTHER = "n/b/6.10"
+TIMEOUT_S = 10.0
+
+
+class FakeDesk:
+    def __init__(self) -> None:
+        self.finished: list[tuple[str, Verdict]] = []
+        self.deliveries: list[Delivery] = []
+        self.outcomes: list[Outcome] = []
+        self.woken = 0
+
+    def finish(self, each: Delivery, outcome: Outcome) -> None:
+        self.finished.append((each.id, outcome.verdict))
+        self.deliveries.append(each)
+        self.outcomes.append(outcome)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class FakeLink:
+    """Keeps what was sent, decoded."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.closed = False
+        self._reader = FrameReader()
+
+    def send(self, data: bytes) -> None:
+        self.sent += self._reader.feed(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def kinds(self) -> list[str]:
+        return [frame["kind"] for frame in self.sent]
+
+    def job_ids(self) -> list[str]:
+        return [job[0] for frame in self.sent if frame["kind"] == "jobs" for job in frame["jobs"]]
+
+
+class Stage:
+    """A lane with everything around it in the test's hands."""
+
+    def __init__(self, *, exclusive: bool = False) -> None:
+        self.desk = FakeDesk()
+        self.clock = FakeClock()
+        self.lives: dict[str, Life] = {}
+        self.kills: list[str] = []
+        self.compared: list[str] = []
+        self.lane = ConsumerLane(
+            "gift", "credit", timeout_s=TIMEOUT_S, exclusive=exclusive, expected=2, desk=self.desk, link_n=3,
+            look=lambda owner, pid: self.lives.get(owner, Life(alive=True, current="")),
+            kill=self.kills.append, compare=self.compared.append, clock=self.clock,
+        )
+
+    def attach(self, owner: str = OWNER, *, holds: Any = (), results: Any = ()) -> tuple[FakeLink, Attached]:
+        link = FakeLink()
+        frame = {"kind": "attach", "owner": owner, "pid": 77, "holds": list(holds), "results": list(results)}
+        return link, self.lane.attach(link, frame)
+
+    def give(self, *ids: str, owner: str = OWNER) -> None:
+        self.lane.accept([delivery(job_id, owner=owner) for job_id in ids])
+
+    def ticks(self, count: int = 2, apart_s: float = 0.2) -> None:
+        for _ in range(count):
+            self.clock.advance(apart_s)
+            self.lane.tick()
+
+
+def result(job_id: str, verdict: str = "done", run_s: float = 0.0001) -> dict[str, Any]:
+    return {"kind": "result", "id": job_id, "verdict": verdict, "error": "", "delay": None, "run_s": run_s}
+
+
+def ticket(job_id: str, attempt: int = 1, crashes: int = 0) -> list[Any]:
+    return [job_id, attempt, False, crashes, 0]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+# -- feeding ------------------------------------------------------------------------------------
+
+
+def test_a_lane_without_consumers_wants_nothing(stage: Stage) -> None:
+    assert stage.lane.wants() == []
+    assert (stage.lane.state, stage.lane.reason) == ("down", "no consumer process is attached")
+
+
+def test_claims_are_wanted_in_the_consumers_own_name(stage: Stage) -> None:
+    stage.attach(OWNER)
+    stage.attach(OTHER)
+    wants = {(want.owner, want.count, want.exclusive) for want in stage.lane.wants()}
+    assert wants == {(OWNER, 1, False), (OTHER, 1, False)}
+    assert stage.lane.state == "running"
+    assert stage.lane.concurrency == 2
+
+
+def test_the_first_turn_changes_between_consumers(stage: Stage) -> None:
+    stage.attach(OWNER)
+    stage.attach(OTHER)
+    assert {stage.lane.wants()[0].owner for _ in range(2)} == {OWNER, OTHER}
+
+
+def test_concurrency_one_claims_exclusively() -> None:
+    stage = Stage(exclusive=True)
+    stage.attach()
+    assert stage.lane.wants()[0].exclusive
+
+
+def test_the_next_frame_is_wanted_when_half_of_the_last_is_answered(stage: Stage) -> None:
+    _, guest = stage.attach()
+    for number in range(64):
+        stage.give(f"{number}-0")
+        guest.heard([result(f"{number}-0")])
+    assert [want.count for want in stage.lane.wants()] == [64]
+    stage.give(*(f"{number}-1" for number in range(64)))
+    guest.heard([result(f"{number}-1") for number in range(31)])
+    assert stage.lane.wants() == []
+    woken = stage.desk.woken
+    guest.heard([result("31-1")])
+    assert stage.desk.woken == woken + 1
+    assert [want.count for want in stage.lane.wants()] == [64]
+
+
+def test_jobs_arrive_in_the_order_of_the_claim_with_all_a_handler_needs(stage: Stage) -> None:
+    link, _ = stage.attach()
+    first = delivery("1-0", owner=OWNER, attempt=2, redelivered=True, crashes=1, body=b"\xff")
+    stage.lane.accept([first, delivery("2-0", owner=OWNER)])
+    frame = link.sent[-1]
+    assert frame["jobs"][0] == ["1-0", 2, True, b"\xff", "", "", 1, 0]
+    assert link.job_ids() == ["1-0", "2-0"]
+
+
+def test_large_bodies_are_spread_over_frames(stage: Stage) -> None:
+    link, _ = stage.attach()
+    stage.lane.accept([delivery(f"{n}-0", owner=OWNER, body=b"x" * 600_000) for n in range(1, 4)])
+    assert link.kinds().count("jobs") == 3
+    assert link.job_ids() == ["1-0", "2-0", "3-0"]
+
+
+def test_what_was_claimed_for_a_consumer_that_has_gone_goes_back(stage: Stage) -> None:
+    _, guest = stage.attach()
+    guest.gone()
+    stage.give("1-0")
+    assert stage.desk.finished == [("1-0", Verdict.RELEASED)]
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("done", Verdict.DONE), ("failed", Verdict.FAILED), ("retry", Verdict.RETRY_ASKED),
+        ("permanent", Verdict.PERMANENT),
+    ],
+)
+def test_a_result_becomes_the_outcome_it_names(stage: Stage, said: str, verdict: Verdict) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    guest.heard([result("1-0", said)])
+    assert stage.desk.finished == [("1-0", verdict)]
+    assert stage.lane.busy == 0
+
+
+def test_a_result_for_nothing_in_hand_is_receipted_so_that_it_is_forgotten(stage: Stage) -> None:
+    link, guest = stage.attach()
+    guest.heard([result("9-0")])
+    assert stage.desk.finished == []
+    assert link.sent[-1] == {"kind": "settled", "ids": ["9-0"]}
+
+
+def test_a_receipt_reaches_the_consumer_that_holds_the_result(stage: Stage) -> None:
+    link, _ = stage.attach()
+    stage.lane.settled(OWNER, ["1-0", "2-0"])
+    assert link.sent[-1] == {"kind": "settled", "ids": ["1-0", "2-0"]}
+
+
+def test_what_a_leaving_consumer_hands_back_is_released_and_it_gets_no_more(stage: Stage) -> None:
+    link, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    guest.heard([result("1-0"), {"kind": "unstarted", "ids": ["2-0", "3-0", "8-0"]}])
+    assert stage.desk.finished == [("1-0", Verdict.DONE), ("2-0", Verdict.RELEASED), ("3-0", Verdict.RELEASED)]
+    assert link.sent[-1] == {"kind": "settled", "ids": ["8-0"]}
+    assert stage.lane.wants() == []
+
+
+# -- death -----------------------------------------------------------------------------------------
+
+
+def die(stage: Stage, guest: Attached, life: Life) -> None:
+    stage.lives[OWNER] = life
+    guest.gone()
+
+
+def test_of_a_killed_consumer_the_begun_job_is_a_crash_and_the_rest_goes_back(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    guest.heard([result("1-0")])
+    die(stage, guest, Life(alive=False, current="2-0", exit_status=-9))
+    assert stage.desk.finished == [("1-0", Verdict.DONE), ("2-0", Verdict.CRASHED), ("3-0", Verdict.RELEASED)]
+    assert stage.desk.outcomes[1].error == "consumer 77 died of SIGKILL"
+    assert stage.compared[-1] == OWNER
+    assert stage.lane.owners == []
+
+
+def test_an_exit_with_a_status_is_an_ordinary_failure(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    die(stage, guest, Life(alive=False, current="1-0", exit_status=3))
+    assert stage.desk.finished == [("1-0", Verdict.FAILED), ("2-0", Verdict.RELEASED)]
+    assert stage.desk.outcomes[0].error == "consumer 77 exited with status 3 while holding the job"
+
+
+def test_a_consumer_that_dies_between_two_jobs_has_crashed_on_none(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    guest.heard([result("1-0")])
+    die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
+    assert stage.desk.finished == [("1-0", Verdict.DONE), ("2-0", Verdict.RELEASED)]
+
+
+def test_the_exit_status_is_waited_for_but_not_for_ever(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    die(stage, guest, Life(alive=False, current="1-0"))
+    assert stage.desk.finished == []
+    stage.ticks(1)
+    assert stage.desk.finished == []
+    stage.ticks(1, apart_s=STATUS_S)
+    assert stage.desk.finished == [("1-0", Verdict.CRASHED)]
+
+
+def test_when_nobody_knows_what_had_begun_the_first_one_may_have_run(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    die(stage, guest, Life(alive=False, current=None))
+    assert stage.desk.finished == [("1-0", Verdict.UNSURE), ("2-0", Verdict.RELEASED)]
+
+
+def test_a_lost_connection_alone_ends_nothing(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    die(stage, guest, Life(alive=True, current="1-0"))
+    stage.ticks(3)
+    assert stage.desk.finished == []
+    assert stage.lane.known(OWNER) == {"1-0"}
+    assert stage.lane.wants() == []
+
+
+# -- coming back -------------------------------------------------------------------------------------
+
+
+def test_a_consumer_of_a_dead_delivery_child_brings_its_claims_and_results(stage: Stage) -> None:
+    link, guest = stage.attach(holds=[ticket("2-0", 4, 1), ticket("3-0")], results=[[ticket("1-0", 2), result("1-0")]])
+    assert link.sent == [{"kind": "attached", "link": 3}]
+    assert stage.desk.finished == [("1-0", Verdict.DONE)]
+    assert (stage.desk.deliveries[0].attempt, stage.desk.deliveries[0].owner) == (2, OWNER)
+    assert stage.lane.known(OWNER) == {"2-0", "3-0"}
+    assert stage.compared == [OWNER]
+    guest.heard([result("2-0", "failed")])
+    assert stage.desk.deliveries[1].attempt == 4
+    assert stage.desk.deliveries[1].crashes == 1
+
+
+def test_what_a_returning_consumer_does_not_mention_never_began(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    stage.lives[OWNER] = Life(alive=True, current="1-0")
+    guest.gone()
+    _, again = stage.attach(holds=[ticket("2-0")], results=[[ticket("1-0"), result("1-0")]])
+    assert stage.desk.finished == [("1-0", Verdict.DONE), ("3-0", Verdict.RELEASED)]
+    again.heard([result("2-0")])
+    assert stage.desk.finished[-1] == ("2-0", Verdict.DONE)
+
+
+def test_the_old_connection_of_a_consumer_that_is_back_counts_no_more(stage: Stage) -> None:
+    old, guest = stage.attach()
+    stage.give("1-0")
+    stage.attach(holds=[ticket("1-0")])
+    assert old.closed
+    guest.heard([result("1-0")])
+    guest.gone()
+    assert stage.desk.finished == []
+    assert stage.lane.known(OWNER) == {"1-0"}
+    assert stage.lane.concurrency == 1
+
+
+# -- time ----------------------------------------------------------------------------------------------
+
+
+def overdue(stage: Stage, current: str) -> None:
+    stage.lives[OWNER] = Life(alive=True, current=current)
+    stage.clock.advance(TIMEOUT_S)
+    stage.ticks()
+
+
+def test_a_job_beyond_the_timeout_has_its_consumer_killed_and_is_told_as_timeout(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    overdue(stage, "1-0")
+    assert stage.kills == [OWNER]
+    assert stage.desk.finished == []
+    die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
+    assert stage.desk.finished == [("1-0", Verdict.TIMEOUT), ("2-0", Verdict.RELEASED)]
+
+
+def test_a_job_within_the_timeout_is_left_alone(stage: Stage) -> None:
+    stage.attach()
+    stage.give("1-0")
+    stage.lives[OWNER] = Life(alive=True, current="1-0")
+    stage.ticks(2, apart_s=TIMEOUT_S / 3)
+    assert stage.kills == []
+
+
+def test_the_timeout_is_of_each_job_not_of_its_frame(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    for job_id in ("1-0", "2-0", "3-0"):
+        stage.lives[OWNER] = Life(alive=True, current=job_id)
+        stage.ticks(4, apart_s=TIMEOUT_S / 5)
+        guest.heard([result(job_id)])
+    assert stage.kills == []
+
+
+def test_a_job_that_has_not_begun_is_no_timeout(stage: Stage) -> None:
+    stage.attach()
+    stage.give("1-0")
+    overdue(stage, "")
+    assert stage.kills == []
+
+
+def test_results_that_wait_unread_save_the_consumer(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    stage.lives[OWNER] = Life(alive=True, current="1-0")
+    stage.clock.advance(TIMEOUT_S)
+    stage.lane.tick()
+    guest.heard([result("1-0")])
+    stage.lane.tick()
+    assert stage.kills == []
+
+
+def test_the_kill_is_asked_again_until_the_process_is_gone(stage: Stage) -> None:
+    stage.attach()
+    stage.give("1-0")
+    overdue(stage, "1-0")
+    stage.ticks(2, apart_s=1.0)
+    assert stage.kills == [OWNER] * 3
+
+
+def test_a_job_that_our_kill_met_by_accident_is_not_blamed(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    overdue(stage, "1-0")
+    guest.heard([result("1-0")])
+    die(stage, guest, Life(alive=False, current="2-0", exit_status=-9))
+    assert stage.desk.finished == [("1-0", Verdict.DONE), ("2-0", Verdict.UNSURE)]
+
+
+def test_the_timeout_holds_for_a_consumer_that_lost_its_connection(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    guest.gone()
+    overdue(stage, "1-0")
+    assert stage.kills == [OWNER]
+
+
+def test_the_age_of_a_job_that_was_brought_along_is_its_own(stage: Stage) -> None:
+    stage.lives[OWNER] = Life(alive=True, current="1-0", current_s=TIMEOUT_S)
+    stage.attach(holds=[ticket("1-0")])
+    stage.ticks()
+    assert stage.kills == [OWNER]
+
+
+# -- the end ---------------------------------------------------------------------------------------------
+
+
+def test_drain_asks_every_consumer_to_finish_and_wants_nothing(stage: Stage) -> None:
+    link, _ = stage.attach()
+    stage.lane.drain()
+    assert link.kinds() == ["attached", "finish"]
+    assert stage.lane.wants() == []
+
+
+def test_a_consumer_that_comes_back_during_the_drain_is_heard_and_sent_away(stage: Stage) -> None:
+    stage.lane.drain()
+    link, _ = stage.attach(results=[[ticket("1-0"), result("1-0")]])
+    assert stage.desk.finished == [("1-0", Verdict.DONE)]
+    assert link.kinds() == ["attached", "finish"]
+
+
+def test_what_runs_when_the_grace_is_over_goes_back_without_blame(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    stage.lane.drain()
+    stage.lane.kill()
+    assert stage.kills == [OWNER]
+    die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
+    assert stage.desk.finished == [("1-0", Verdict.UNSURE), ("2-0", Verdict.RELEASED)]

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import gevent
+import pytest
+
+from pbus.clock import SystemClock
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.outcome import Outcome, Rules, Verdict
+from pbus.delivery.desk import StoreDesk
+from pbus.delivery.store_health import StoreHealth
+from pbus.errors import Conflict
+from pbus.storage.driver import Want
+from tests.support.memory_store import AWAY, MemoryStore
+
+OWNER = "n/b/1.1"
+DONE = Outcome(verdict=Verdict.DONE)
+
+
+@dataclass
+class Told:
+    """Stands in for Report: what was told, in order."""
+
+    ended_: list[tuple[str, Move]] = field(default_factory=list)
+    batches: int = 0
+    waiting: list[int] = field(default_factory=list)
+
+    def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
+        self.ended_.append((delivery.id, settlement.move))
+
+    def batch_over(self) -> None:
+        self.batches += 1
+
+    def unwritten(self, count: int, error: BaseException) -> None:
+        self.waiting.append(count)
+
+
+class Office:
+    """A desk at work over a store in memory."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.told = Told()
+        self.fenced = 0
+        self.problems: dict[str, str] = {}
+        self.back: list[str] = []
+        self.receipts: list[tuple[str, tuple[str, ...]]] = []
+        self.desk = StoreDesk(
+            self.store, {("gift", "credit"): Rules(), ("gift", "mail"): Rules()}, report=self.told,
+            health=StoreHealth("main", self.problems.__setitem__), fenced=self._fence, clock=SystemClock(),
+        )
+        self.desk.connect(lambda: None, self.back.append)
+        self.desk.receipts_for("gift", "credit", self._receipt)
+        self.greenlet = gevent.spawn(self.desk.run)
+
+    def _fence(self) -> None:
+        self.fenced += 1
+
+    def _receipt(self, owner: str, ids: Sequence[str]) -> None:
+        self.receipts.append((owner, tuple(ids)))
+
+    def claimed(self, *ids: str, topic: str = "credit") -> list[Delivery]:
+        self.store.put(*ids, topic=topic)
+        return self.store.claim([Want(OWNER, "gift", topic, 100)])
+
+    def settles(self) -> int:
+        return self.store.calls.count("settle")
+
+    def wait_idle(self) -> None:
+        with gevent.Timeout(5):
+            while not self.desk.idle:
+                gevent.sleep(0.001)
+
+
+@pytest.fixture
+def office() -> Iterator[Office]:
+    made = Office()
+    yield made
+    made.greenlet.kill()
+
+
+def test_what_is_finished_in_one_turn_is_one_call(office: Office) -> None:
+    for each in office.claimed("1-0", "2-0", "3-0"):
+        office.desk.finish(each, DONE)
+    office.wait_idle()
+    assert office.store.ended == [("1-0", Move.ACK), ("2-0", Move.ACK), ("3-0", Move.ACK)]
+    assert office.settles() == 1
+    assert office.told.batches == 1
+
+
+def test_the_receipt_comes_after_it_is_written_in_one_piece_per_owner(office: Office) -> None:
+    jobs = office.claimed("1-0", "2-0")
+    office.store.during_call = lambda: office.receipts and pytest.fail("a receipt before the write")
+    for each in jobs:
+        office.desk.finish(each, DONE)
+    office.wait_idle()
+    assert office.receipts == [(OWNER, ("1-0", "2-0"))]
+
+
+def test_only_topics_that_asked_for_receipts_get_them(office: Office) -> None:
+    for each in office.claimed("1-0", topic="mail"):
+        office.desk.finish(each, DONE)
+    office.wait_idle()
+    assert office.receipts == []
+
+
+def test_an_outcome_that_cannot_be_written_is_repeated_until_it_is(office: Office) -> None:
+    (job,) = office.claimed("1-0")
+    office.store.fail = AWAY
+    office.desk.finish(job, DONE)
+    gevent.sleep(0)
+    assert office.settles() == 1
+    assert not office.desk.idle
+    assert office.desk.pending(OWNER) == {("gift", "credit", "1-0")}
+    assert office.problems["storage main"]
+    office.store.fail = None
+    office.wait_idle()
+    assert office.store.ended == [("1-0", Move.ACK)]
+    assert office.problems["storage main"] == ""
+    assert office.receipts == [(OWNER, ("1-0",))]
+
+
+def test_a_settle_whose_reply_was_lost_is_told_once_as_ours(office: Office) -> None:
+    (job,) = office.claimed("1-0")
+    office.store.fail_after = AWAY
+    office.desk.finish(job, DONE)
+    office.wait_idle()
+    assert office.settles() == 2
+    assert office.told.ended_ == [("1-0", Move.ACK)]
+
+
+def test_a_late_answer_changes_nothing_but_is_receipted(office: Office) -> None:
+    (job,) = office.claimed("1-0")
+    office.store.settle([Settlement(owner=OWNER, queue="gift", topic="credit", id="1-0", move=Move.RELEASE)])
+    office.desk.finish(job, DONE)
+    office.wait_idle()
+    assert office.told.ended_ == []
+    assert office.receipts == [(OWNER, ("1-0",))]
+
+
+def test_what_comes_in_during_a_call_is_the_next_batch(office: Office) -> None:
+    first, second = office.claimed("1-0", "2-0")
+    office.store.during_call = lambda: office.settles() == 1 and office.desk.finish(second, DONE)
+    office.desk.finish(first, DONE)
+    office.wait_idle()
+    assert office.settles() == 2
+    assert office.store.ended == [("1-0", Move.ACK), ("2-0", Move.ACK)]
+
+
+def test_a_release_stirs_the_claimer(office: Office) -> None:
+    (job,) = office.claimed("1-0")
+    office.desk.finish(job, Outcome(verdict=Verdict.RELEASED))
+    office.wait_idle()
+    assert office.back == ["gift"]
+
+
+def test_a_fenced_boot_writes_nothing_more_and_says_so_once(office: Office) -> None:
+    first, second = office.claimed("1-0", "2-0")
+    office.store.fail = Conflict("fenced")
+    office.desk.finish(first, DONE)
+    office.wait_idle()
+    office.desk.finish(second, DONE)
+    office.wait_idle()
+    assert office.fenced == 1
+    assert office.settles() == 1
+    assert office.receipts == []
+
+
+def test_a_drivers_bug_loses_no_outcome(office: Office) -> None:
+    (job,) = office.claimed("1-0")
+    office.store.fail = TypeError("a bug")
+    office.desk.finish(job, DONE)
+    gevent.sleep(0)
+    office.store.fail = None
+    office.wait_idle()
+    assert office.store.ended == [("1-0", Move.ACK)]
