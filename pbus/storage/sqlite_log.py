@@ -202,7 +202,7 @@ def trimmable(db: apsw.Connection, queue: QueueRow, now_ms: int) -> int:
     Id of the last entry that can go now, 0 for none; looks at ``TRIM_STEP`` entries at most.
 
     An entry can go when every topic's cursor has passed it and either it is older than the
-    retention, or the passed entries after it already fill the retention's bytes.
+    retention, or it and the passed entries after it are more than the retention's bytes.
     """
     floor, retention_ms, retention_bytes = db.execute(
         "SELECT coalesce((SELECT min(cursor) FROM topics WHERE qid = q.qid), q.last_id), retention_ms, retention_bytes "
@@ -215,8 +215,8 @@ def trimmable(db: apsw.Connection, queue: QueueRow, now_ms: int) -> int:
         return 0
     oldest_kept = max(0, now_ms - retention_ms) << SEQUENCE_BITS
     last: int | None = db.execute(
-        f"SELECT max(id) FROM (SELECT id, upto FROM {queue.log} WHERE id <= ? ORDER BY id LIMIT {TRIM_STEP}) "
-        "WHERE id < ? OR upto <= ?",
+        f"SELECT max(id) FROM (SELECT id, upto - length(body) AS start FROM {queue.log} WHERE id <= ? "
+        f"ORDER BY id LIMIT {TRIM_STEP}) WHERE id < ? OR start < ?",
         (floor, oldest_kept, settled_upto - retention_bytes),
     ).get
     return last or 0
