@@ -77,10 +77,11 @@ def begin(keep: bool = True) -> bytes:
     return record(BEGIN_REQUEST, struct.pack(">HB5x", _RESPONDER, _KEEP_CONN if keep else 0))
 
 
-def name_value(name: str, value: str) -> bytes:
+def name_value(name: bytes, value: bytes) -> bytes:
     """One parameter as the specification writes it: both lengths (1 or 4 bytes), name, value."""
-    raw_name, raw_value = name.encode(), value.encode()
-    return _length(len(raw_name)) + _length(len(raw_value)) + raw_name + raw_value
+    if len(name) < 128 and len(value) < 128:
+        return b"%c%c%b%b" % (len(name), len(value), name, value)
+    return _length(len(name)) + _length(len(value)) + name + value
 
 
 def _length(size: int) -> bytes:
@@ -102,7 +103,7 @@ def params(pairs: Mapping[str, str]) -> bytes:
 def _packed(pairs: Mapping[str, str]) -> Iterable[bytes]:
     content = b""
     for name, value in pairs.items():
-        pair = name_value(name, value)
+        pair = name_value(name.encode(), value.encode())
         if content and len(content) + len(pair) > MAX_CONTENT:
             yield content
             content = b""
@@ -241,17 +242,17 @@ class ReplyReader:
                 self.complete = True
 
 
-def cgi_answer(stdout: bytes | bytearray) -> tuple[dict[str, str], bytes]:
+def cgi_answer(stdout: bytes | bytearray) -> tuple[bytes, bytes]:
     """
-    Headers and body of what a CGI program wrote (RFC 3875 section 6).
+    Header block and body of what a CGI program wrote (RFC 3875 section 6).
 
     Returns:
-        Lower-case header names -> values, and at most 64 KiB of the body.
+        The block, for ``headers.fields``, and at most 64 KiB of the body.
 
     Raises:
-        ValueError: it does not begin with a header block of at most 64 KiB.
+        ValueError: it does not begin with a block of at most 64 KiB.
     """
     end = headers.find_end(stdout)
     if end is None or end[0] > headers.MAX_BLOCK_BYTES:
         raise ValueError("no header block")
-    return headers.fields(bytes(stdout[: end[0]])), bytes(stdout[end[1] : end[1] + EXCERPT_BYTES])
+    return bytes(stdout[: end[0]]), bytes(stdout[end[1] : end[1] + EXCERPT_BYTES])

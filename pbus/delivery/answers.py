@@ -24,7 +24,7 @@ _PHP_ERROR: Final = re.compile(rb"(?:Fatal|Parse) error(?:</b>)?: +([^\n]*)")
 _NO_SCRIPT: Final = (b"File not found.", b"No input file specified.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """
     A whole answer, whichever way it came.
@@ -130,7 +130,7 @@ def _oversize(answer: Answer) -> str:
     Only php's own message about *this* request counts: its figure must be ours.
     """
     for text in (answer.stderr, answer.body):
-        match = _OVERSIZE.search(text)
+        match = _OVERSIZE.search(text) if text else None
         if match is not None and int(match[1]) == answer.sent_bytes:
             return (
                 f"the request of {answer.sent_bytes} bytes is above php's post_max_size of {int(match[2])}: "

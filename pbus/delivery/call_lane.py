@@ -87,7 +87,12 @@ class Rests:
 
 
 class Rate:
-    """Finished jobs a second and their mean size, over the last few windows. Pure: time is passed in."""
+    """
+    How many jobs are about PREFETCH_S of work, by what was finished last. Pure: time is passed in.
+
+    Looked at every _RATE_WINDOW_S, and earlier where jobs turn out to be fast, so that the first
+    claims of a backlog grow quickly.
+    """
 
     def __init__(self) -> None:
         self._since_s = 0.0
@@ -100,7 +105,7 @@ class Rate:
         self._jobs += 1
         self._bytes += size
         elapsed_s = now_s - self._since_s
-        if elapsed_s < _RATE_WINDOW_S:
+        if elapsed_s < _RATE_WINDOW_S and (self._jobs < 2 * self.prefetch + 16 or elapsed_s <= 0.0):
             return
         jobs = math.ceil(self._jobs / elapsed_s * PREFETCH_S) if elapsed_s < 1.0 else 0
         mean_bytes = max(1, self._bytes // self._jobs)

@@ -8,10 +8,11 @@ context, both checked, are the exceptions). What is the same for every job is en
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from pbus.clock import Clock
-from pbus.codec import fastcgi, pepper
+from pbus.codec import fastcgi, headers, pepper
 from pbus.config import schema
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
@@ -57,6 +58,8 @@ class FastcgiClient:
         self._script = ""
         self._script_until_s = 0.0
         self._constant = b""
+        self._last_block = b""
+        self._last_fields: Mapping[str, str] = {}
         self.target = ""
 
     def encode(self, delivery: Delivery) -> tuple[bytes, int]:
@@ -85,9 +88,9 @@ class FastcgiClient:
         if self._clock.monotonic_s() >= self._script_until_s:
             self._resolve()
         varying = (
-            fastcgi.name_value("REQUEST_URI", uri)
-            + fastcgi.name_value("HTTP_TRACEPARENT", traceparent)
-            + fastcgi.name_value("CONTENT_LENGTH", str(len(form)))
+            fastcgi.name_value(b"REQUEST_URI", uri.encode())
+            + fastcgi.name_value(b"HTTP_TRACEPARENT", traceparent.encode())
+            + fastcgi.name_value(b"CONTENT_LENGTH", b"%d" % len(form))
         )
         return b"".join((
             self._constant, fastcgi.record(fastcgi.PARAMS, varying), fastcgi.PARAMS_END, fastcgi.stdin(form),
@@ -125,16 +128,16 @@ class FastcgiClient:
     def read(self, call: Exchange[fastcgi.ReplyReader], sent_bytes: int, run_s: float) -> Outcome:
         """What a whole answer means."""
         reader = call.reader
-        stderr = bytes(reader.stderr)
+        error = ""
         try:
-            fields, body = fastcgi.cgi_answer(reader.stdout)
-            error = ""
+            block, body = fastcgi.cgi_answer(reader.stdout)
+            fields = self._parsed(block)
         except ValueError as problem:
             fields, body = {}, bytes(reader.stdout[: fastcgi.EXCERPT_BYTES])
             error = f"not acknowledged: polluted headers: {problem}"
         answer = answers.Answer(
-            headers=fields, body=body, status=_status(fields), stderr=stderr, sent_bytes=sent_bytes, run_s=run_s,
-            target=self.target, resent=call.resent,
+            headers=fields, body=body, status=_status(fields), stderr=bytes(reader.stderr), sent_bytes=sent_bytes,
+            run_s=run_s, target=self.target, resent=call.resent,
         )
         if reader.protocol_status != fastcgi.REQUEST_COMPLETE:
             verdict, text = _PROTOCOL.get(
@@ -146,7 +149,14 @@ class FastcgiClient:
         return answers.pepper(answer, self._clock.wall_s())
 
 
-def _status(fields: dict[str, str]) -> int:
+    def _parsed(self, block: bytes) -> Mapping[str, str]:
+        """A script answers with the same headers again and again: the last block is remembered."""
+        if block != self._last_block:
+            self._last_fields, self._last_block = headers.fields(block), block
+        return self._last_fields
+
+
+def _status(fields: Mapping[str, str]) -> int:
     """The number in the CGI header ``Status``; 0 without one."""
-    number = fields.get("status", "")[:3]
+    number = fields.get("status", "0")[:3]
     return int(number) if number.isascii() and number.isdigit() else 0
