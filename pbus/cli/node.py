@@ -1,0 +1,102 @@
+"""
+``pbus start | stop | restart | status``: this machine's bus as a whole.
+
+Rule: ``start`` turns into the master; the others only talk to it through its sockets. What a
+failed start has to say is printed where the person is, with ``--daemon`` too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from pbus.cli.context import Context, pass_context
+from pbus.cli.output import output_option
+from pbus.errors import Exit, NotRunning, PbusError
+
+_ASK_S: Final = 10.0
+_STOP_SPARE_S: Final = 10.0
+_EVERY_S: Final = 0.05
+
+
+@click.command()
+@click.option("--daemon", is_flag=True, help="Return when the bus is ready, and leave it running.")
+@pass_context
+def start(context: Context, daemon: bool) -> int:
+    """Start the bus, in the foreground or with --daemon."""
+    settings = context.settings()
+    from pbus import app
+    from pbus.cli.daemon import Foreground, start_daemon
+    from pbus.supervisor.master import Master
+
+    if daemon:
+        return start_daemon(context.output, settings)
+    return Master(app.plan(settings), Foreground(context.output, settings)).run()
+
+
+@click.command()
+@click.option("--fast", is_flag=True, help="Do not wait for running jobs; they run again later.")
+@pass_context
+def stop(context: Context, fast: bool) -> int:
+    """Stop the bus; running jobs may finish (see node.grace)."""
+    _stop_and_wait(context.settings().node.run_dir, fast)
+    context.output.say("stopped")
+    return Exit.DONE
+
+
+@click.command()
+@pass_context
+def restart(context: Context) -> int:
+    """Stop the bus and start it again with --daemon; an invalid configuration changes nothing."""
+    settings = context.settings()
+    from pbus.cli.daemon import start_daemon
+
+    try:
+        _stop_and_wait(settings.node.run_dir, fast=False)
+        context.output.say("stopped")
+    except NotRunning:
+        context.output.say("was not running")
+    return start_daemon(context.output, settings)
+
+
+@click.command()
+@output_option
+@pass_context
+def status(context: Context) -> int:
+    """
+    Show processes, topics and problems.
+
+    Exits with 0 when running, 3 when not running, 4 when degraded.
+    """
+    from pbus.cli.status_view import document, lines
+    from pbus.supervisor.control import call
+
+    answer: dict[str, Any] = call(context.settings().node.run_dir, "status", _ASK_S, reads=True)["status"]
+    if context.output.form == "table":
+        for line in lines(answer, context.output):
+            context.output.line(line)
+    else:
+        document(answer, context.output)
+    return Exit.DEGRADED if answer["state"] == "degraded" else Exit.DONE
+
+
+def _stop_and_wait(run_dir: str, fast: bool) -> None:
+    """
+    Ask the master to stop and wait until it is gone.
+
+    Raises:
+        NotRunning: there is none.
+        PbusError: it is still there long after its grace.
+    """
+    from pbus.clock import SystemClock
+    from pbus.supervisor import lock
+    from pbus.supervisor.control import call
+
+    clock = SystemClock()
+    answer = call(run_dir, "stop", _ASK_S, fast=fast)
+    deadline = clock.monotonic_s() + answer["grace_s"] + _STOP_SPARE_S
+    while lock.holder(run_dir):
+        if clock.monotonic_s() > deadline:
+            raise PbusError(f"pid {answer['pid']} is still there; its log says why")
+        clock.sleep(_EVERY_S)

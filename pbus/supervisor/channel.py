@@ -1,0 +1,190 @@
+"""
+Connections of the master that carry frames, and the one wait for all of them.
+
+Rule: nothing here blocks and every buffer has a bound. A peer that does not read is dropped, one
+that announces more than it may is dropped; the master's loop never notices either.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from pbus.codec import frames
+
+_READ_BYTES: Final = 256 * 1024
+
+
+class Channel:
+    """
+    One non-blocking connection.
+
+    Attributes:
+        closed: It is over: end of file, an error, or a peer that broke a bound.
+        lost: Frames that were not sent because the peer did not read.
+    """
+
+    def __init__(self, sock: socket.socket, *, send_bytes: int, receive_bytes: int) -> None:
+        """
+        Args:
+            sock: The connection; this object owns it from now on.
+            send_bytes: What may wait to be sent.
+            receive_bytes: The largest frame the peer may send.
+        """
+        sock.setblocking(False)
+        self._sock = sock
+        self._send_bytes = send_bytes
+        self._receive_bytes = receive_bytes
+        self._reader = frames.FrameReader()
+        self._out = bytearray()
+        self.closed = False
+        self.lost = 0
+
+    def fileno(self) -> int:
+        """Its descriptor, -1 once closed."""
+        return self._sock.fileno()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What has been sent but not taken by the kernel."""
+        return len(self._out)
+
+    def send(self, data: bytes) -> bool:
+        """Send an encoded frame, now or when the peer reads; False: it does not, the frame is lost."""
+        if self.closed or len(self._out) + len(data) > self._send_bytes:
+            self.lost += 1
+            return False
+        self._out += data
+        self.flush()
+        return not self.closed
+
+    def flush(self) -> None:
+        """Hand to the kernel what it takes."""
+        while self._out and not self.closed:
+            try:
+                sent = self._sock.send(self._out)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+                return
+            del self._out[:sent]
+
+    def receive(self) -> list[dict[str, Any]]:
+        """The frames that have arrived; closes at the end of file and on anything that is not a frame."""
+        try:
+            data = self._sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return []
+        try:
+            arrived = self._reader.feed(data)
+        except frames.FrameError:
+            self.close()
+            return []
+        if self._reader.pending_bytes > self._receive_bytes:
+            self.close()
+        return arrived
+
+    def close(self) -> None:
+        """
+        It is over; idempotent.
+
+        The descriptor is given back by ``release``: while a selector knows its number, nobody else
+        may get it.
+        """
+        self.closed = True
+        self._out.clear()
+
+    def release(self) -> None:
+        """Close, and give the descriptor back."""
+        self.close()
+        self._sock.close()
+
+
+class Switchboard:
+    """The master's only wait: wake-ups, callers and children in one selector."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._channels: dict[int, tuple[Channel, Callable[[dict[str, Any]], None], Callable[[], None]]] = {}
+
+    def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+        """Call *accepted* with each connection that comes in on *sock*."""
+
+        def accept() -> None:
+            try:
+                connection, _ = sock.accept()
+            except OSError:  # gone again, or no descriptor left: the next turn tries again
+                return
+            accepted(connection)
+
+        self._selector.register(sock, selectors.EVENT_READ, accept)
+
+    def watch(self, descriptor: int, readable: Callable[[], None]) -> None:
+        """Call *readable* whenever *descriptor* can be read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, readable)
+
+    def unwatch(self, descriptor: int | socket.socket) -> None:
+        """Forget a descriptor, or a listening socket."""
+        self._selector.unregister(descriptor)
+
+    def connect(
+        self, channel: Channel, on_frame: Callable[[dict[str, Any]], None], on_close: Callable[[], None]
+    ) -> None:
+        """Call *on_frame* with each frame that arrives on *channel*, *on_close* once when it is over."""
+        self._channels[channel.fileno()] = (channel, on_frame, on_close)
+        self._selector.register(channel.fileno(), selectors.EVENT_READ, channel)
+
+    def hang_up(self, channel: Channel) -> None:
+        """Close *channel* from our side; its ``on_close`` is not called."""
+        if channel.fileno() in self._channels:
+            self._forget(channel.fileno())
+        channel.release()
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait until something happens, at most *timeout_s*, and handle all of it."""
+        self._tend()
+        for key, mask in self._selector.select(timeout_s):
+            if not isinstance(key.data, Channel):
+                key.data()
+                continue
+            if mask & selectors.EVENT_WRITE:
+                key.data.flush()
+            if mask & selectors.EVENT_READ and key.fd in self._channels:
+                self._receive(key.fd)
+        self._tend()
+
+    def close(self) -> None:
+        """Close every channel and the selector itself (a forked child does, first thing)."""
+        for channel, _, _ in self._channels.values():
+            channel.release()
+        self._channels.clear()
+        self._selector.close()
+
+    def _receive(self, descriptor: int) -> None:
+        channel, on_frame, _ = self._channels[descriptor]
+        for frame in channel.receive():
+            on_frame(frame)
+
+    def _tend(self) -> None:
+        """Ask for what each channel needs now; bury the closed ones."""
+        for descriptor, (channel, _, on_close) in list(self._channels.items()):
+            if channel.closed:
+                self._forget(descriptor)
+                on_close()
+                continue
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.waiting_bytes else 0)
+            if self._selector.get_key(descriptor).events != wanted:
+                self._selector.modify(descriptor, wanted, channel)
+
+    def _forget(self, descriptor: int) -> None:
+        channel, _, _ = self._channels.pop(descriptor)
+        self._selector.unregister(descriptor)
+        channel.release()

@@ -1,0 +1,118 @@
+"""
+A child as the master sees it: one handle a life, from the fork to the reaping.
+
+Rule: facts only. What to do about them is decided by ``reconcile`` and done by ``Children``.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+from pbus.codec import frames
+from pbus.supervisor import process
+from pbus.supervisor.channel import Channel
+from pbus.supervisor.health import Sample
+from pbus.supervisor.reconcile import Place, Seen
+from pbus.supervisor.roles import RoleSpec
+from pbus.supervisor.scoreboard import Slot, SlotView
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """
+    One life of one child. One owner: the master's ``Children``.
+
+    Attributes:
+        spec, index: Which child of which role.
+        n: Serial number within the master's life; with the slot's index it makes the owner.
+        boot, generation: What it was born into.
+        slot, pid, channel: Its row, its process, our end of its control socket.
+        born_s: Monotonic time of the fork.
+        ready_s: When it said that its boot is over; None before.
+        draining_since: When it was told to drain; None before.
+        killed: It was sent KILL because a grace was over.
+        condemned: It was sent KILL on demand (the timeout of a job): its death counts against nobody.
+        failure: Why it cannot start, as it said itself.
+        problems: What it wants people to know, by name.
+        lanes: What it said about its topics, by (queue, topic).
+        sample: Memory and processor, last time anybody looked.
+    """
+
+    spec: RoleSpec
+    index: int
+    n: int
+    boot: str
+    generation: int
+    slot: Slot
+    pid: int
+    channel: Channel
+    born_s: float
+    ready_s: float | None = None
+    draining_since: float | None = None
+    killed: bool = False
+    condemned: bool = False
+    failure: str = ""
+    problems: dict[str, str] = field(default_factory=dict)
+    lanes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    sample: Sample = field(default_factory=Sample)
+
+    @property
+    def place(self) -> Place:
+        """Where it lives."""
+        return (self.spec.role, self.spec.path, self.index)
+
+    @property
+    def name(self) -> str:
+        """What people call it: ``delivery 0``, ``consumer gift/credit 1``."""
+        return (self.spec.title or self.spec.role).format(index=self.index)
+
+    @property
+    def seen(self) -> Seen:
+        """The facts that deciding needs."""
+        return Seen(
+            n=self.n, place=self.place, generation=self.generation, stage=self.spec.drain_stage,
+            draining_since=self.draining_since, killed=self.killed,
+        )
+
+    @property
+    def state(self) -> str:
+        """``boot``, ``ready`` or ``draining``."""
+        return "draining" if self.draining_since is not None else self.slot.state
+
+    def tell(self, kind: str, **fields: Any) -> bool:
+        """Send it a frame; False: it does not read."""
+        return self.channel.send(frames.encode(kind, **fields))
+
+    def drain(self, now: float) -> None:
+        """Tell it to finish what runs and to exit."""
+        self.draining_since = now
+        self.tell("drain")
+        if self.ready_s is None:
+            # It may not have come to listening yet; then the signal ends it, and nothing is lost by that.
+            process.kill(self.pid, signal.SIGTERM, group=False)
+
+    def kill(self) -> None:
+        """End it now, and what it started."""
+        process.kill(self.pid, signal.SIGKILL, self.spec.own_group)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A child that is no more: its handle, the row it left, minus the signal or the status it ended with."""
+
+    handle: Handle
+    row: SlotView
+    exit_status: int
+
+    @property
+    def how(self) -> str:
+        """For people: ``exit status 1``, ``killed by SIGSEGV``, with its own words if it had any."""
+        if self.exit_status < 0:
+            try:
+                return f"killed by {signal.Signals(-self.exit_status).name}"
+            except ValueError:
+                return f"killed by signal {-self.exit_status}"
+        said = f" ({self.handle.failure})" if self.handle.failure else ""
+        return f"exit status {self.exit_status}{said}"

@@ -1,0 +1,195 @@
+"""
+The house a bus lives in: its folders, its locks, its earlier boots and its listening sockets.
+
+    folders -> pid lock -> (wait for the children of an earlier life) -> listeners -> open
+
+Rule: nothing here waits. What cannot be had yet is tried again each turn until a deadline, so the
+master hears signals and answers ``pbus status`` in the meantime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Final
+
+from pbus.clock import Clock
+from pbus.config.values import Address
+from pbus.errors import BootError, Exit
+from pbus.supervisor import listeners
+from pbus.supervisor.lock import BootLocks, PidLock
+from pbus.supervisor.plan import Plan
+from pbus.supervisor.spawn import identity
+from pbus.telemetry import log as logs
+
+PORT_WAIT_S: Final = 10.0
+AFTER_GRACE_S: Final = 5.0
+"""Children of a dead master are gone after the grace and so much more."""
+
+_UNIX_MODE: Final = 0o666
+_TOPIC_LOGS: Final = "topic"
+
+
+class House:
+    """
+    One owner: the master.
+
+    Attributes:
+        uid, gid: Of ``node.user`` and ``node.status_group``, -1 where none is configured.
+        boot: Name of the boot that lives now; empty before the house is open.
+        boot_lock_fd: Its lock.
+        doors: Listener name -> listening socket.
+        over: Earlier boots that nobody lives in any more and that are not forgotten yet.
+        living: Earlier boots that somebody still lives in.
+    """
+
+    def __init__(self, plan: Plan, clock: Clock) -> None:
+        self._plan = plan
+        self._clock = clock
+        self.uid, self.gid = identity(plan.user, plan.status_group)
+        self.boot = ""
+        self.boot_lock_fd = -1
+        self.doors: dict[str, socket.socket] = {}
+        self.over: list[str] = []
+        self.living: list[str] = []
+        self._holders: list[int] = []
+        self._since: float | None = None
+        self._refused_since: float | None = None
+        self._refused: Address | None = None
+
+    def move_in(self) -> None:
+        """
+        Make the folders and take the pid lock.
+
+        Raises:
+            BootError: another master lives here (75), or a folder cannot be written (77).
+        """
+        plan = self._plan
+        group = bool(plan.status_group)
+        self._folder(plan.run_dir, 0o710 if group else 0o700, self.gid)
+        self._folder(plan.data_dir, 0o750)
+        if plan.log_dir != "-":
+            self._folder(plan.log_dir, 0o750)
+            self._folder(os.path.join(plan.log_dir, _TOPIC_LOGS), 0o750)
+        self._pid_lock = PidLock(plan.run_dir, self._clock)
+        self._pid_lock.take()
+        self._boots = BootLocks(plan.run_dir)
+
+    def open(self) -> bool:
+        """
+        One step towards being open; True once it is: nobody of an earlier life is left, all is bound.
+
+        Raises:
+            BootError: a door cannot be had (75 after ten seconds of trying, 77, 78).
+        """
+        if self.boot:
+            return True
+        if not self._alone() or not self._bound():
+            return False
+        self.begin_boot()
+        return True
+
+    def begin_boot(self) -> None:
+        """A new boot; copies of the old one's lock live on in the children that were born into it."""
+        if self.boot_lock_fd >= 0:
+            os.close(self.boot_lock_fd)
+        self.boot, self.boot_lock_fd = self._boots.begin()
+
+    def look_at_boots(self) -> bool:
+        """
+        Look who of an earlier life is left; True when that changed.
+
+        Cheap while there was none: the folder then holds our own lock only.
+        """
+        before = (self.over, self.living)
+        self.over, self.living = self._boots.others(self.boot)
+        return (self.over, self.living) != before
+
+    def forget_boots(self, boots: list[str]) -> None:
+        """Their claims went back: nothing is left of them."""
+        for boot in boots:
+            if boot in self.over:
+                self._boots.forget(boot)
+        self.over = [boot for boot in self.over if boot not in boots]
+
+    @property
+    def waits_for(self) -> str:
+        """Why it is not open yet, one sentence; empty when nothing is in the way."""
+        if self.boot:
+            return ""
+        if self.living:
+            pids = ", ".join(str(pid) for pid in self._holders) or "unknown"
+            return f"processes of an earlier life have not left yet (pid {pids}): waiting until they have finished"
+        if self._refused is not None:
+            return f"{self._refused} is in use: trying again for {PORT_WAIT_S:g} s"
+        return ""
+
+    def move_out(self) -> None:
+        """Give everything back, the pid lock last."""
+        for name, sock in self.doors.items():
+            sock.close()
+            listeners.remove(self._plan.doors[name].path)
+        if self.boot:
+            os.close(self.boot_lock_fd)
+        self._pid_lock.give_back()
+
+    def forget(self) -> None:
+        """In a forked child: the pid lock is not for children (the doors and the boot lock may be)."""
+        os.close(self._pid_lock.fd)
+
+    def give_logs_away(self) -> None:
+        """Children that run as another user append to the same log file."""
+        if self.uid != -1:
+            with contextlib.suppress(OSError):
+                os.chown(os.path.join(self._plan.log_dir, logs.FILE_NAME), self.uid, -1)
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def _alone(self) -> bool:
+        """Whether everybody of an earlier life has left, or has had the time to."""
+        now = self._clock.monotonic_s()
+        if self._since is None:
+            self._since = now
+        self.look_at_boots()
+        if self.living and not self._holders:
+            self._holders = [pid for boot in self.living for pid in self._boots.holders(boot)]
+        return not self.living or now >= self._since + self._plan.grace_s + AFTER_GRACE_S
+
+    def _bound(self) -> bool:
+        """Bind what is not bound yet."""
+        for name, address in self._plan.doors.items():
+            if name not in self.doors and not self._bind(name, address):
+                return False
+        return True
+
+    def _bind(self, name: str, address: Address) -> bool:
+        try:
+            self.doors[name] = listeners.bind(address, _UNIX_MODE if name.startswith("ingest.") else 0o600, self.uid)
+        except listeners.Busy:
+            now = self._clock.monotonic_s()
+            if self._refused != address or self._refused_since is None:
+                self._refused, self._refused_since = address, now
+            if now >= self._refused_since + PORT_WAIT_S:
+                raise BootError(listeners.in_use(address), Exit.TEMPORARY) from None
+            return False
+        return True
+
+    def _folder(self, path: str, mode: int, gid: int = -1) -> None:
+        """Make *path* ours; a folder that somebody made before keeps its mode."""
+        try:
+            if not os.path.isdir(path):
+                os.makedirs(path, mode, exist_ok=True)
+                os.chmod(path, mode)
+            if (self.uid, gid) != (-1, -1):
+                os.chown(path, self.uid, gid)
+            if gid != -1:
+                os.chmod(path, mode)
+        except OSError as error:
+            raise BootError(f"cannot make the folder {path}: {error.strerror}", _status(error)) from error
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise BootError(f"cannot write to the folder {path}", Exit.NO_PERMISSION)
+
+
+def _status(error: OSError) -> Exit:
+    return Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.CONFIG

@@ -1,0 +1,362 @@
+"""
+The master: forks and supervises everything, and does nothing else.
+
+    take_signals -> reap -> keep_house -> decide -> act -> sleep
+
+Rule: one thread, plain Python, no gevent, no storage, no network but its control sockets. Every
+duty is short and none waits, except ``sleep``, which waits for all of them. Deciding is a pure
+function (``reconcile``); acting is ``Children``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import os
+import signal
+from typing import Any, Final, Protocol
+
+import setproctitle
+
+from pbus.clock import Clock, SystemClock
+from pbus.errors import BootError, Exit
+from pbus.supervisor import health, reconcile
+from pbus.supervisor.channel import Switchboard
+from pbus.supervisor.children import Children
+from pbus.supervisor.control import Caller, Door, Request
+from pbus.supervisor.follow import HEARS as WATCH
+from pbus.supervisor.follow import Followers
+from pbus.supervisor.handle import Death, Handle
+from pbus.supervisor.house import House
+from pbus.supervisor.notify import Notifier
+from pbus.supervisor.numbers import HEARS as NUMBERS
+from pbus.supervisor.numbers import NumberDesk, Numbers
+from pbus.supervisor.plan import Plan
+from pbus.supervisor.relay import BOOTS, Relay
+from pbus.supervisor.scoreboard import Scoreboard
+from pbus.supervisor.signals import Signals
+from pbus.supervisor.spawn import Nursery
+from pbus.supervisor.status import Facts, build
+from pbus.telemetry import log as logs
+from pbus.telemetry.rotate import rotate
+
+FAST_S: Final = 1.0
+"""The grace of a fast stop."""
+
+_TICK_S: Final = 1.0
+_OPENING_S: Final = 0.1
+_SPARE_SLOTS: Final = 128
+_ENDS_A_START: Final = (Exit.TEMPORARY, Exit.NO_PERMISSION, Exit.CONFIG)
+_SILENT_S: Final = 10.0
+
+
+class Announcer(Protocol):
+    """Whoever started the bus and wants to hear how it goes."""
+
+    def waiting(self, why: str) -> None:
+        """The start takes longer, because of *why*."""
+
+    def ready(self, pid: int, problems: list[str]) -> None:
+        """The start of the master *pid* is over; with *problems* the bus is degraded."""
+
+
+class Master:
+    """One life of a node's bus. ``run`` is all of it."""
+
+    def __init__(self, plan: Plan, announcer: Announcer, clock: Clock | None = None) -> None:
+        self._plan = plan
+        self._announcer = announcer
+        self._clock = clock if clock is not None else SystemClock()
+        logs.configure(plan.log, plan.log_dir, secrets=plan.secrets, clock=self._clock, node=plan.node, role="master")
+        self._log = logs.get()
+        self._born_s = self._clock.monotonic_s()
+        self._signals = Signals()
+        self._switchboard = Switchboard()
+        self._house = House(plan, self._clock)
+        slots = 2 * sum(spec.count for spec in plan.roles) + _SPARE_SLOTS
+        self._children = Children(
+            plan.roles, plan.backoff, Scoreboard(slots, self._clock), self._switchboard,
+            self._hear, self._clock,
+        )
+        self._followers = Followers(lambda: self._children.hearing(WATCH), self._clock)
+        self._numbers = NumberDesk(lambda: self._children.hearing(NUMBERS), self._clock)
+        self._relay = Relay(self._children, self._followers, self._numbers, self._house, self._fence, self._clock)
+        self._door = Door(plan.run_dir, self._switchboard, {
+            "ping": Request(lambda caller, _: caller.answer(pid=os.getpid()), reads=True),
+            "status": Request(self._asked_for_status, reads=True),
+            "watch": Request(self._followers.begin, reads=True),
+            "stop": Request(self._asked_to_stop),
+        })
+        self._notifier = Notifier()
+        self._round = health.Round()
+        self._own = health.Sample()
+        self._generation = 1
+        self._started = False
+        self._stopping_since: float | None = None
+        self._grace_s = plan.grace_s
+        self._failure: BootError | None = None
+        self._births_wait = False
+        self._tick_at = 0.0
+        self._day: datetime.date | None = None
+        self._announced = ""
+
+    # -- the roster ---------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """
+        Live until told to stop.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            BootError: it could not start; everything is given back.
+        """
+        self._house.move_in()
+        try:
+            self._move_in()
+            while not self._over:
+                self.take_signals()
+                self.reap()
+                self.keep_house()
+                self.act(self.decide())
+                self.sleep()
+        finally:
+            self._move_out()
+        if self._failure is not None:
+            raise self._failure
+        return Exit.DONE
+
+    def take_signals(self) -> None:
+        """Do what the signals that came ask for."""
+        for signum in self._signals.take():
+            if signum in (signal.SIGTERM, signal.SIGINT):
+                self._stop(fast=self._stopping_since is not None, why=signum.name)
+            elif signum == signal.SIGQUIT:
+                self._children.signal_all(signal.SIGQUIT)  # each writes its stack to stderr
+                self._stop(fast=True, why=signum.name)
+            elif signum == signal.SIGUSR1:
+                self._reopen_logs()
+            elif signum == signal.SIGHUP:
+                self._log.warning("master.hup", text="a changed configuration takes effect with 'pbus restart'")
+
+    def reap(self) -> None:
+        """Bury the dead. Who gives their claims back reads the scoreboard."""
+        for death in self._children.reap():
+            self._judge_start(death)
+
+    def keep_house(self) -> None:
+        """While starting, the doors; once a second what slowly changes: health, earlier boots, the day's logs."""
+        if not self._house.boot and self._stopping_since is None:
+            self._open()
+        self._numbers.settle()
+        self._followers.settle()
+        now = self._clock.monotonic_s()
+        if now >= self._tick_at:
+            self._tick_at = now + _TICK_S
+            self._tick()
+
+    def decide(self) -> list[reconcile.Action]:
+        """What to do with the children now."""
+        if not self._house.boot:
+            return []
+        return reconcile.reconcile(self._wanted(), [child.seen for child in self._children], self._clock.monotonic_s())
+
+    def act(self, actions: list[reconcile.Action]) -> None:
+        """Do it; then see whether that was the end of the start."""
+        self._births_wait = self._children.perform(actions, self._nursery, self._generation) if actions else False
+        if not self._started and self._stopping_since is None and self._house.boot:
+            self._finish_start()
+
+    def sleep(self) -> None:
+        """Wait for a signal, a frame, a caller, or the time at which a duty has something to do by itself."""
+        now = self._clock.monotonic_s()
+        if self._births_wait or self._over:
+            self._switchboard.turn(0.0)
+            return
+        due = min(self._tick_at, self._numbers.next_s, self._followers.next_s)
+        if self._house.boot:
+            due = min(due, reconcile.due(self._wanted(), [child.seen for child in self._children], now))
+        else:
+            due = min(due, now + _OPENING_S)
+        self._switchboard.turn(max(0.0, due - now))
+
+    # -- start --------------------------------------------------------------------------------
+
+    def _move_in(self) -> None:
+        plan = self._plan
+        setproctitle.setproctitle(f"pbus: master {plan.node}")
+        self._signals.install()
+        self._switchboard.watch(self._signals.fileno(), lambda: None)
+        self._door.open(self._house.uid, self._house.gid)
+        self._log.info("master.starting", run_dir=plan.run_dir)
+        self._house.give_logs_away()
+        gc.collect()
+        gc.freeze()  # children share these pages as long as no collection touches them
+
+    def _open(self) -> None:
+        """One step towards the first children."""
+        try:
+            opened = self._house.open()
+        except BootError as error:
+            self._fail(error)
+            return
+        why = self._house.waits_for
+        if not opened and why and why != self._announced:
+            self._announced = why
+            self._announcer.waiting(why)
+            self._log.warning("master.waiting", why=why)
+
+    def _finish_start(self) -> None:
+        """READY is when every role that is needed is ready (or given up)."""
+        if not self._children.settled(self._generation):
+            return
+        self._started = True
+        self._log.info("master.ready", took_s=round(self._clock.monotonic_s() - self._born_s, 3))
+        self._notifier.ready(self._sentence())
+        self._announcer.ready(os.getpid(), self._problems())
+
+    def _judge_start(self, death: Death) -> None:
+        """A needed role that says at the first start that it can never work ends the start."""
+        hopeless = death.handle.failure and death.exit_status in _ENDS_A_START and death.handle.spec.needed
+        if hopeless and not self._started and self._stopping_since is None:
+            self._fail(BootError(f"{death.handle.name}: {death.handle.failure}", Exit(death.exit_status)))
+
+    def _fail(self, error: BootError) -> None:
+        self._failure = error
+        self._log.error("master.failed", reason=str(error), exit_status=int(error.exit_status))
+        self._stop(fast=True, why="failed start")
+
+    # -- stop ---------------------------------------------------------------------------------
+
+    @property
+    def _over(self) -> bool:
+        return self._stopping_since is not None and not len(self._children)
+
+    def _stop(self, fast: bool, why: str) -> None:
+        """Begin to stop, or hurry a stop that has begun. Nothing turns it back."""
+        if self._stopping_since is None or (fast and self._grace_s > FAST_S):
+            self._stopping_since = self._clock.monotonic_s()
+            self._grace_s = min(self._grace_s, FAST_S) if fast else self._grace_s
+            self._log.info("master.stopping", why=why, fast=fast, grace_s=self._grace_s)
+            self._notifier.stopping()
+
+    def _move_out(self) -> None:
+        self._door.close()
+        self._house.move_out()
+        self._log.info("master.stopped")
+        self._switchboard.close()
+        self._signals.close()
+
+    # -- children -----------------------------------------------------------------------------
+
+    def _wanted(self) -> reconcile.Wanted:
+        return self._children.wanted(self._generation, self._grace_s, self._stopping_since)
+
+    @property
+    def _nursery(self) -> Nursery:
+        plan = self._plan
+        return Nursery(
+            node=plan.node, boot=self._house.boot, boot_lock_fd=self._house.boot_lock_fd, run_dir=plan.run_dir,
+            log_dir=plan.log_dir, log_settings=plan.log, secrets=plan.secrets, grace_s=plan.grace_s, user=plan.user,
+            scoreboard=self._children.scoreboard, clock=self._clock, listeners=self._house.doors, forget=self._forget,
+        )
+
+    def _forget(self) -> None:
+        """In a forked child: close what the master has open and the child must not even know."""
+        self._switchboard.close()
+        self._signals.close()
+        self._door.forget()
+        self._house.forget()
+
+    def _hear(self, child: Handle, frame: dict[str, Any]) -> None:
+        self._relay.hear(child, frame)
+
+    def _fence(self, child: Handle) -> None:
+        """Our boot was declared dead: everybody goes on under a new one. Said by each of the old children."""
+        if child.generation != self._generation or self._stopping_since is not None:
+            return
+        old = self._house.boot
+        self._house.begin_boot()
+        self._generation += 1
+        self._log.error("master.fenced", by=child.name, old_boot=old, new_boot=self._house.boot)
+
+    def _look_at_boots(self) -> None:
+        """Earlier boots have ended: whoever asks the store gives their claims back."""
+        if self._house.look_at_boots():
+            for child in self._children.hearing(BOOTS):
+                self._relay.tell_boots(child)
+
+    # -- once a second ------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._round.turn(list(self._children))
+        self._rotate()
+        if self._house.boot:
+            self._look_at_boots()
+        if self._started:
+            self._notifier.status(self._sentence())
+
+    def _rotate(self) -> None:
+        """A file a day (UTC, as the lines' times are)."""
+        today = datetime.datetime.fromtimestamp(self._clock.wall_s(), datetime.UTC).date()
+        if today != self._day:
+            self._day = today
+            if rotate(self._plan.log_dir, self._plan.log.days, today):
+                self._reopen_logs()
+
+    def _reopen_logs(self) -> None:
+        logs.reopen()
+        self._log.info("log.reopened")
+        self._house.give_logs_away()
+        self._children.tell_all("logs")
+
+    # -- callers ------------------------------------------------------------------------------
+
+    def _asked_to_stop(self, caller: Caller, frame: dict[str, Any]) -> None:
+        fast = bool(frame.get("fast"))
+        caller.answer(pid=os.getpid(), grace_s=FAST_S if fast else self._grace_s)
+        self._stop(fast=fast, why="asked")
+
+    def _asked_for_status(self, caller: Caller, _: dict[str, Any]) -> None:
+        self._numbers.ask(lambda numbers: self._tell_status(caller, numbers))
+
+    def _tell_status(self, caller: Caller, numbers: Numbers) -> None:
+        children = sorted(self._children, key=lambda child: child.n)
+        health.look_at_all(children)
+        self._own.look(os.getpid())
+        now = self._clock.monotonic_s()
+        caller.answer(status=build(Facts(
+            state=self._state, node=self._plan.node, generation=self._generation, now_s=now, problems=self._problems(),
+            master={
+                "role": "master", "pid": os.getpid(), "state": self._state, "rss_bytes": self._own.rss_bytes,
+                "uptime_s": round(now - self._born_s, 3), "restarts": 0, "running": 0, "index": 0, "path": "",
+            },
+            children=children, restarts={child.n: self._children.restarts(child.place) for child in children},
+            fatal_paths=self._children.fatal_paths(), topics=self._plan.topics, numbers=numbers,
+        )))
+
+    @property
+    def _state(self) -> str:
+        if self._stopping_since is not None:
+            return "stopping"
+        return "running" if self._started else "starting"
+
+    def _problems(self) -> list[str]:
+        why = self._house.waits_for
+        return [*([why] if why else []), *self._children.problems().values(), *self._silent()]
+
+    def _silent(self) -> list[str]:
+        """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""
+        now = self._clock.monotonic_s()
+        return [
+            f"{child.name}: no sign of life for {now - beat_s:.0f} s"
+            for child in self._children
+            if child.ready_s is not None and not child.spec.own_group
+            and (beat_s := child.slot.read().beat_s) < now - _SILENT_S
+        ]
+
+    def _sentence(self) -> str:
+        """One line for ``systemctl status``."""
+        problems = self._problems()
+        return f"degraded: {problems[0]}" if problems else f"running, {len(self._children)} processes"

@@ -1,0 +1,48 @@
+"""
+What the composition root hands to the master: everything it needs to know, nothing it could look up.
+
+Rule: read-only. The master never sees the settings of a role; they travel in ``RoleSpec.args``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pbus.config.schema import Backoff, Log
+from pbus.config.values import Address
+from pbus.supervisor.roles import RoleSpec
+from pbus.supervisor.status import TopicFact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """
+    One configuration, as far as the master is concerned.
+
+    Attributes:
+        node: Name of this node.
+        run_dir, data_dir, log_dir: Absolute; log_dir may be ``-``.
+        grace_s: How long running jobs may finish on stop.
+        user, status_group: ``[node]``.
+        backoff: ``[supervise.backoff]``.
+        log: ``[log]``.
+        secrets: Values that must not reach the log.
+        roles: Kinds of children.
+        doors: Listener name -> address, for everything that is bound.
+        topics: For ``pbus status``.
+    """
+
+    node: str
+    run_dir: str
+    data_dir: str
+    log_dir: str
+    grace_s: float
+    user: str = ""
+    status_group: str = ""
+    backoff: Backoff = field(default_factory=Backoff)
+    log: Log = field(default_factory=Log)
+    secrets: tuple[str, ...] = ()
+    roles: tuple[RoleSpec, ...]
+    doors: Mapping[str, Address]
+    topics: tuple[TopicFact, ...] = ()

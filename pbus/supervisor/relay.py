@@ -1,0 +1,107 @@
+"""
+What children say to the master, and where it goes: a table of frames.
+
+    ready                         its boot is over
+    problem {name, text}          for pbus status; an empty text lifts it
+    fail {text, exit_status}      why it cannot start
+    fenced                        its boot was declared dead: everybody gets a new one
+    kill {owner}                  the job that process runs is out of time
+    lane {queue, topic, state, reason, concurrency}
+    watching {id}                 it publishes job events now
+    event {event}                 a job event for followers
+    numbers {id, topics, problem} answer to ``numbers {id}``
+    forgotten {boots}             nothing of these earlier boots is left in any store
+
+Rule: a child is of the same program, yet a frame that makes no sense is logged and dropped; it never
+ends the master.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pbus.clock import Clock
+from pbus.core.names import Owner
+from pbus.supervisor.children import Children
+from pbus.supervisor.follow import Followers
+from pbus.supervisor.handle import Handle
+from pbus.supervisor.house import House
+from pbus.supervisor.numbers import NumberDesk
+from pbus.telemetry import log as logs
+
+BOOTS: Final = "boots"
+
+Act = Callable[[Handle, Mapping[str, Any]], None]
+
+
+class Relay:
+    """Hears every child. One owner: the master."""
+
+    def __init__(
+        self, children: Children, followers: Followers, numbers: NumberDesk, house: House,
+        fence: Callable[[Handle], None], clock: Clock,
+    ) -> None:
+        """*fence* is called when a child finds that its boot was declared dead."""
+        self._children = children
+        self._followers = followers
+        self._numbers = numbers
+        self._house = house
+        self._clock = clock
+        self._log = logs.get()
+        self._table: dict[str, Act] = {
+            "ready": self._ready,
+            "problem": self._problem,
+            "fail": self._fail,
+            "fenced": lambda child, _: fence(child),
+            "kill": self._kill,
+            "lane": self._lane,
+            "watching": lambda child, _: followers.watching(child),
+            "event": lambda _, frame: followers.spread(frame["event"]),
+            "numbers": lambda _, frame: numbers.heard(dict(frame)),
+            "forgotten": lambda _, frame: house.forget_boots(list(frame["boots"])),
+        }
+
+    def hear(self, child: Handle, frame: dict[str, Any]) -> None:
+        """One frame of *child*."""
+        act = self._table.get(frame["kind"])
+        try:
+            if act is None:
+                raise LookupError(f"no frame is called {frame['kind']!r}")
+            act(child, frame)
+        except (LookupError, TypeError, ValueError) as error:
+            self._log.error("child.senseless", child=child.name, frame=frame["kind"], err=str(error))
+
+    def _ready(self, child: Handle, _: Mapping[str, Any]) -> None:
+        child.ready_s = self._clock.monotonic_s()
+        took_s = round(child.ready_s - child.born_s, 3)
+        self._log.info("child.ready", child=child.name, child_pid=child.pid, took_s=took_s)
+        self._followers.introduce(child)
+        if BOOTS in child.spec.hears:
+            self.tell_boots(child)
+
+    def tell_boots(self, child: Handle) -> None:
+        """Which earlier boots are over, and which live on: all that are not forgotten yet."""
+        child.tell(BOOTS, over=self._house.over, living=self._house.living)
+
+    def _problem(self, child: Handle, frame: Mapping[str, Any]) -> None:
+        name, text = str(frame["name"]), str(frame["text"])
+        if text:
+            child.problems[name] = text
+            self._log.warning("child.problem", child=child.name, problem=name, text=text)
+        elif child.problems.pop(name, ""):
+            self._log.info("child.problem_over", child=child.name, problem=name)
+
+    def _fail(self, child: Handle, frame: Mapping[str, Any]) -> None:
+        child.failure = str(frame["text"])
+
+    def _kill(self, child: Handle, frame: Mapping[str, Any]) -> None:
+        owner = Owner.parse(frame["owner"])
+        done = self._children.kill_owner(owner)
+        self._log.warning("child.condemned", by=child.name, owner=frame["owner"], found=done)
+
+    def _lane(self, child: Handle, frame: Mapping[str, Any]) -> None:
+        child.lanes[frame["queue"], frame["topic"]] = {
+            "state": str(frame["state"]), "reason": str(frame.get("reason", "")),
+            "concurrency": int(frame.get("concurrency") or 0),
+        }

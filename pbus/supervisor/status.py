@@ -1,0 +1,119 @@
+"""
+What ``pbus status`` answers, put together from what the master knows. Pure: facts in, one map out.
+
+Rule: a topic is as bad as the worst that is known about it, and the bus is *degraded* as long as
+there is a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pbus.supervisor.handle import Handle
+from pbus.supervisor.numbers import Numbers
+from pbus.supervisor.scoreboard import SlotView
+
+WORST_LAST: Final = ("running", "draining", "paused", "down", "fatal")
+"""States of a topic that this version knows, from good to bad."""
+
+_COUNTS: Final = ("ready", "running", "delayed", "dead", "done_total", "failed_total")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFact:
+    """
+    A topic of the configuration.
+
+    Attributes:
+        queue, topic: Its name.
+        at_least, at_most: Bounds of its concurrency.
+        has_consumers: It is run by processes of its own.
+        pulled: Its jobs are fetched; nothing of ours runs them.
+    """
+
+    queue: str
+    topic: str
+    at_least: int
+    at_most: int
+    has_consumers: bool = False
+    pulled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that the status is made of; see ``build`` for the shape it gets."""
+
+    state: str
+    node: str
+    generation: int
+    now_s: float
+    problems: Sequence[str]
+    master: Mapping[str, Any]
+    children: Sequence[Handle]
+    restarts: Mapping[int, int]
+    fatal_paths: frozenset[str]
+    topics: Sequence[TopicFact]
+    numbers: Numbers
+
+
+def build(facts: Facts) -> dict[str, Any]:
+    """The document of ``pbus status -o json`` without its ``v``; processes also carry their index and path."""
+    problems = [*facts.problems, *([facts.numbers.problem] if facts.numbers.problem else [])]
+    state = "degraded" if facts.state == "running" and problems else facts.state
+    return {
+        "state": state,
+        "node": facts.node,
+        "generation": facts.generation,
+        "problems": problems,
+        "processes": [dict(facts.master), *(_process(facts, child) for child in facts.children)],
+        "topics": [_topic(facts, topic) for topic in facts.topics],
+    }
+
+
+def _process(facts: Facts, child: Handle) -> dict[str, Any]:
+    row: SlotView = child.slot.read()
+    return {
+        "role": child.spec.role,
+        "pid": child.pid,
+        "state": child.state,
+        "rss_bytes": child.sample.rss_bytes,
+        "uptime_s": round(facts.now_s - child.born_s, 3),
+        "restarts": facts.restarts.get(child.n, 0),
+        "running": row.running,
+        "index": child.index,
+        "path": child.spec.path,
+    }
+
+
+def _topic(facts: Facts, topic: TopicFact) -> dict[str, Any]:
+    name, path = (topic.queue, topic.topic), f"{topic.queue}/{topic.topic}"
+    known = facts.numbers.topics.get(name, {})
+    lanes = [child.lanes[name] for child in facts.children if name in child.lanes]
+    consumers = [child for child in facts.children if child.spec.path == path]
+    now = len(consumers) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
+    return {
+        "queue": topic.queue,
+        "topic": topic.topic,
+        "state": _topic_state(facts, path, lanes),
+        **{count: int(known.get(count, 0)) for count in _COUNTS},
+        "oldest_wait_s": round(float(known.get("oldest_wait_s", 0.0)), 3),
+        "concurrency": {"now": now, "min": topic.at_least, "max": topic.at_most},
+        "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
+        "consumers": [child.pid for child in consumers],
+        "reason": next((lane["reason"] for lane in lanes if lane.get("reason")), ""),
+    }
+
+
+def _topic_state(facts: Facts, path: str, lanes: Iterable[Mapping[str, Any]]) -> str:
+    states = [lane["state"] for lane in lanes]
+    if path in facts.fatal_paths:
+        states.append("fatal")
+    if facts.state == "stopping":
+        states.append("draining")
+    return max(states, key=_badness, default="running")
+
+
+def _badness(state: str) -> int:
+    return WORST_LAST.index(state) if state in WORST_LAST else len(WORST_LAST)
