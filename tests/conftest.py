@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from tests.support import leftovers
+from tests.support.bus import bus_factory  # noqa: F401 - a fixture for every test that wants a real bus
 from tests.support.waiting import until
 
 _ROOT = Path(__file__).parent
