@@ -292,8 +292,8 @@ class PullHandler:
 class Concurrency:
     """``concurrency = { min, max }`` or one number."""
 
-    min: int = setting("processes or calls at once, at least", "int", 1, least=0, most=10_000)
-    max: int = setting("at most (without effect until this version scales by itself)", "int", 1, least=1, most=10_000)
+    min: int = setting("processes or calls at once; concurrency = 8 is { min = 8, max = 8 }", "int", 1, least=0, most=10_000)
+    max: int = setting("at most; default: min; without effect yet, this version does not scale by itself", "int", 1, least=1, most=10_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +347,7 @@ class Topic:
     concurrency: Concurrency = setting("calls or processes at once", "table", of=Concurrency)
     catch_up_s: float = setting("the backlog should be gone within this time", "duration", 10.0, key="catch_up", later=True)
     timeout_s: float = setting("longest attempt; 0s: none", "duration", 60.0, key="timeout", least=0)
-    retry: Retry = setting("when a failed delivery is tried again", "table", of=Retry)
+    retry: Retry = setting("when a failed delivery is tried again; whichever bound ends first", "table", of=Retry)
     on_unknown: str = setting("an attempt that may have run", "str", "retry", one_of=("retry", "hold"), later=True)
     brake: Brake = setting("gentleness after a poisoned deploy", "table", of=Brake, later=True)
     rate_per_s: float = setting("jobs a second", "rate", 0.0, key="rate", later=True)
@@ -397,7 +397,7 @@ class Queue:
     dedupe_window_s: float = setting("a dedupe key counts for", "duration", 600.0, key="dedupe_window", later=True)
     ttl_s: float = setting("jobs older than this are not run; 0s: never", "duration", 0.0, key="ttl", later=True)
     index: list[str] = setting("JSON values by which jobs are found", "strings", [], later=True)
-    topic: Mapping[str, Topic] = setting("its topics", "tables", {}, of=Topic)
+    topic: Mapping[str, Topic] = setting("a subscription: sees every job of the queue, has exactly one handler (fastcgi, http, python, command or pull)", "tables", {}, of=Topic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,16 +405,16 @@ class Settings:
     """The whole tree. Read-only; a reload makes a new one."""
 
     node: Node = setting("this machine's bus", "table", of=Node)
-    ingest: Ingest = setting("the door", "table", of=Ingest)
+    ingest: Ingest = setting("the door for producers and pull consumers", "table", of=Ingest)
     delivery: DeliveryRole = setting("the children that call handlers", "table", of=DeliveryRole)
     dashboard: Dashboard = setting("health endpoints", "table", of=Dashboard)
     log: Log = setting("logs", "table", of=Log)
     trace: Trace = setting("the story of each job", "table", of=Trace)
     supervise: Supervise = setting("how children are kept alive", "table", of=Supervise)
-    storage: Mapping[str, Storage] = setting("where jobs are kept", "tables", {}, of=Storage)
-    system: Mapping[str, System] = setting("business systems", "tables", {}, of=System)
-    backend: Mapping[str, Backend] = setting("addresses shared by topics", "tables", {}, of=Backend)
-    queue: Mapping[str, Queue] = setting("logs that producers push to", "tables", {}, of=Queue)
+    storage: Mapping[str, Storage] = setting("where jobs are kept; without any: main = sqlite:pbus.db", "tables", {}, of=Storage)
+    system: Mapping[str, System] = setting("a business system that owns queues; queues without one belong to 'default'", "tables", {}, of=System)
+    backend: Mapping[str, Backend] = setting("an address shared by topics: one pool, one limit, whoever uses it", "tables", {}, of=Backend)
+    queue: Mapping[str, Queue] = setting("a log that producers push to", "tables", {}, of=Queue)
     cron: Mapping[str, Any] = setting("timed jobs", "json", {}, later=True)
     program: Mapping[str, Any] = setting("other daemons", "json", {}, later=True)
     notify: Mapping[str, Any] = setting("where alarms go", "json", {}, later=True)

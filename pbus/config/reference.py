@@ -1,0 +1,138 @@
+"""
+The reference of the configuration, written from the schema:
+
+    python -m pbus.config.reference > docs/configuration.md
+
+Rule: nothing about a key is said twice. Words that belong to no single key stand in ``INTRODUCTION``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+from pbus.config.build import default_of, key_of, written
+from pbus.config.schema import Settings
+
+INTRODUCTION: Final = """\
+# Configuration
+
+<!-- Written by `python -m pbus.config.reference > docs/configuration.md`; change pbus/config/schema.py instead. -->
+
+pbus reads a folder of TOML files. It is the folder after `-c` (anywhere on the line of any command), else
+`$PBUS_CONFIG`, else `./conf.d`, else `/etc/pbus/conf.d`.
+
+`pbus config check` prints everything that is wrong, one line a problem, as `file: key: what is wrong`, and exits 78; or
+it says what is defined and exits 0. `pbus config show [KEY]` prints what is in effect and which file says so; secrets
+are shown as `***`. A bus does not start on a configuration that has a problem.
+
+## How files become one tree
+
+- All `*.toml` files of the folder and of the folders below it are read, in name order, into one tree. Hidden files and
+  folders (`.name`) are left out.
+- Tables may be spread over files. A key may be set in one file only.
+- A folder below it belongs to the business system of its name: a file in `conf.d/live/` may define queues only, and
+  these belong to system `live`. A queue that other files define for somebody else cannot be touched from there.
+- `${VAR}` in a text is taken from the environment; it must be set. `$${VAR}` stays `${VAR}`.
+- Relative paths are relative to the parent of the folder. When the folder is below `/etc`, `run_dir`, `data_dir` and
+  `log_dir` are `/run/pbus`, `/var/lib/pbus` and `/var/log/pbus` unless they are set.
+
+## How values are written
+
+| kind | written | means |
+|---|---|---|
+| duration | `"250ms"` `"10s"` `"5m"` `"2h"` `"7d"` | `"0s"` is none, where none makes sense |
+| size | `"512B"` `"64KiB"` `"1MiB"` `"4GiB"` | bytes; `KB`, `MB`, `GB` are powers of 1000 |
+| rate | `"100/s"` `"90/m"` | `""` is no limit |
+| share, percentage | `0.5`, `"50%"` | part of a whole |
+| address | `"127.0.0.1:12018"` `"[::1]:12018"` `"unix:PATH"` | |
+| name | `"gift"` | letters, digits, `_`, `.`, `-`; at most 64; not starting with `.` or `-` |
+
+Passwords are better kept in files of their own: `password_file` names a file whose one line is the password.
+
+Keys marked **later** are read and checked, but their features are not part of this version: setting them to anything
+but the default is an error that says so. *Takes effect* says what a change needs: `live` keys are read at once,
+`respawn` keys by new children, `restart` keys by `pbus restart`. This version reads its configuration when it starts,
+so for now a change of any key needs `pbus restart`.
+"""
+
+
+def reference() -> str:
+    """The whole page, Markdown."""
+    parts = [INTRODUCTION]
+    for field in dataclasses.fields(Settings):
+        parts += _tables(field, "")
+    return "\n".join(parts)
+
+
+def _tables(field: dataclasses.Field[Any], above: str) -> Iterator[str]:
+    """The part about the table that *field* is, and about the tables within it."""
+    meta, of = field.metadata, field.metadata["of"]
+    name = above + key_of(field)
+    if of is None:
+        yield f"## `[{name}.NAME]`\n\n{_sentence(meta['help'])}{_later(meta, ' ')}\n"
+        return
+    if meta["kind"] == "tables":
+        name += f".{'TOPIC' if name.endswith('topic') else 'NAME'}"
+    yield f"## `[{name}]`\n\n{_sentence(meta['help'])}{_later(meta, ' ')}\n"
+    nested = [inner for inner in dataclasses.fields(of) if inner.metadata["kind"] in ("table", "tables")]
+    plain = [inner for inner in dataclasses.fields(of) if inner not in nested]
+    if plain:
+        yield "| key | default | kind | takes effect | |\n|---|---|---|---|---|"
+        yield "".join(f"{_row(inner)}\n" for inner in plain)
+    for inner in nested:
+        yield from _tables(inner, f"{name}.")
+
+
+def _row(field: dataclasses.Field[Any]) -> str:
+    meta = field.metadata
+    default = default_of(field)
+    shown = "required" if default is dataclasses.MISSING else f"`{_toml(written(meta['kind'], default))}`"
+    text = meta["help"] + _bounds(meta) + _later(meta, "; ")
+    return f"| `{key_of(field)}` | {shown} | {_kind(meta)} | {meta['effect']} | {text} |"
+
+
+def _kind(meta: Any) -> str:
+    """``duration``, or the choices where there is a choice."""
+    kinds = {"str": "text", "strings": "list of texts", "params": "table of texts", "int": "number", "float": "number",
+             "bool": "true or false", "json": "table", "percent": "percentage", "addresses": "list of addresses"}
+    choices = ", ".join(f"`\"{choice}\"`" for choice in meta["one_of"])
+    if meta["one_of"] and meta["kind"] == "str":
+        return choices
+    kind = kinds.get(meta["kind"], cast(str, meta["kind"]))
+    return f"{kind} or {choices}" if choices else kind
+
+
+def _bounds(meta: Any) -> str:
+    words = {"at least": meta["least"], "at most": meta["most"]}
+    said = [f"{word} {_plain(meta['kind'], bound)}" for word, bound in words.items() if bound]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _plain(kind: str, bound: float) -> str:
+    return f"{bound:g}" if kind == "float" else str(written(kind, bound))
+
+
+def _later(meta: Any, before: str) -> str:
+    return f"{before}**later**" if meta["later"] else ""
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _toml(value: Any) -> str:
+    """*value* as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return "{}" if isinstance(value, dict) else str(value)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
