@@ -1,0 +1,186 @@
+"""
+Queues and topics as clients name them, and who may do what to them.
+
+    identity     made by                         may
+    nobody       connecting                      push to and look at queues without a password, pull from their
+                                                 topics without one: from this machine only
+    queue        AUTH gift PW                    push, look
+    system       AUTH live PW                    the same, for every queue of that system
+    topic        AUTH gift/credit PW             pull from and look at that topic
+
+What nobody may do from this machine, everybody else on it may do too. A topic without a password of
+its own takes its queue's. Rule: a name from the network is looked up, never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from pbus.config.schema import Queue, System
+from pbus.core.names import topic_path
+from pbus.core.retry import RetryPolicy
+
+Kind = Literal["nobody", "queue", "system", "topic"]
+_NO_PASSWORD: Final = hashlib.sha256(b"").digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TopicEntry:
+    """A topic as pulls and looks need it; ``open``: no password guards it (from this machine)."""
+
+    queue: str
+    name: str
+    pull: bool
+    max_open: int
+    open: bool
+    retry: RetryPolicy
+
+    @property
+    def path(self) -> str:
+        """``gift/credit``."""
+        return topic_path(self.queue, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """A queue as pushes and looks need it; ``open``: no password guards it (from this machine)."""
+
+    name: str
+    system: str
+    storage: str
+    pepper: bool
+    open: bool
+    topics: Mapping[str, TopicEntry]
+
+
+@dataclass(eq=False, slots=True)
+class Access:
+    """
+    What a connection may do: its identity, and whether its peer is on this machine.
+
+    Attributes:
+        routes: Keys this identity has pushed to; the committer's cache, one entry a queue name.
+    """
+
+    kind: Kind
+    name: str
+    local: bool
+    routes: dict[bytes, object] = field(default_factory=dict)
+
+    def may_push(self, queue: QueueEntry) -> bool:
+        """Whether it may push to *queue*."""
+        if queue.open and self.local:
+            return True
+        return (self.kind, self.name) in (("queue", queue.name), ("system", queue.system))
+
+    def may_look(self, queue: QueueEntry, topic: TopicEntry | None) -> bool:
+        """Whether it may see the numbers of *queue*, or of one topic of it."""
+        return self.may_push(queue) or (topic is not None and self.may_pull(topic))
+
+    def may_pull(self, topic: TopicEntry) -> bool:
+        """Whether it may take jobs from *topic*."""
+        return (topic.open and self.local) or (self.kind == "topic" and self.name == topic.path)
+
+
+class Directory:
+    """
+    Every name that clients may use, and the identities behind passwords.
+
+    Args:
+        queues, systems: As configured.
+    """
+
+    def __init__(self, queues: Mapping[str, Queue], systems: Mapping[str, System]) -> None:
+        self.queues = {name: _entry(name, queue) for name, queue in queues.items()}
+        self._names: dict[bytes, QueueEntry] = {}
+        self._passwords: dict[str, tuple[Kind, tuple[bytes, ...]]] = {}
+        for name, queue in queues.items():
+            self._names[name.encode()] = self.queues[name]
+            self._names.update({alias.encode(): self.queues[name] for alias in queue.alias})
+            self._add_passwords(name, queue)
+        for name, system in systems.items():
+            self._passwords.setdefault(name, ("system", tuple(_digest(word) for word in system.passwords)))
+        self.any_open = any(queue.open for queue in self.queues.values())
+        self._given: dict[tuple[str, str, bool], Access] = {}
+
+    def _add_passwords(self, name: str, queue: Queue) -> None:
+        own = tuple(_digest(word) for word in queue.password.splitlines())
+        self._passwords[name] = ("queue", own)
+        for topic, settings in queue.topic.items():
+            words = tuple(_digest(word) for word in settings.password.splitlines())
+            self._passwords[topic_path(name, topic)] = ("topic", words or own)
+
+    def queue(self, key: bytes) -> QueueEntry | None:
+        """The queue of that name or alias."""
+        return self._names.get(key)
+
+    def topic(self, key: bytes) -> tuple[QueueEntry | None, TopicEntry | None]:
+        """
+        The queue and topic of ``gift/credit`` (or ``alias/credit``).
+
+        A queue alone means its only pull topic, so that a program that pops from an alias goes on.
+        Either part is None where there is no such thing.
+        """
+        queue = self._names.get(key)
+        if queue is not None:
+            pulls = [topic for topic in queue.topics.values() if topic.pull]
+            return queue, pulls[0] if len(pulls) == 1 else None
+        name, _, topic = key.rpartition(b"/")
+        queue = self._names.get(name)
+        return queue, queue.topics.get(topic.decode("utf-8", "replace")) if queue else None
+
+    def nobody(self, local: bool) -> Access:
+        """The identity of a connection before AUTH."""
+        return self._access("nobody", "", local)
+
+    def authenticate(self, name: str, password: bytes, local: bool) -> Access | None:
+        """
+        The identity *name* proves with *password*; None when it does not.
+
+        What has no password is entered with an empty one, from this machine. Takes the same time
+        for a wrong name as for a wrong password.
+        """
+        kind, digests = self._passwords.get(name, ("nobody", (_NO_PASSWORD,)))
+        if not digests:
+            digests = (_NO_PASSWORD,) if local and kind != "system" else ()
+        digest = _digest_bytes(password)
+        matches = [hmac.compare_digest(digest, known) for known in digests]
+        return self._access(kind, name, local) if any(matches) and kind != "nobody" else None
+
+    def _access(self, kind: Kind, name: str, local: bool) -> Access:
+        """One object per identity, shared by its connections: 10,000 of them know one cache."""
+        key = (kind, name, local)
+        access = self._given.get(key)
+        if access is None:
+            access = self._given[key] = Access(kind, name, local)
+        return access
+
+    def known(self, access: Access) -> bool:
+        """Whether a connection has anything to do here: it is somebody, or something is open to it."""
+        return access.kind != "nobody" or (access.local and self.any_open)
+
+
+def _entry(name: str, queue: Queue) -> QueueEntry:
+    topics = {}
+    for topic, settings in queue.topic.items():
+        pull = settings.pull
+        topics[topic] = TopicEntry(
+            queue=name, name=topic, pull=pull is not None, max_open=pull.max_open if pull is not None else 0,
+            open=not queue.password and not settings.password, retry=settings.retry.policy,
+        )
+    return QueueEntry(
+        name=name, system=queue.system, storage=queue.storage, pepper=queue.pepper, open=not queue.password,
+        topics=topics,
+    )
+
+
+def _digest(password: str) -> bytes:
+    return _digest_bytes(password.encode())
+
+
+def _digest_bytes(password: bytes) -> bytes:
+    return hashlib.sha256(password).digest()

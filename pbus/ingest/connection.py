@@ -1,0 +1,427 @@
+"""
+One client's connection: a state machine driven by readiness, no greenlet of its own.
+
+    readable -> recv -> parser -> commands -> replies -> one send -> (the rest when writable)
+                          ^          |
+                          |          +-- pushes: tickets at the committer, answered in order
+                          +--------------- any other command waits until those are answered;
+                                           one that asks the store holds up what follows it
+
+Rule: everything that makes up a connection is explicit in its fields (identity, protocol, name, what
+it waits for, input not used, output not sent), nothing hides on a stack. Replies leave in the order
+of the commands, one each. What it holds is bounded: it is not read from while too much waits.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import enum
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from pbus.codec.resp import Event, RequestParser, Run, TooBig
+from pbus.codec.resp_reply import error
+from pbus.errors import ProtocolError
+from pbus.ingest import commands, pulls
+from pbus.ingest.access import Access
+from pbus.ingest.committer import Committer, Ticket
+from pbus.ingest.puller import Pop
+
+if TYPE_CHECKING:
+    from pbus.ingest.server import Server
+
+COMMANDS_A_TURN: Final = 64
+"""Fairness: nobody gets more done in one turn of the loop."""
+RECV_BYTES: Final = 64 * 1024
+SEND_BYTES: Final = 256 * 1024
+UNPARSED_BYTES: Final = 64 * 1024
+"""Input kept while what was read before waits for something."""
+IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024
+"""Pushes of one connection that wait for the store, beyond which it is not read from."""
+LINGER_S: Final = 1.0
+"""How long a refused connection is still read from, so that its last reply is not lost to a reset."""
+_READ: Final = 1
+_WRITE: Final = 2
+
+
+class State(enum.Enum):
+    """
+    Life of a connection.
+
+        OPEN --EOF from the client------> ENDING --everything is answered-----------> CLOSED
+          | ---QUIT, garbage on the wire-> SHUT --replies sent, client gone or LINGER_S-> CLOSED
+    """
+
+    OPEN = "open"
+    ENDING = "ending"
+    SHUT = "shut"
+    CLOSED = "closed"
+
+
+class Connection:
+    """
+    A client, from accept to close. Its owner is the server; it runs in callbacks of the loop.
+
+    Attributes:
+        id: Number within this child, for CLIENT ID.
+        server: Where it came in.
+        peer: Address as text.
+        access: Who it is and what it may do.
+        protocol: 2 or 3.
+        name, library: As the client set them.
+        began_s: Monotonic time of its accept.
+        pop: The command it is blocked in, if it is one that takes jobs.
+    """
+
+    __slots__ = (
+        "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending", "_queue", "_reader",
+        "_reading", "_shut_s", "_socket", "_started_s", "_state", "_stuck_s", "_unsent", "_waiting", "_writer",
+        "access", "began_s", "id", "library", "name", "peer", "pop", "protocol", "server",
+    )
+
+    def __init__(self, server: Server, sock: Any, number: int, peer: str, access: Access) -> None:
+        self.id = number
+        self.server = server
+        self.peer = peer
+        self.protocol = 2
+        self.name = b""
+        self.library: dict[str, str] | None = None
+        self.began_s = server.clock.monotonic_s()
+        self.pop: Pop | None = None
+        self._socket = sock
+        self._state = State.OPEN
+        self._parser = RequestParser(server.limits_of(access))
+        self._queue: list[Event] = []                 # parsed, not executed
+        self._pending: collections.deque[Ticket] | None = None
+        self._in_flight_bytes = 0
+        self._waiting = False                         # a command is not answered yet and nothing may overtake it
+        self._paused = False                          # the committer is full
+        self._out: list[bytes] = []                   # replies of this turn
+        self._unsent: bytearray | None = None         # what the kernel did not take, and since when it stands still
+        self._stuck_s = 0.0
+        self._started_s: float | None = None          # since when a command is incomplete
+        self._shut_s = 0.0
+        self._on_sent: list[Callable[[bool], None]] | None = None
+        self._reader = server.loop.io(sock.fileno(), _READ)
+        self._writer: Any = None
+        self._reading = True
+        self.become(access)
+        self._reader.start(self._readable)
+
+    # -- for commands -------------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        """Nothing can be sent to it any more."""
+        return self._state is State.CLOSED or self._state is State.SHUT
+
+    def become(self, access: Access) -> None:
+        """Another identity, and its limits."""
+        self.access = access
+        self._parser.limits = self.server.limits_of(access)
+        # The limits of what follows AUTH are known after AUTH only.
+        self._most = COMMANDS_A_TURN if self.server.directory.known(access) else 1
+
+    def submit(self, ticket: Ticket, committer: Committer) -> None:
+        """Have pushes stored; their replies take their place among the others."""
+        if self._pending is None:
+            self._pending = collections.deque()
+        self._pending.append(ticket)
+        self._in_flight_bytes += ticket.size
+        committer.submit(ticket)
+        if committer.full:
+            self._paused = True
+            committer.pause(self)
+
+    def refuse(self, reply: bytes) -> None:
+        """The answer to a command that goes nowhere, in its place among the others."""
+        if self._pending:
+            self._pending.append(Ticket(self, reply=reply))
+        else:
+            self._out.append(reply)
+
+    def wait(self) -> None:
+        """The command at hand is answered later (``reply``); nothing of this client overtakes it."""
+        self._waiting = True
+
+    def reply(self, reply: bytes, on_sent: Callable[[bool], None] | None = None) -> None:
+        """
+        The answer that was waited for.
+
+        Args:
+            on_sent: Called once: True when the reply was handed to the kernel, False when it never will be.
+        """
+        self._waiting = False
+        self.pop = None
+        if self.gone:
+            if on_sent is not None:
+                on_sent(False)
+            return
+        self._out.append(reply)
+        if on_sent is not None:
+            self._on_sent = [*(self._on_sent or []), on_sent]
+        self.proceed()
+
+    def popped(self, pop: Pop) -> None:
+        """The pop it was blocked in is over."""
+        pulls.answer(self, pop)
+
+    def shut(self) -> None:
+        """Send what there is to send, and do nothing of what follows."""
+        self._state = State.SHUT
+        self._queue = []
+        self._shut_s = self.server.clock.monotonic_s()
+        self.server.watch(self)
+
+    # -- for the committer --------------------------------------------------------------------
+
+    def answered(self, ticket: Ticket) -> None:
+        """A ticket has its reply; it leaves when all before it have theirs."""
+        self._in_flight_bytes -= ticket.size
+        pending = self._pending
+        while pending and (reply := pending[0].reply) is not None:
+            self._out.append(reply)
+            pending.popleft()
+        if not pending:
+            self._pending = None
+
+    def proceed(self) -> None:
+        """Something it waited for has come: go on."""
+        self._paused = False
+        if self._state is not State.CLOSED:
+            self._work()
+            self._regulate()
+
+    # -- for the server -----------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """It is between two commands: nothing is owed in either direction."""
+        return not (
+            self._queue or self._pending or self._waiting or self._out or self._unsent is not None
+            or self._parser.partial or self._parser.unparsed_bytes
+        )
+
+    def check(self, now_s: float) -> bool:
+        """Once a second while watched: close it if it is too slow; False when nothing is to be watched."""
+        limits = self.server.limits
+        if self._state is State.SHUT and now_s - self._shut_s >= LINGER_S:
+            self.close()
+        elif self._unsent is not None and now_s - self._stuck_s >= limits.unread_time_s:
+            self.server.note_slow(self, "does not read its replies")
+            self.close()
+        elif self._started_s is not None:
+            if not self._reading:
+                self._started_s = now_s               # we kept it waiting
+            elif now_s - self._started_s >= limits.command_time_s:
+                self.server.note_slow(self, "did not complete its command")
+                text = f"ERR the command was not complete after {limits.command_time_s:g} s: not stored"
+                self._out.append(error(text))
+                self.shut()
+                self._flush()
+        return self._state is State.SHUT or self._unsent is not None or self._started_s is not None
+
+    def drain(self) -> None:
+        """Close it if it is idle and has sent nothing more; else it is asked again."""
+        if self._state is State.OPEN and self.idle:
+            self._readable()
+        if self.idle:
+            self.close()
+
+    def close(self) -> None:
+        """Forget it; what it pushed is stored all the same, what it was about to take goes back."""
+        if self._state is State.CLOSED:
+            return
+        self._state = State.CLOSED
+        self._reader.stop()
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+        self._socket.close()
+        self._queue, self._out, self._unsent = [], [], None
+        if self.pop is not None:
+            self.server.cancel(self.pop)
+            self.pop = None
+        self._tell_sent(False)
+        self.server.closed(self)
+
+    # -- input --------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(RECV_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self._ended()
+            return
+        if self._state is State.SHUT:
+            return
+        self._parser.feed(data)
+        if not self._waiting:
+            self._work()
+        self._regulate()
+
+    def _ended(self) -> None:
+        """The client sends nothing more: what it sent is answered; who is blocked wants no answer."""
+        if self._state is State.SHUT or self.pop is not None:
+            self.close()
+            return
+        self._state = State.ENDING
+        self._work()
+        self._regulate()
+
+    def _work(self) -> None:
+        """Execute what is complete, a bounded number of commands; the rest in the next turn."""
+        budget = COMMANDS_A_TURN
+        while not (self._waiting or self.gone or self._clogged):
+            if not self._queue:
+                if budget <= 0:
+                    self.server.later(self)
+                    break
+                self._queue = self._parser.parse(min(budget, self._most))
+                if not self._queue:
+                    break
+                self._started_s = None
+            done = self._execute()
+            if not done:
+                break
+            budget -= done
+        self._flush()
+        if self._parser.partial and self._started_s is None and self._state is State.OPEN:
+            self._started_s = self.server.clock.monotonic_s()
+            self.server.watch(self)
+
+    def _execute(self) -> int:
+        """Events of the queue until one has to wait for those before it; how many commands that was."""
+        queue, done = self._queue, 0
+        for place, event in enumerate(queue):
+            if type(event) is Run:
+                if commands.push_run(self, event):
+                    done += len(event.lasts)
+                    continue
+                self._queue = [[*event.head, last] for last in event.lasts] + queue[place + 1:]
+                return done or self._execute()
+            if self._pending and commands.is_barrier(event):
+                self._queue = queue[place:]
+                return done
+            done += 1
+            self._run(event)
+            if self._waiting or self.gone:
+                self._queue = queue[place + 1:] if self._waiting else []
+                return done
+        self._queue = []
+        return done
+
+    def _run(self, event: Event) -> None:
+        if isinstance(event, list):
+            reply = commands.execute(self, event)
+            if reply is not None:
+                self._out.append(reply)
+        elif isinstance(event, TooBig):
+            commands.refuse_too_big(self, event)
+        elif isinstance(event, ProtocolError):
+            self.server.note_garbage(self, event.reply)
+            self._out.append(error(event.reply))
+            self.shut()
+
+    def _regulate(self) -> None:
+        """Read on, or wait until what was read is dealt with."""
+        if self._state is State.CLOSED:
+            return
+        wanted = self._state is State.SHUT or (
+            self._state is State.OPEN
+            and not self._paused
+            and not self._clogged
+            and self._in_flight_bytes <= IN_FLIGHT_BYTES
+            and self._parser.unparsed_bytes <= UNPARSED_BYTES
+        )
+        if wanted is not self._reading:
+            self._reading = wanted
+            if wanted:
+                self._reader.start(self._readable)
+            else:
+                self._reader.stop()
+
+    # -- output -------------------------------------------------------------------------------
+
+    @property
+    def _clogged(self) -> bool:
+        """The client leaves too many replies unread."""
+        return self._unsent is not None and len(self._unsent) > self.server.limits.unread_bytes
+
+    def _flush(self) -> None:
+        """Send the replies of this turn at once."""
+        out = self._out
+        if out and self._state is not State.CLOSED:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self._out = []
+            if self._unsent is None:
+                self._send(data)
+            else:
+                self._unsent += data
+        if self._unsent is None:
+            self._all_sent()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent < len(data):
+            self._unsent = bytearray(data[sent:])
+            self._stuck_s = self.server.clock.monotonic_s()
+            self.server.watch(self)
+            if self._writer is None:
+                self._writer = self.server.loop.io(self._socket.fileno(), _WRITE)
+            self._writer.start(self._writable)
+
+    def _writable(self) -> None:
+        unsent = self._unsent
+        if unsent is None:
+            return
+        try:
+            sent = self._socket.send(bytes(unsent[:SEND_BYTES]))
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        clogged = self._clogged
+        del unsent[:sent]
+        if not clogged or not self._clogged:          # too far behind counts from when it fell behind
+            self._stuck_s = self.server.clock.monotonic_s()
+        if not unsent:
+            self._unsent = None
+            self._writer.stop()
+        self.proceed()
+
+    def _all_sent(self) -> None:
+        """The kernel has everything."""
+        if self._on_sent is not None:
+            self._tell_sent(self._state is not State.CLOSED)
+        if self._state is State.SHUT:
+            with contextlib.suppress(OSError):        # the client may have gone first
+                self._socket.shutdown(socket.SHUT_WR)
+        elif self._state is State.ENDING and self._all_answered:
+            self.close()
+
+    @property
+    def _all_answered(self) -> bool:
+        """Every command that came completely has its reply."""
+        return not (self._queue or self._pending or self._waiting or self._parser.unparsed_bytes)
+
+    def _tell_sent(self, sent: bool) -> None:
+        """Whoever waits for replies to leave hears of it once."""
+        waiting, self._on_sent = self._on_sent or [], None
+        for on_sent in waiting:
+            on_sent(sent)

@@ -1,0 +1,72 @@
+"""Looking: LLEN, XLEN, HGETALL. The store is asked each time; nothing is remembered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pbus.codec.resp_reply import encode, error, integer
+from pbus.ingest.access import QueueEntry, TopicEntry
+from pbus.ingest.words import shown
+from pbus.storage.driver import TopicNumbers
+
+if TYPE_CHECKING:
+    from pbus.ingest.connection import Connection
+
+
+def backlog(connection: Connection, arguments: list[bytes]) -> bytes | None:
+    """``LLEN queue``, ``LLEN queue/topic``, ``XLEN``: what waits."""
+    found = _find(connection, arguments[1])
+    if isinstance(found, bytes):
+        return found
+    queue, topic = found
+    store = connection.server.stores[queue.storage]
+    if topic is None:
+        connection.server.ask(connection, lambda: integer(store.backlog(queue.name)))
+    else:
+        name = (queue.name, topic.name)
+        connection.server.ask(connection, lambda: integer(store.numbers().get(name, TopicNumbers()).ready))
+    return None
+
+
+def numbers(connection: Connection, arguments: list[bytes]) -> bytes | None:
+    """``HGETALL queue``, ``HGETALL queue/topic``: counts by state; of a queue, the sums over its topics."""
+    found = _find(connection, arguments[1])
+    if isinstance(found, bytes):
+        return found
+    queue, topic = found
+    store, protocol = connection.server.stores[queue.storage], connection.protocol
+    names = [topic.name] if topic is not None else list(queue.topics)
+
+    def read() -> bytes:
+        every = store.numbers()
+        counts = [every.get((queue.name, name), TopicNumbers()) for name in names]
+        return encode(
+            {
+                "ready": sum(count.ready for count in counts),
+                "running": sum(count.running for count in counts),
+                "delayed": sum(count.delayed for count in counts),
+                "dead": sum(count.dead for count in counts),
+                "oldest_wait_ms": int(1000 * max((count.oldest_wait_s for count in counts), default=0.0)),
+            },
+            protocol,
+        )
+
+    connection.server.ask(connection, read)
+    return None
+
+
+def _find(connection: Connection, key: bytes) -> tuple[QueueEntry, TopicEntry | None] | bytes:
+    """The queue, or queue and topic, of that name; or the refusal."""
+    directory, access = connection.server.directory, connection.access
+    queue, topic = directory.queue(key), None
+    if queue is None:
+        queue, topic = directory.topic(key)
+        if queue is None:
+            return error(f"NOQUEUE there is no queue '{shown(key)}'")
+        if topic is None:
+            return error(f"NOTOPIC there is no topic '{shown(key)}'")
+    if access.may_look(queue, topic):
+        return queue, topic
+    if access.kind == "nobody":
+        return error(f"NOAUTH {shown(key)} needs AUTH {queue.name} PASSWORD first")
+    return error(f"NOPERM {access.name} may not look at {shown(key)}")

@@ -1,0 +1,76 @@
+"""
+The ingest role: the door for producers and pull consumers. ``run`` is the child's whole life.
+
+boot: open every storage (one that is away makes its queues refuse, nothing else); ready: accept;
+drain: answer what has begun, close who is idle; exit.
+"""
+
+from __future__ import annotations
+
+import gevent.monkey
+
+gevent.monkey.patch_all()
+
+# ruff: noqa: E402 - patched first
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+import gevent
+import gevent.threadpool
+
+from pbus.config.schema import Queue
+from pbus.ingest.access import Directory
+from pbus.ingest.server import Server
+from pbus.ingest.store import Store
+from pbus.storage.driver import Driver
+from pbus.storage.open import StoreTarget, make, queue_specs
+from pbus.storage.threaded import Threaded
+from pbus.supervisor.child import Child
+
+_SWITCH_S: Final = 0.0005
+"""The storage thread gets the interpreter this soon after a disk wait; the default is 5 ms."""
+_DRAIN_LOOK_S: Final = 0.02
+
+
+def run(child: Child) -> None:
+    """Serve until drained. ``child.spec.args``: ``ingest``, ``queues``, ``systems``, ``stores``, ``node``."""
+    child.start()
+    sys.setswitchinterval(_SWITCH_S)
+    args = child.spec.args
+    queues: Mapping[str, Queue] = args["queues"]
+    directory = Directory(queues, args["systems"])
+    stores = {name: _store(child, target, queues) for name, target in args["stores"].items()}
+    for store in stores.values():
+        store.start()
+    for store in stores.values():
+        store.wait_first()
+    server = Server(child, args["ingest"], directory, stores)
+    server.start()
+    child.ready()
+    child.wait_drain()
+    _drain(child, server)
+    for store in stores.values():
+        store.close()
+
+
+def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue]) -> Store:
+    driver: Driver = make(target)
+    if driver.capabilities.blocking:
+        driver = Threaded(driver, gevent.threadpool.ThreadPool(1).apply)
+    kept = queue_specs(queues, target.name)
+    pulls = [
+        spec.name for spec in kept if any(topic.pull is not None for topic in queues[spec.name].topic.values())
+    ]
+    return Store(target.name, driver, kept, pulls, child)
+
+
+def _drain(child: Child, server: Server) -> None:
+    """Until nothing is owed to anybody, or the grace is over."""
+    server.drain()
+    deadline_s = child.clock.monotonic_s() + child.grace_s
+    while not server.idle and child.clock.monotonic_s() < deadline_s:
+        child.clock.sleep(_DRAIN_LOOK_S)
+    if server.connections:
+        child.log.warning("drain.cut", connections=len(server.connections))
+        server.close()

@@ -1,0 +1,140 @@
+"""
+Pulls at most once: RPOP, LPOP, BRPOP, BLPOP. Any mix of L and R is first in, first out.
+
+Rule: only topics with a ``pull`` handler are taken from; the topic's own deliveries are nobody else's.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pbus.codec import pepper
+from pbus.codec.resp_reply import NULL, NULL_ARRAY, bulk, encode, error
+from pbus.core.job import Delivery
+from pbus.core.names import topic_path
+from pbus.ingest.access import TopicEntry
+from pbus.ingest.puller import Pop
+from pbus.ingest.words import shown
+
+if TYPE_CHECKING:
+    from pbus.ingest.connection import Connection
+
+
+class _Refused(Exception):
+    """A pull that cannot be tried; the text is the error."""
+
+
+def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
+    """``RPOP queue/topic [n]``: a body, or with *n* an array of bodies; nil when there is none."""
+    if len(arguments) > 3:
+        return error(f"ERR wrong number of arguments for '{arguments[0].decode('latin-1').lower()}' command")
+    count = _count(arguments[2]) if len(arguments) == 3 else None
+    if count is not None and count < 0:
+        return error("ERR value is out of range, must be positive")
+    try:
+        topics = _topics(connection, arguments[1:2])
+    except _Refused as refused:
+        return error(str(refused))
+    if count == 0:
+        return encode([], connection.protocol)
+    wanted = Pop(connection, topics, count or 1, None, many=count is not None, keys=arguments[1:2])
+    connection.server.puller(topics[0]).add(wanted)
+    connection.pop = wanted
+    connection.wait()
+    return None
+
+
+def blocking_pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
+    """``BRPOP queue/topic [queue/topic ..] timeout``: key and body; nil when the time is over (0: never)."""
+    timeout_s = _timeout_s(arguments[-1])
+    if timeout_s is None:
+        return error("ERR timeout is not a float or out of range")
+    if timeout_s < 0:
+        return error("ERR timeout is negative")
+    try:
+        topics = _topics(connection, arguments[1:-1])
+    except _Refused as refused:
+        return error(str(refused))
+    server = connection.server
+    deadline_s = server.clock.monotonic_s() + timeout_s if timeout_s else math.inf
+    wanted = Pop(connection, topics, 1, deadline_s, many=False, keys=arguments[1:-1])
+    server.puller(topics[0]).add(wanted)
+    connection.pop = wanted
+    connection.wait()
+    return None
+
+
+def answer(connection: Connection, over: Pop) -> None:
+    """The reply to a pop that is over, in the form its command and its queue ask for."""
+    if over.error:
+        connection.reply(error(over.error))
+        return
+    if not over.got:
+        nothing = NULL_ARRAY if over.many or over.blocks else NULL
+        connection.reply(nothing[connection.protocol])
+        return
+    settle = partial(connection.server.puller(over.topics[0]).delivered, over.got)
+    connection.reply(_reply(connection, over), lambda sent: settle(sent=sent))
+
+
+def _reply(connection: Connection, over: Pop) -> bytes:
+    got, first = over.got, over.got[0]
+    directory = connection.server.directory
+    if directory.queues[first.queue].pepper:
+        body = bulk(_pepper(connection, got))
+    elif over.many:
+        return encode([delivery.body for delivery in got], connection.protocol)
+    else:
+        body = bulk(first.body)
+    if not over.blocks:
+        return body
+    paths = [topic.path for topic in over.topics]
+    return b"*2\r\n" + bulk(over.keys[paths.index(topic_path(first.queue, first.topic))]) + body
+
+
+def _pepper(connection: Connection, got: list[Delivery]) -> bytes:
+    topics = connection.server.directory.queues[got[0].queue].topics
+    now_s = connection.server.clock.wall_s()
+    return pepper.popped_json([pepper.job_object(each, topics[each.topic].retry, now_s) for each in got])
+
+
+def _topics(connection: Connection, keys: list[bytes]) -> list[TopicEntry]:
+    topics = [_topic(connection, key) for key in keys]
+    directory = connection.server.directory
+    if len({directory.queues[topic.queue].storage for topic in topics}) > 1:
+        raise _Refused("BADVALUE one command takes from topics of one storage only: nothing taken")
+    return topics
+
+
+def _topic(connection: Connection, key: bytes) -> TopicEntry:
+    queue, topic = connection.server.directory.topic(key)
+    access = connection.access
+    name = shown(key)
+    if queue is None:
+        raise _Refused(f"NOQUEUE there is no queue '{name}': nothing taken")
+    if topic is None:
+        pulls = ", ".join(entry.path for entry in queue.topics.values() if entry.pull) or "none"
+        known = f"topics of {queue.name} that can be pulled: {pulls}"
+        raise _Refused(f"NOTOPIC '{name}' is no topic ({known}): nothing taken")
+    if not access.may_pull(topic):
+        if access.kind == "nobody":
+            raise _Refused(f"NOAUTH {topic.path} needs AUTH {topic.path} PASSWORD first: nothing taken")
+        raise _Refused(f"NOPERM {access.name} may not take from {topic.path}: nothing taken")
+    if not topic.pull:
+        raise _Refused(f"BADVALUE {topic.path} has a handler; only topics with pull are taken from: nothing taken")
+    return topic
+
+
+def _count(text: bytes) -> int:
+    """The number, or -1 where there is none."""
+    return int(text) if text.isdigit() and len(text) < 19 else -1
+
+
+def _timeout_s(text: bytes) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and b"_" not in text else None

@@ -1,0 +1,258 @@
+"""
+Pushes: LPUSH, RPUSH, XADD, PBUS.ADD, PUBLISH, and how each is answered.
+
+Rule: a push is refused alone and says what is stored; never ``-ERR`` (phpredis makes that a silent
+false), never 0 (programs take it for a failure and push again).
+"""
+
+# ruff: noqa: ARG002 - the ways to answer have one signature
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pbus.codec import pepper
+from pbus.codec.resp import Run, TooBig
+from pbus.codec.resp_reply import bulk, error, integer
+from pbus.core.job import Push
+from pbus.ingest.access import QueueEntry
+from pbus.ingest.committer import Form, Ticket, away
+from pbus.ingest.store import Store
+from pbus.ingest.words import shown
+from pbus.storage.driver import Appended
+
+if TYPE_CHECKING:
+    from pbus.ingest.connection import Connection
+
+TRACEPARENT_BYTES: Final = 256
+_LATER: Final = (b"delay", b"dedupe", b"ttl", b"key")
+
+
+class Backlog:
+    """An integer: the queue's backlog after the write."""
+
+    def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
+        # One append computes the backlog once a queue, after all of its pushes.
+        reply = integer(appended[-1].backlog)
+        return reply * len(appended) if each else reply
+
+    def refused(self, text: str, commands: int) -> bytes:
+        return error(text) * commands
+
+
+class Ids(Backlog):
+    """The job's id."""
+
+    def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
+        return b"".join([bulk(one.id.encode()) for one in appended])
+
+
+class Topics(Backlog):
+    """An integer: how many topics get it."""
+
+    def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
+        return integer(appended[0].topics)
+
+
+class PepperJson:
+    """The old contract: a bulk of JSON, whatever happened; *trace* belongs to this one command."""
+
+    def __init__(self, trace: str) -> None:
+        self._trace = trace
+
+    def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
+        return bulk(pepper.pushed_json([one.id for one in appended], self._trace))
+
+    def refused(self, text: str, commands: int) -> bytes:
+        return bulk(pepper.pushed_json(None, self._trace, text)) * commands
+
+
+BACKLOG: Final = Backlog()
+IDS: Final = Ids()
+TOPICS: Final = Topics()
+_RUN_FORMS: Final[dict[str, Form]] = {"lpush": BACKLOG, "rpush": BACKLOG, "pbus.add": IDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a key leads, for an identity that may push there."""
+
+    queue: QueueEntry
+    store: Store
+    pepper: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the queue."""
+        return self.queue.name
+
+
+class Refused(Exception):
+    """A push that cannot be stored; the text is the error."""
+
+
+def run(connection: Connection, name: str, commands: Run) -> bool:
+    """Pushes of one body each to one queue, as long as nothing about them is special; False: it is."""
+    form = _RUN_FORMS.get(name)
+    head = commands.head
+    if form is None or len(head) != 2:
+        return False
+    route = connection.access.routes.get(head[1])
+    if not isinstance(route, Route) or route.store.away:
+        return False
+    queue = route.queue.name
+    pushes = [Push(queue, body) for body in commands.lasts]
+    connection.submit(Ticket(connection, pushes, True, form), route.store.committer)
+    return True
+
+
+def lpush(connection: Connection, arguments: list[bytes]) -> None:
+    """``LPUSH queue body [body ..]``, ``RPUSH``: one job a body, all or nothing."""
+    form: Form = BACKLOG
+    try:
+        route = _route(connection, arguments[1])
+        traceparent = ""
+        if route.pepper:
+            trace, span = os.urandom(16).hex(), os.urandom(8).hex()
+            traceparent, form = f"00-{trace}-{span}-01", PepperJson(trace)
+        _submit(connection, route, [Push(route.name, body, traceparent) for body in arguments[2:]], form)
+    except Refused as refused:
+        connection.refuse(form.refused(str(refused), 1))
+
+
+def xadd(connection: Connection, arguments: list[bytes]) -> None:
+    """``XADD queue * body B [traceparent T]``."""
+    try:
+        route = _route(connection, arguments[1])
+        if arguments[2] != b"*":
+            text = f"XADD takes * as its id, not '{shown(arguments[2])}' (ids are made here)"
+            raise Refused(f"BADVALUE {text}: not stored")
+        pairs = arguments[3:]
+        fields = _options(pairs, also=b"body")
+        if b"body" not in fields:
+            raise Refused("BADVALUE XADD needs the field body: not stored")
+        traceparent = _traceparent(fields.get(b"traceparent", b""))
+        _submit(connection, route, [Push(route.name, fields[b"body"], traceparent)], IDS)
+    except Refused as refused:
+        connection.refuse(error(str(refused)))
+
+
+def add(connection: Connection, arguments: list[bytes]) -> None:
+    """``PBUS.ADD queue body [TRACEPARENT t]``."""
+    try:
+        route = _route(connection, arguments[1])
+        fields = _options(arguments[3:])
+        traceparent = _traceparent(fields.get(b"traceparent", b""))
+        _submit(connection, route, [Push(route.name, arguments[2], traceparent)], IDS)
+    except Refused as refused:
+        connection.refuse(error(str(refused)))
+
+
+def publish(connection: Connection, arguments: list[bytes]) -> None:
+    """``PUBLISH queue body``: the number of topics that get it."""
+    try:
+        route = _route(connection, arguments[1])
+        _submit(connection, route, [Push(route.name, arguments[2])], TOPICS)
+    except Refused as refused:
+        connection.refuse(error(str(refused)))
+
+
+def refuse_too_big(connection: Connection, name: str, event: TooBig) -> None:
+    """The answer to a push with an argument over the limit (or all of them together)."""
+    form: Form = BACKLOG
+    try:
+        where = shown(event.kept[1]) if len(event.kept) > 1 else name.upper()
+        if len(event.kept) > 1:
+            route = _route(connection, event.kept[1])
+            form = PepperJson(os.urandom(16).hex()) if route.pepper else BACKLOG
+        kind = "bytes a body" if event.what == "bulk" else "bytes a command"
+        size = f", this one has {event.size}" if event.what == "bulk" else ""
+        raise Refused(f"TOOBIG {where} takes at most {event.limit} {kind}{size}: not stored, send it smaller")
+    except Refused as refused:
+        connection.refuse(form.refused(str(refused), 1))
+
+
+def _submit(connection: Connection, route: Route, pushes: list[Push], form: Form) -> None:
+    most = connection.server.max_body_bytes
+    for push in pushes:
+        if len(push.body) > most:
+            text = f"TOOBIG {route.name} takes at most {most} bytes a body, this one has {len(push.body)}"
+            raise Refused(f"{text}: not stored, send it smaller")
+    if route.store.away:
+        connection.refuse(form.refused(away(route.store.name, route.store.away), 1))
+        return
+    connection.submit(Ticket(connection, pushes, False, form), route.store.committer)
+
+
+def _route(connection: Connection, key: bytes) -> Route:
+    """
+    Where *key* leads; remembered for the identity, so that the checks are made once.
+
+    Raises:
+        Refused: nowhere, or this identity may not.
+    """
+    routes = connection.access.routes
+    route = routes.get(key)
+    if isinstance(route, Route):
+        return route
+    server = connection.server
+    queue = server.directory.queue(key)
+    if queue is not None:
+        route = routes[key] = Route(_checked(connection, queue), server.stores[queue.storage])
+        return route
+    name, slash, _ = key.partition(b"/")
+    queue = server.directory.queue(name) if slash else None
+    if queue is not None and queue.pepper:
+        return Route(_checked(connection, queue), server.stores[queue.storage], pepper=True)
+    raise Refused(_no_queue(connection, key, queue))
+
+
+def _checked(connection: Connection, queue: QueueEntry) -> QueueEntry:
+    access = connection.access
+    if not access.may_push(queue):
+        if access.kind == "nobody":
+            raise Refused(f"NOAUTH {queue.name} needs AUTH {queue.name} PASSWORD first: not stored")
+        if access.kind == "topic" and access.name.partition("/")[0] == queue.name:
+            raise Refused(f"NOPERM {access.name} is a topic and only takes; AUTH {queue.name} pushes: not stored")
+        raise Refused(f"NOPERM {access.name} may not push to {queue.name}: not stored")
+    if not queue.topics:
+        text = f"NOTOPIC {queue.name} has no topic, nobody would get the job: not stored"
+        raise Refused(f"{text}, add [queue.{queue.name}.topic.NAME] to the configuration")
+    return queue
+
+
+def _no_queue(connection: Connection, key: bytes, queue: QueueEntry | None) -> str:
+    name = shown(key)
+    if queue is not None:
+        what = "topic" if name.partition("/")[2] in queue.topics else "topic's name"
+        return f"NOQUEUE '{name}' is a {what}; push to '{queue.name}': not stored"
+    allowed = [entry.name for entry in connection.server.directory.queues.values() if connection.access.may_push(entry)]
+    near = difflib.get_close_matches(name[:64], allowed, n=1)
+    hint = f", did you mean '{near[0]}'?" if near else f", add [queue.{name}] to the configuration"
+    return f"NOQUEUE there is no queue '{name}': not stored{hint}"
+
+
+def _options(pairs: list[bytes], also: bytes = b"") -> dict[bytes, bytes]:
+    """Named options of a typed push, names in lower case."""
+    if len(pairs) % 2:
+        raise Refused(f"BADVALUE the option '{shown(pairs[-1])}' has no value: not stored")
+    fields: dict[bytes, bytes] = {}
+    for name, value in zip(pairs[::2], pairs[1::2], strict=True):
+        lower = name.lower()
+        if lower in _LATER:
+            raise Refused(f"BADVALUE the option '{shown(name)}' is not yet supported: not stored, push without it")
+        if lower not in (b"traceparent", also):
+            raise Refused(f"BADVALUE there is no option '{shown(name)}': not stored")
+        if lower in fields:
+            raise Refused(f"BADVALUE the option '{shown(name)}' is given twice: not stored")
+        fields[lower] = value
+    return fields
+
+
+def _traceparent(value: bytes) -> str:
+    if len(value) > TRACEPARENT_BYTES or not value.decode("latin-1").isprintable() or not value.isascii():
+        raise Refused(f"BADVALUE traceparent must be at most {TRACEPARENT_BYTES} printable ASCII bytes: not stored")
+    return value.decode("ascii")

@@ -1,0 +1,312 @@
+"""
+The door: accepts connections, and does for all of them what is done once a turn or once a second.
+
+Rule: nobody waits here. Everything runs in callbacks of the loop, except calls of a store, which
+have greenlets of their own. Accepting is fair: few a turn, none while this child holds far more
+than its siblings or while descriptors are short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import gevent
+import gevent.monkey
+
+from pbus.codec.resp import Limits
+from pbus.codec.resp_reply import error
+from pbus.config.schema import Ingest
+from pbus.errors import StorageError
+from pbus.ingest.access import Access, Directory, TopicEntry
+from pbus.ingest.connection import Connection
+from pbus.ingest.puller import Pop, Puller
+from pbus.ingest.store import Store
+from pbus.supervisor.child import Child
+
+ACCEPTS_A_TURN: Final = 8
+SHORT_PAUSE_S: Final = 1.0
+"""How long no connection is accepted when descriptors have run out."""
+KEEPALIVE_S: Final = 60
+KEEPALIVE_TRIES: Final = 3
+ELEMENTS_BEFORE_AUTH: Final = 1024
+COMMAND_BYTES_BEFORE_AUTH: Final = 1024 * 1024
+COMMAND_BYTES: Final = 64 * 1024 * 1024
+"""One command as a whole; twice the largest body where that is more."""
+LEAST_BULK_BYTES: Final = 1024
+_SWEEP_S: Final = 1.0
+_SPARE: Final = 16
+_LOGGED_A_SWEEP: Final = 10
+_SHORT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LOOPBACK: Final = ("127.", "::1", "::ffff:127.")
+_READ: Final = 1
+
+# The interpreter's own class: gevent's makes two watchers a socket, and connections have their own.
+_Socket: Any = gevent.monkey.get_original("socket", "socket")
+
+
+class Server:
+    """
+    Every connection of one ingest child. One per child; owns its connections and listeners.
+
+    Attributes:
+        connections: Those that are open.
+        directory: Names and identities.
+        stores: By name.
+        limits: What a client may ask for.
+    """
+
+    def __init__(self, child: Child, ingest: Ingest, directory: Directory, stores: Mapping[str, Store]) -> None:
+        self.clock = child.clock
+        self.loop = gevent.get_hub().loop
+        self.limits = ingest.limits
+        self.max_body_bytes = ingest.max_body_bytes
+        self.directory = directory
+        self.stores = stores
+        self.connections: dict[Connection, None] = {}
+        self.accepted_total = 0
+        self.rejected_total = 0
+        self.owner = str(child.owner)
+        self.pid = os.getpid()
+        self._began_s = child.clock.monotonic_s()
+        self._child = child
+        self._log = child.log
+        self._alone = ingest.processes == 1
+        self._full, self._before_auth = self._parser_limits(ingest)
+        self._listeners = [
+            _listener(sock) for name, sock in sorted(child.listeners.items()) if name.startswith("ingest.")
+        ]
+        self._acceptors = [self.loop.io(sock.fileno(), _READ) for sock in self._listeners]
+        self._accepting = False
+        self._pause_until_s = 0.0
+        self._watched: dict[Connection, None] = {}
+        self._later: dict[Connection, None] = {}
+        self._later_timer = self.loop.timer(0.0)
+        self._sweep_timer = self.loop.timer(_SWEEP_S, _SWEEP_S)
+        self._logged = 0
+        self._unlogged = 0
+        self._draining = False
+
+    @staticmethod
+    def _parser_limits(ingest: Ingest) -> tuple[Limits, Limits]:
+        limits = ingest.limits
+        bulk = max(ingest.max_body_bytes, LEAST_BULK_BYTES)
+        full = Limits(limits.elements, bulk, max(COMMAND_BYTES, 2 * bulk), limits.inline_bytes)
+        early = Limits(
+            min(limits.elements, ELEMENTS_BEFORE_AUTH), min(limits.bulk_before_auth_bytes, bulk),
+            min(COMMAND_BYTES_BEFORE_AUTH, full.command_bytes), limits.inline_bytes,
+        )
+        return full, early
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._sweep_timer.start(self._sweep)
+        self._accept_from(True)
+
+    def drain(self) -> None:
+        """Take no new connection, answer what has begun, close whoever is between two commands."""
+        if self._draining:
+            return
+        self._draining = True
+        self._accept_from(False)
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for listener in self._listeners:
+            listener.close()
+        for store in self.stores.values():
+            store.puller.end_blocked()
+        self._drain_idle()
+
+    def _drain_idle(self) -> None:
+        for connection in list(self.connections):
+            connection.drain()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is owed to anybody; while draining, whoever became idle is closed first."""
+        if self._draining:
+            self._drain_idle()
+        stores = self.stores.values()
+        return not self.connections and all(store.committer.idle and store.puller.idle for store in stores)
+
+    def close(self) -> None:
+        """The grace is over."""
+        for connection in list(self.connections):
+            connection.close()
+
+    # -- accepting ----------------------------------------------------------------------------
+
+    def _accept_from(self, wanted: bool) -> None:
+        if wanted is self._accepting:
+            return
+        self._accepting = wanted
+        for acceptor, listener in zip(self._acceptors, self._listeners, strict=True):
+            if wanted:
+                acceptor.start(self._accept, listener)
+            else:
+                acceptor.stop()
+
+    def _accept(self, listener: Any) -> None:
+        for _ in range(ACCEPTS_A_TURN if self._alone else 1):
+            try:
+                # accept() would wrap it in the class that gevent put in place of the interpreter's.
+                descriptor, address = listener._accept()
+            except BlockingIOError:
+                return
+            except OSError as failure:
+                if failure.errno in _SHORT_ERRORS:
+                    self._pause(f"no descriptors left ({failure.strerror})")
+                return                                # else the client has given up already
+            sock = _Socket(listener.family, listener.type, listener.proto, fileno=descriptor)
+            sock.setblocking(False)
+            self._welcome(sock, address)
+
+    def _welcome(self, sock: Any, address: Any) -> None:
+        self.accepted_total += 1
+        if len(self.connections) >= self.limits.connections:
+            self.rejected_total += 1
+            with contextlib.suppress(OSError):        # it may be gone already
+                sock.send(error("ERR max number of clients reached"))
+            sock.close()
+            return
+        local = sock.family == socket.AF_UNIX or str(address[0]).startswith(_LOOPBACK)
+        peer = "unix" if sock.family == socket.AF_UNIX else f"{address[0]}:{address[1]}"
+        connection = Connection(self, sock, self.accepted_total, peer, self.directory.nobody(local))
+        self.connections[connection] = None
+
+    def _pause(self, why: str) -> None:
+        """Accept nothing for a moment; said once in ten seconds."""
+        now_s = self.clock.monotonic_s()
+        if now_s - self._pause_until_s > 10 * SHORT_PAUSE_S:
+            self._log.error("accept.paused", reason=why, connections=len(self.connections))
+        self._pause_until_s = now_s + SHORT_PAUSE_S
+        self._accept_from(False)
+
+    def _far_above_siblings(self) -> bool:
+        """This child holds well more connections than the mean of the ingest children."""
+        if self._alone:
+            return False
+        counts = [row.connections for row in self._child.scoreboard.living() if row.role == self._child.spec.role]
+        mean = sum(counts) / max(1, len(counts))
+        return len(self.connections) > 1.25 * mean + _SPARE
+
+    # -- for connections ----------------------------------------------------------------------
+
+    def limits_of(self, access: Access) -> Limits:
+        """What one command of that identity may be."""
+        return self._full if self.directory.known(access) else self._before_auth
+
+    def closed(self, connection: Connection) -> None:
+        """It is gone."""
+        self.connections.pop(connection, None)
+        self._watched.pop(connection, None)
+        self._later.pop(connection, None)
+
+    def watch(self, connection: Connection) -> None:
+        """Something of it must not take for ever: look at it once a second."""
+        self._watched[connection] = None
+
+    def later(self, connection: Connection) -> None:
+        """It has had its share of this turn: go on in the next."""
+        if not self._later:
+            self._later_timer.start(self._next_turn)
+        self._later[connection] = None
+
+    def ask(self, connection: Connection, read: Callable[[], bytes]) -> None:
+        """Answer the command at hand with *read*, which asks a store and may take its time."""
+        connection.wait()
+        gevent.spawn(self._answer, connection, read)
+
+    def puller(self, topic: TopicEntry) -> Puller:
+        """Who claims for that topic."""
+        return self.stores[self.directory.queues[topic.queue].storage].puller
+
+    def cancel(self, pop: Pop) -> None:
+        """Nobody waits for *pop* any more."""
+        self.puller(pop.topics[0]).cancel(pop)
+
+    @staticmethod
+    def _answer(connection: Connection, read: Callable[[], bytes]) -> None:
+        try:
+            reply = read()
+        except StorageError as failure:
+            reply = error(f"UNAVAILABLE {failure}: nothing is known, try again in 1 s")
+        connection.reply(reply)
+
+    def _next_turn(self) -> None:
+        connections, self._later = list(self._later), {}
+        for connection in connections:
+            connection.proceed()
+
+    # -- once a second ------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        now_s = self.clock.monotonic_s()
+        for connection in list(self._watched):
+            if not connection.check(now_s):
+                self._watched.pop(connection, None)
+        if not self._draining:
+            self._accept_from(now_s >= self._pause_until_s and not self._far_above_siblings())
+        self._child.slot.update(
+            connections=len(self.connections), done=self.stored_total, failed=self.refused_total
+        )
+        if self._unlogged:
+            self._log.warning("client.more", count=self._unlogged)
+        self._logged = self._unlogged = 0
+
+    # -- numbers and notes --------------------------------------------------------------------
+
+    @property
+    def stored_total(self) -> int:
+        """Pushes stored by this child."""
+        return sum(store.committer.stored_total for store in self.stores.values())
+
+    @property
+    def refused_total(self) -> int:
+        """Pushes refused because a store was away."""
+        return sum(store.committer.refused_total for store in self.stores.values())
+
+    @property
+    def uptime_s(self) -> float:
+        """Age of this child."""
+        return self.clock.monotonic_s() - self._began_s
+
+    def note_refused(self, connection: Connection, name: str) -> None:
+        """AUTH failed."""
+        self._note("auth.refused", connection, identity=name)
+
+    def note_slow(self, connection: Connection, what: str) -> None:
+        """A client is closed because it is too slow."""
+        self._note("client.slow", connection, reason=what)
+
+    def note_garbage(self, connection: Connection, what: str) -> None:
+        """A client is closed because it does not speak the protocol."""
+        self._note("client.garbage", connection, reason=what)
+
+    def _note(self, event: str, connection: Connection, **fields: str) -> None:
+        """One line in the log; a flood of them is counted."""
+        if self._logged >= _LOGGED_A_SWEEP:
+            self._unlogged += 1
+            return
+        self._logged += 1
+        self._log.warning(event, peer=connection.peer, **fields)
+
+
+def _listener(sock: Any) -> Any:
+    """*sock* as the interpreter's own; what is set here, accepted connections inherit (Linux)."""
+    listener = _Socket(fileno=os.dup(sock.fileno()))
+    sock.close()
+    listener.setblocking(False)
+    if listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TRIES)
+    return listener
