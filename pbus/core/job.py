@@ -116,9 +116,9 @@ class Settlement:
         owner: Who must still hold the claim for this to have any effect.
         queue, topic, id: Which delivery.
         move: ACK, RETRY, BURY or RELEASE.
-        counts: The attempt counts (RETRY and BURY of an ordinary failure: True).
-        crash: It killed its consumer; counted apart from attempts.
-        redelivered: Whoever gets it next is told that it may have run before.
+        counts: The attempt counts (RETRY and BURY of an ordinary failure: True). Not looked at by ACK.
+        crash: It killed its consumer; counted apart from attempts. Not looked at by ACK.
+        redelivered: Whoever gets it next is told that it may have run before; once said it stays.
         delay_s: RETRY: seconds until it is due again.
         reason: RETRY, BURY: class of the failure, a short stable word (``failed``, ``timeout``..).
         error: RETRY, BURY: text for people, at most 2 KiB.

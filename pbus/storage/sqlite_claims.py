@@ -24,7 +24,7 @@ _READ_TOPIC = f"SELECT {', '.join(_COUNTERS)} FROM topics WHERE tid = ?"
 _WRITE_TOPIC = f"UPDATE topics SET {', '.join(f'{name} = ?' for name in _COUNTERS)} WHERE tid = ?"
 _CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _END_CLAIM = (
-    "DELETE FROM claims WHERE oid = ? AND tid = ? AND id = ? RETURNING attempts, crashes, first_ms, aside"
+    "DELETE FROM claims WHERE oid = ? AND tid = ? AND id = ? RETURNING attempts, crashes, redelivered, first_ms, aside"
 )
 _COUNT_MOVES = (
     "UPDATE topics SET running = running - ?, again = again + ?, delayed = delayed + ?, dead = dead + ?, "
@@ -96,7 +96,7 @@ def settle(
     for settlement in settlements:
         queue, tid = catalog.topic(db, settlement.queue, settlement.topic)
         number = id_number(settlement.id)
-        claimed = db.execute(_END_CLAIM, (oids.get(settlement.owner, -1), tid, number)).get
+        claimed: Any = db.execute(_END_CLAIM, (oids.get(settlement.owner, -1), tid, number)).get
         answers.append(claimed is not None)
         if claimed is None:
             continue
@@ -185,10 +185,10 @@ def _aside(db: apsw.Connection, tid: int, number: int) -> Sequence[Any]:
 
 
 def _put(
-    db: apsw.Connection, settlement: Settlement, place: tuple[int, int], claimed: tuple[int, int, int, int], now_ms: int
+    db: apsw.Connection, settlement: Settlement, place: tuple[int, int], claimed: Sequence[int], now_ms: int
 ) -> None:
     """Where a claim goes that just ended; *claimed* is what it had come to."""
-    attempts, crashes, first_ms, aside = claimed
+    attempts, crashes, redelivered, first_ms, aside = claimed
     if settlement.move is Move.ACK:
         if aside:
             db.execute("DELETE FROM aside WHERE tid = ? AND id = ?", place)
@@ -197,7 +197,8 @@ def _put(
         first_ms = now_ms
     attempts += settlement.counts
     crashes += settlement.crash
-    row = (*place, attempts, crashes, int(settlement.redelivered), first_ms, aside)
+    redelivered |= settlement.redelivered  # what may have run once stays so
+    row = (*place, attempts, crashes, redelivered, first_ms, aside)
     if settlement.move is Move.RELEASE:
         db.execute(_BACK, row)
     elif settlement.move is Move.RETRY:
@@ -216,4 +217,4 @@ def _count(moved: list[int], settlement: Settlement) -> None:
     moved[3] += settlement.move is Move.BURY
     moved[4] += settlement.move is Move.BURY
     moved[5] += settlement.move is Move.ACK
-    moved[6] += settlement.counts or settlement.crash
+    moved[6] += (settlement.counts or settlement.crash) and settlement.move is not Move.ACK
