@@ -1,0 +1,47 @@
+"""When the next look is: due deliveries, the log's cut, checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+
+from pbus.scheduler import due, trim
+from pbus.scheduler.roster import SHORTEST_WAIT_S
+from pbus.storage.driver import Promoted
+from tests.unit.scheduler.store import SchedulerStore, prepared
+
+TOPIC = ("gift", "credit")
+
+
+@pytest.mark.parametrize(("promoted", "wait_s"), [
+    (Promoted(), 1.0),
+    (Promoted({TOPIC: 3}, None), 1.0),
+    (Promoted({}, 0.25), 0.25),
+    (Promoted({}, 600.0), 1.0),
+    (Promoted({}, 0.0), SHORTEST_WAIT_S),
+    (Promoted({}, -5.0), SHORTEST_WAIT_S),
+    (Promoted({TOPIC: due.LIMIT}, 600.0), 0.0),
+])
+def test_next_look_is_when_the_next_is_due_but_within_a_second(promoted: Promoted, wait_s: float) -> None:
+    assert due.next_turn_s(promoted) == wait_s
+
+
+def test_due_is_one_call_for_all_topics() -> None:
+    driver = SchedulerStore()
+    driver.promoted = [Promoted({}, 0.5)]
+    assert due.Due(prepared(driver)).turn() == 0.5
+    assert driver.calls == ["promote_due"]
+
+
+def test_trim_comes_sooner_while_it_drops_something() -> None:
+    driver = SchedulerStore()
+    driver.dropped = [10_000, 10, 0]
+    duty = trim.Trim(prepared(driver))
+    waits = [duty.turn() for _ in range(3)]
+    assert waits == sorted(waits)
+    assert len(set(waits)) == 3
+
+
+def test_checkpoint_is_the_drivers() -> None:
+    driver = SchedulerStore()
+    assert trim.Checkpoint(prepared(driver)).turn() == trim.CHECKPOINT_S
+    assert driver.calls == ["checkpoint"]
