@@ -1,0 +1,81 @@
+"""
+Calls without a bus: a desk that keeps every outcome, deliveries made by hand, waiting under gevent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from pbus.core.job import Delivery
+from pbus.core.outcome import Outcome
+from pbus.delivery.call_lane import CallLane
+
+OWNER = "node/boot/1.1"
+
+
+def delivery(number: int = 1, body: bytes = b"{}", **fields: Any) -> Delivery:
+    """A claimed delivery of ``gift/credit``."""
+    values: dict[str, Any] = {
+        "id": f"1800000000000-{number}", "queue": "gift", "topic": "credit", "body": body, "attempt": 1, "crashes": 0,
+        "redelivered": False, "traceparent": "", "content_type": "", "first_ms": 0, "owner": OWNER,
+    }
+    return Delivery(**(values | fields))
+
+
+class CallDesk:
+    """
+    Stands in for the desk and, with ``pump``, for the claimer.
+
+    Attributes:
+        outcomes: (job id, outcome) in order.
+        wakes: How often a lane asked to be looked at.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, Outcome]] = []
+        self.wakes = 0
+
+    def finish(self, delivery: Delivery, outcome: Outcome) -> None:
+        """See ``lane.Desk.finish``."""
+        self.outcomes.append((delivery.id, outcome))
+
+    def wake(self) -> None:
+        """See ``lane.Desk.wake``."""
+        self.wakes += 1
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Of all outcomes, in order."""
+        return [outcome.verdict.value for _, outcome in self.outcomes]
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float, what: str | Callable[[], str]) -> Any:
+    """``waiting.until`` for a test whose code runs in greenlets of this thread: they go on meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        late = time.monotonic() >= deadline
+        answer = condition()
+        if answer:
+            return answer
+        if late:
+            raise AssertionError(f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}")
+        gevent.sleep(0.001)
+
+
+def pump(lane: CallLane, desk: CallDesk, jobs: list[Delivery], timeout_s: float = 10.0) -> None:
+    """Give *jobs* to the lane as it wants them, until each has an outcome."""
+    waiting = list(jobs)
+    wanted = len(desk.outcomes) + len(jobs)
+
+    def turn() -> bool:
+        for want in lane.wants():
+            taken, waiting[: want.count] = waiting[: want.count], []
+            if taken:
+                lane.accept(taken)
+        return len(desk.outcomes) >= wanted
+
+    eventually(turn, timeout_s, lambda: f"{wanted} outcomes: {desk.verdicts}, {lane.state} {lane.reason}")
