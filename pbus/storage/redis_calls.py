@@ -121,9 +121,10 @@ class Calls:
         until_s, sent, stale_before, pause_s = session.deadline.at_s, False, False, FIRST_PAUSE_S
         while True:
             now_s = self._clock.monotonic_s()
-            if repeat:
-                # A connection that is silently dead must leave time for another one.
-                session.deadline.at_s = now_s + max((until_s - now_s) / 2, min(0.1, until_s - now_s))
+            session.deadline.at_s = until_s
+            if repeat and session.quiet_s() > self._timeout_s:
+                # It may have died without telling: leave time for another one.
+                session.deadline.at_s = now_s + (until_s - now_s) / 2
             try:
                 return attempt(), sent
             except Refused as error:

@@ -150,12 +150,18 @@ class Session:
         """Unique among all processes; names the answers that the store keeps for this session."""
         self.deadline = Deadline(clock)
         self._connection = connection(address, self.deadline)
+        self._clock = clock
         self._number = 0
+        self._heard_s = 0.0
 
     def next_number(self) -> int:
         """A number for a command whose answer the store keeps, never used before in this session."""
         self._number += 1
         return self._number
+
+    def quiet_s(self) -> float:
+        """Seconds since the connection last answered; long ones die without telling. 0 for a new one."""
+        return 0.0 if self._connection.is_stale() else self._clock.monotonic_s() - self._heard_s
 
     def exchange(self, commands: Sequence[Words]) -> list[Any]:
         """
@@ -175,7 +181,9 @@ class Session:
             sent = len(commands) > 1
             self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
             sent = True
-            return [self._read() for _ in commands]
+            replies = [self._read() for _ in commands]
+            self._heard_s = self._clock.monotonic_s()
+            return replies
         except redis.exceptions.RedisError as error:
             self.close()
             refused = refusal(error)

@@ -86,6 +86,10 @@ class Scripts:
         self._owners = Script("owners")
         self._beat = Script("beat")
 
+    def load(self) -> list[Words]:
+        """Commands that teach them all to a Redis, so that no first call is sent twice."""
+        return [("SCRIPT", "LOAD", script.text) for script in vars(self).values()]
+
     def append(self, owner: str, batch: int, parts: Iterable[tuple[QueueKeys, Sequence[bytes], int]]) -> Call:
         """*parts*: per queue its keys, the envelopes, the bytes of their bodies."""
         keys: list[str] = []

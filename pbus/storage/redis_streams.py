@@ -76,6 +76,7 @@ class RedisStreamsDriver:
         problem = self._policy_problem()
         if problem:
             raise BootError(problem, Exit.CONFIG)
+        self._calls.all(self._scripts.load())
 
     def close(self) -> None:
         self._calls.close()
