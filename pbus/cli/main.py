@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "status": Entry("pbus.cli.node:status", "Show processes, topics and problems."),
     "tail": Entry("pbus.cli.tail:tail", "Follow jobs, events, errors or a topic's log."),
     "push": Entry("pbus.cli.push:push", "Push jobs to a queue, and wait for their results."),
+    "demo": Entry("pbus.cli.demo:demo", "Run a bus with two handlers and account for every job."),
     "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
 }
 

@@ -35,7 +35,7 @@ def _secrets(node: Any) -> Iterator[str]:
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
             if field.metadata.get("secret"):
-                yield from (value,) if isinstance(value, str) and value else ()
+                yield from value.splitlines() if isinstance(value, str) else ()  # two passwords, a line each
             else:
                 yield from _secrets(value)
     elif isinstance(node, Mapping):
