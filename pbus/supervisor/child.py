@@ -348,9 +348,8 @@ class Child:
         patience_s = self.grace_s if last else self.grace_s / 2
         if not self._draining:
             below = self._living_below()
-            if last and since_s >= self.grace_s:
-                for row in below:
-                    process.kill(row.pid, signal.SIGKILL, row.own_group)
+            if last and (not below or since_s >= self.grace_s):
+                self._kill_groups()
             if not below or since_s >= patience_s:
                 self._drain()
         if since_s >= self.grace_s + (_AFTER_GRACE_S if last else 0.0):
@@ -358,8 +357,23 @@ class Child:
             process.kill(os.getpid(), signal.SIGKILL, self.spec.own_group)
 
     def _living_below(self) -> list[SlotView]:
-        stage = self.spec.drain_stage
-        return [row for row in self.scoreboard.living() if row.stage < stage and process.is_same(row.pid, row.birth)]
+        return [row for row in self._below() if process.is_same(row.pid, row.birth)]
+
+    def _below(self) -> list[SlotView]:
+        return [row for row in self.scoreboard.living() if row.stage < self.spec.drain_stage]
+
+    def _kill_groups(self) -> None:
+        """End who is left below us, and what their user code started, even where they themselves are gone."""
+        for row in self._below():
+            # The number of a leader that is gone is not given out again while its group has members.
+            gone = row.pid > 0 and process.birth(row.pid) == 0
+            if process.is_same(row.pid, row.birth) or (gone and row.own_group):
+                process.kill(row.pid, signal.SIGKILL, row.own_group)
+
+    def leave_nothing(self) -> None:
+        """What this process started ends with it; the master sees to that while it lives."""
+        if self._orphan_since is not None and self.spec.own_group:
+            process.kill(os.getpid(), signal.SIGKILL, group=True)
 
 
 def _noted(signum: int, frame: object) -> None:

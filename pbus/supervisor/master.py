@@ -319,7 +319,10 @@ class Master:
         self._stop(fast=fast, why="asked")
 
     def _asked_for_status(self, caller: Caller, _: dict[str, Any]) -> None:
-        self._numbers.ask(lambda numbers: self._tell_status(caller, numbers))
+        if self._plan.topics:
+            self._numbers.ask(lambda numbers: self._tell_status(caller, numbers))
+        else:
+            self._tell_status(caller, Numbers())
 
     def _tell_status(self, caller: Caller, numbers: Numbers) -> None:
         children = sorted(self._children, key=lambda child: child.n)

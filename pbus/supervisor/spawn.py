@@ -126,6 +126,7 @@ def _live(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: int, 
         status = _run(child)
         _clean_up()
         child.last_words()
+        child.leave_nothing()
     except BaseException:  # noqa: BLE001 - nothing may return into the master's stack
         with contextlib.suppress(Exception):
             sys.excepthook(*sys.exc_info())
