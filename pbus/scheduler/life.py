@@ -23,6 +23,7 @@ from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.due import Due
+from pbus.scheduler.fitness import Fitness
 from pbus.scheduler.nodes import Nodes
 from pbus.scheduler.numbers import Source, answer
 from pbus.scheduler.reclaim import Reclaim
@@ -84,7 +85,9 @@ class Scheduler:
             duties.append(
                 Nodes(store, child.owner, node.heartbeat_s, node.lost_after_s, self._boots, child.clock, child.log)
             )
-        return [*duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store)]
+        return [
+            *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store), Fitness(store, child.problem),
+        ]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:
         child = self._child

@@ -1,10 +1,11 @@
-"""When the next look is: due deliveries, the log's cut, checkpoints."""
+"""The small duties: due deliveries, the log's cut, checkpoints, fitness."""
 
 from __future__ import annotations
 
 import pytest
 
-from pbus.scheduler import due, trim
+from pbus.errors import Conflict, Unavailable
+from pbus.scheduler import due, fitness, trim
 from pbus.scheduler.roster import SHORTEST_WAIT_S
 from pbus.storage.driver import Promoted
 from tests.unit.scheduler.store import SchedulerStore, prepared
@@ -45,3 +46,22 @@ def test_checkpoint_is_the_drivers() -> None:
     driver = SchedulerStore()
     assert trim.Checkpoint(prepared(driver)).turn() == trim.CHECKPOINT_S
     assert driver.calls == ["checkpoint"]
+
+
+def test_unfit_store_is_a_problem_and_not_an_interruption() -> None:
+    driver, problems = SchedulerStore(), {}
+    duty = fitness.Fitness(prepared(driver), problems.__setitem__)
+    driver.fail = Unavailable("maxmemory-policy is allkeys-lru")
+    assert duty.turn() == fitness.LOOK_S
+    assert problems == {"fitness.main": "storage main: maxmemory-policy is allkeys-lru"}
+    driver.fail = None
+    duty.turn()
+    assert problems == {"fitness.main": ""}
+
+
+def test_fence_met_while_looking_is_a_fence() -> None:
+    driver = SchedulerStore()
+    duty = fitness.Fitness(prepared(driver), lambda name, text: None)
+    driver.fail = Conflict("fenced")
+    with pytest.raises(Conflict):
+        duty.turn()
