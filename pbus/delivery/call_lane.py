@@ -397,7 +397,7 @@ class CallLane:
 
 def make_call_lane(
     queue: str, topic: str, settings: schema.Topic, *, concurrency: int, backends: Backends, desk: Desk, owner: str,
-    clock: Clock,
+    clock: Clock, rests: Rests | None = None,
 ) -> CallLane:
     """
     The lane of a topic whose handler is ``fastcgi`` or ``http``.
@@ -410,6 +410,7 @@ def make_call_lane(
         desk: Where outcomes go.
         owner: In whose name this child claims.
         clock: The clock to use.
+        rests: How long it rests where the handler refuses it.
 
     Raises:
         ValueError: it has another handler.
@@ -431,5 +432,5 @@ def make_call_lane(
         raise ValueError(f"{queue}/{topic} is neither fastcgi nor http")
     return CallLane(
         queue, topic, client=client, backend=backend, desk=desk, owner=owner, concurrency=concurrency,
-        exclusive=settings.concurrency.max == 1, timeout_s=settings.timeout_s, clock=clock,
+        exclusive=settings.concurrency.max == 1, timeout_s=settings.timeout_s, clock=clock, rests=rests,
     )

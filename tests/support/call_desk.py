@@ -10,9 +10,12 @@ from typing import Any
 
 import gevent
 
+from pbus.clock import SystemClock
+from pbus.config import schema
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome
-from pbus.delivery.call_lane import CallLane
+from pbus.delivery.backends import Backends
+from pbus.delivery.call_lane import CallLane, Rests, make_call_lane
 
 OWNER = "node/boot/1.1"
 
@@ -79,3 +82,55 @@ def pump(lane: CallLane, desk: CallDesk, jobs: list[Delivery], timeout_s: float 
         return len(desk.outcomes) >= wanted
 
     eventually(turn, timeout_s, lambda: f"{wanted} outcomes: {desk.verdicts}, {lane.state} {lane.reason}")
+
+
+class Calls:
+    """
+    One call lane on its own backends, with a desk that keeps outcomes. Use it as a context.
+
+    Args:
+        handler: ``schema.FastcgiHandler`` or ``schema.HttpHandler``.
+        backend: Settings of the backend (its addresses decide; ``handler`` names it ``b``).
+        slots: Calls at once.
+        queue, topic: Whose lane.
+        backends: Share somebody else's pools.
+        rests: How long it rests.
+        topic_settings: Further keys of the topic (``timeout_s``, ``retry``).
+    """
+
+    def __init__(
+        self, handler: schema.FastcgiHandler | schema.HttpHandler, *, backend: schema.Backend | None = None,
+        slots: int = 1, queue: str = "gift", topic: str = "credit", backends: Backends | None = None,
+        rests: Rests | None = None, **topic_settings: Any,
+    ) -> None:
+        clock = SystemClock()
+        key = "http" if isinstance(handler, schema.HttpHandler) else "fastcgi"
+        settings: dict[str, Any] = {
+            key: handler, "concurrency": schema.Concurrency(min=slots, max=slots), "timeout_s": 10.0
+        }
+        self._own = backends is None
+        self.backends = backends or Backends({"b": backend} if backend else {}, processes=1, index=0, clock=clock)
+        self.desk = CallDesk()
+        self.lane = make_call_lane(
+            queue, topic, schema.Topic(**(settings | topic_settings)), concurrency=slots, backends=self.backends,
+            desk=self.desk, owner=OWNER, clock=clock, rests=rests,
+        )
+
+    def __enter__(self) -> Calls:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lane.kill()
+        if self._own:
+            self.backends.close()
+        gevent.sleep(0)
+
+    def run(self, *jobs: Delivery, timeout_s: float = 10.0) -> list[Outcome]:
+        """Outcomes of *jobs* in the order they came."""
+        before = len(self.desk.outcomes)
+        pump(self.lane, self.desk, list(jobs), timeout_s)
+        return [outcome for _, outcome in self.desk.outcomes[before:]]
+
+    def run_one(self, job: Delivery | None = None) -> Outcome:
+        """The outcome of one job."""
+        return self.run(job or delivery())[0]

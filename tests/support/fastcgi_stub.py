@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,16 @@ class FastcgiStub(Talker[FastcgiRequest]):
 
     def __init__(self, plan: Callable[[FastcgiRequest, int], Plan], *, tcp: bool = False) -> None:
         super().__init__(_read_request, plan, tcp=tcp)
+
+
+def answering(plan: Callable[[FastcgiRequest, int], Plan]) -> Callable[[FastcgiRequest, int], Plan]:
+    """A plan that takes every topic at a ping; *plan* sees the jobs only, numbered from 0."""
+    jobs = itertools.count()
+
+    def answered(request: FastcgiRequest, _: int) -> Plan:
+        return (DONE,) if request.form["type"] == "ping" else plan(request, next(jobs))
+
+    return answered
 
 
 def record(
