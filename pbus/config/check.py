@@ -11,6 +11,7 @@ import grp
 import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -23,6 +24,8 @@ from pbus.config.tree import KeyPath, Tree, dotted
 
 HANDLERS: Final = ("fastcgi", "http", "python", "command", "pull")
 SCHEMES: Final = ("sqlite", "redis", "redis+unix")
+DRIVERS: Final = "pbus.storage"
+"""Entry points of further drivers; the name is the scheme."""
 LATER_SCHEMES: Final = ("redis+sentinel", "redis+cluster", "lists+redis")
 ALIAS_BYTES: Final = 256
 DEFAULT_SYSTEM: Final = "default"
@@ -127,6 +130,8 @@ def storage_url_problem(url: str) -> str:
     scheme, colon, rest = url.partition(":")
     if colon and scheme in LATER_SCHEMES:
         return f"{scheme}: is not part of this version of pbus; use one of {', '.join(SCHEMES)}"
+    if colon and scheme not in SCHEMES and entry_points(group=DRIVERS, name=scheme):
+        return ""  # an installed driver judges its own URLs
     if not colon or scheme not in SCHEMES:
         hint = closest(scheme, list(SCHEMES))
         return f'expected "sqlite:PATH", "redis://HOST:PORT/DB" or "redis+unix:///PATH?db=0"{hint}'

@@ -152,7 +152,7 @@ class Roster:
             wait_s = BROKEN_DUTY_S
         else:
             self._fine(duty)
-        self._due_at[duty.name] = self._clock.monotonic_s() + max(wait_s, SHORTEST_WAIT_S)
+        self._due_at[duty.name] = self._clock.monotonic_s() + wait_s
         return True
 
     def _fine(self, duty: Duty) -> None:

@@ -134,7 +134,7 @@ def test_files_are_one_tree_in_name_order(tmp_path: Path) -> None:
 def test_linked_folder_is_read_once(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "q.toml").write_text("[queue.gift]\n")
+    (elsewhere / "q.toml").write_text("[queue.gift]\npepper = true\n")
     directory = write(tmp_path, {"a.toml": ""})
     (directory / "live").symlink_to(elsewhere)
     (elsewhere / "loop").symlink_to(elsewhere)
