@@ -79,6 +79,7 @@ class Claimer:
         self._to_compare: set[str] = set()
         self._backoff = Backoff()
         self._stopped = False
+        self._ended = False
         self._look_at_s = 0.0
         self._compare_at_s = clock.monotonic_s() + COMPARE_S
 
@@ -101,6 +102,11 @@ class Claimer:
     def stop(self) -> None:
         """Claim nothing more; comparisons go on until the end."""
         self._stopped = True
+
+    def end(self) -> None:
+        """No store call any more; ``run`` returns."""
+        self._ended = True
+        self._stirred.set()
 
     def listen(self, bell: Bell) -> None:
         """The bell's greenlet: whatever it tells makes lanes hungry. Runs for ever."""
@@ -127,8 +133,8 @@ class Claimer:
     # -- its turn -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Claim for ever (or until fenced)."""
-        while True:
+        """Claim until the end (or until fenced)."""
+        while not self._ended:
             try:
                 self.turn()
             except Conflict:

@@ -114,10 +114,11 @@ class DeliveryChild:
             yield lane
 
     def _call_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> Iterator[Lane]:
-        if share_of(max(1, settings.concurrency.min), self._processes, self._child.index):
+        concurrency = share_of(max(1, settings.concurrency.min), self._processes, self._child.index)
+        if concurrency:
             yield make_call_lane(
-                queue, topic, settings, backends=self._backends, desk=side.desk, owner=str(self._child.owner),
-                clock=self._clock, processes=self._processes, index=self._child.index,
+                queue, topic, settings, concurrency=concurrency, backends=self._backends, desk=side.desk,
+                owner=str(self._child.owner), clock=self._clock,
             )
 
     # -- consumers --------------------------------------------------------------------------------

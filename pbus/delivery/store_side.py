@@ -49,7 +49,7 @@ class StoreSide:
         self._fenced = fenced
         self._health = StoreHealth(name, child.problem)
         self._tried = gevent.event.Event()
-        self._greenlets: list[Any] = []
+        self._listener: Any = None
         self._bell: Any = None
         self.desk = StoreDesk(store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock)
         self.claimer: Claimer | None = None
@@ -72,7 +72,7 @@ class StoreSide:
             fenced=self._fenced, log=child.log.bind(storage=self.name), clock=child.clock,
         )
         self.desk.connect(self.claimer.wake, self.claimer.came_back)
-        self._greenlets.append(gevent.spawn(self._open, sorted({lane.queue for lane in lanes})))
+        gevent.spawn(self._open, sorted({lane.queue for lane in lanes}))
         self._tried.wait(wait_s)
 
     def stop_claiming(self) -> None:
@@ -81,9 +81,18 @@ class StoreSide:
             self.claimer.stop()
 
     def close(self) -> None:
-        """Give everything back. A greenlet inside a storage call is not killed: nothing runs any more."""
+        """
+        Give everything back. The desk has written everything.
+
+        Who listens to the bell is killed, not left with a closed one; whoever may be inside a
+        storage call is not killed, but ends by itself.
+        """
+        if self._listener is not None:
+            self._listener.kill()
         if self._bell is not None:
             self._bell.close()
+        if self.claimer is not None:
+            self.claimer.end()
         self._store.close()
 
     def _open(self, queues: Sequence[str]) -> None:
@@ -103,9 +112,9 @@ class StoreSide:
                 gevent.sleep(backoff.pause_s())
         assert self.claimer is not None
         self._health.back()
-        self._greenlets += [
-            gevent.spawn(self.desk.run), gevent.spawn(self.claimer.run), gevent.spawn(self.claimer.listen, self._bell),
-        ]
+        gevent.spawn(self.desk.run)
+        gevent.spawn(self.claimer.run)
+        self._listener = gevent.spawn(self.claimer.listen, self._bell)
         self._tried.set()
 
     def _declare(self) -> None:
