@@ -57,12 +57,18 @@ def load_with_origins(directory: str, environment: Mapping[str, str] | None = No
         ConfigError: as ``load``.
     """
     tree = read(directory, os.environ if environment is None else environment)
-    settings = Builder(tree, os.path.dirname(tree.directory)).section(Settings, tree.values, ())
-    settings = _with_defaults(settings, tree)
-    check(settings, tree)
+    settings = settings_of(tree)
     if tree.problems:
         raise ConfigError(sorted(tree.problems, key=lambda problem: (problem.file, problem.key)))
     return Loaded(settings, tree)
+
+
+def settings_of(tree: Tree) -> Settings:
+    """What *tree* means; of use only if the tree has no problems after it."""
+    settings = Builder(tree, os.path.dirname(tree.directory)).section(Settings, tree.values, ())
+    settings = _with_defaults(settings, tree)
+    check(settings, tree)
+    return settings
 
 
 def _with_defaults(settings: Settings, tree: Tree) -> Settings:

@@ -145,7 +145,7 @@ def test_help_lists_every_command_and_imports_none(tmp_path: Path) -> None:
     assert last == "0 ['pbus.cli', 'pbus.cli.context', 'pbus.cli.main', 'pbus.cli.output', 'pbus.errors']"
 
 
-@pytest.mark.parametrize("name", ["config"])
+@pytest.mark.parametrize("name", list(frame.COMMANDS))
 def test_rows_of_the_table_lead_to_commands(name: str) -> None:
     command = frame.pbus.get_command(click.Context(frame.pbus), name)
     assert command is not None

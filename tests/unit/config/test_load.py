@@ -13,7 +13,7 @@ from pbus.config.build import key_of
 from pbus.config.effective import rows
 from pbus.config.load import load_with_origins, node_name
 from pbus.config.schema import Concurrency, Settings
-from pbus.config.tree import dotted, read
+from pbus.config.tree import Tree, dotted, read
 from pbus.core.names import is_name
 from tests.unit.config.files import PYTHON_TOPIC, load, write
 
@@ -76,9 +76,14 @@ def test_relative_paths_are_relative_to_the_parent_of_the_folder(tmp_path: Path)
 
 
 def test_folder_below_etc_belongs_to_the_machine() -> None:
-    assert loading.is_below_etc("/etc/pbus/conf.d")
+    node = {"data_dir": "jobs"}
+    tree = Tree("/etc/pbus/conf.d", {"node": node}, dict.fromkeys([("node",), ("node", "data_dir")], "a.toml"))
+    settings = loading.settings_of(tree)
+    assert tree.problems == []
+    assert (settings.node.run_dir, settings.node.log_dir) == ("/run/pbus", "/var/log/pbus")
+    assert settings.storage["main"].url == "sqlite:/etc/pbus/jobs/pbus.db"  # as it was set
+    assert loading.settings_of(Tree("/etc/pbus")).storage["main"].url == "sqlite:/var/lib/pbus/pbus.db"
     assert not loading.is_below_etc("/etcetera/conf.d")
-    assert loading.SYSTEM_WIDE == {"run_dir": "/run/pbus", "data_dir": "/var/lib/pbus", "log_dir": "/var/log/pbus"}
 
 
 @pytest.mark.parametrize("host", ["bus 1.example.com", "-x", "", "日本", "a" * 100, "..", "_ok"])
