@@ -84,11 +84,11 @@ class Children:
             fatal=backoff.given_up(self.histories), grace_s=grace_s, stopping_since=stopping_since,
         )
 
-    def settled(self, generation: int) -> bool:
-        """Whether every role that is needed has a child that is ready, or is given up."""
+    def unsettled(self, generation: int) -> list[str]:
+        """Roles that are needed, have no child that is ready, and are not given up."""
         there = {child.spec.key for child in self if child.ready_s is not None and child.generation == generation}
         needed = {spec.key for spec in self._specs.values() if spec.needed}
-        return needed <= there | backoff.given_up(self.histories)
+        return sorted(key[0] for key in needed - there - backoff.given_up(self.histories))
 
     def fatal_paths(self) -> frozenset[str]:
         """Topics whose consumers are given up."""

@@ -116,7 +116,10 @@ class Door:
         elif not request.reads and not caller.may_change:
             caller.refuse("this socket is for reading", Exit.NO_PERMISSION)
         else:
-            request.act(caller, frame)
+            try:
+                request.act(caller, frame)
+            except (LookupError, TypeError, ValueError) as error:
+                caller.refuse(f"the request {frame['kind']!r} makes no sense: {error}", Exit.USAGE)
 
     def _leave(self, caller: Caller) -> None:
         self._callers.discard(caller)

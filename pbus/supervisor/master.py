@@ -14,6 +14,7 @@ import datetime
 import gc
 import os
 import signal
+import sys
 from typing import Any, Final, Protocol
 
 import setproctitle
@@ -48,6 +49,7 @@ _OPENING_S: Final = 0.1
 _SPARE_SLOTS: Final = 128
 _ENDS_A_START: Final = (Exit.TEMPORARY, Exit.NO_PERMISSION, Exit.CONFIG)
 _SILENT_S: Final = 10.0
+_LONG_START_S: Final = 10.0
 
 
 class Announcer(Protocol):
@@ -82,7 +84,7 @@ class Master:
         self._numbers = NumberDesk(lambda: self._children.hearing(NUMBERS), self._clock)
         self._relay = Relay(self._children, self._followers, self._numbers, self._house, self._fence, self._clock)
         self._door = Door(plan.run_dir, self._switchboard, {
-            "ping": Request(lambda caller, _: caller.answer(pid=os.getpid()), reads=True),
+            "ping": Request(self._pinged, reads=True),
             "status": Request(self._asked_for_status, reads=True),
             "watch": Request(self._followers.begin, reads=True),
             "stop": Request(self._asked_to_stop),
@@ -121,6 +123,9 @@ class Master:
                 self.keep_house()
                 self.act(self.decide())
                 self.sleep()
+        except Exception as error:
+            self._log.critical("master.crashed", exc_info=error)  # the children drain by themselves
+            raise
         finally:
             self._move_out()
         if self._failure is not None:
@@ -201,15 +206,21 @@ class Master:
         except BootError as error:
             self._fail(error)
             return
-        why = self._house.waits_for
-        if not opened and why and why != self._announced:
+        if not opened:
+            self._say_once(self._house.waits_for)
+
+    def _say_once(self, why: str, after_s: float = 0.0) -> None:
+        """Tell who started us why it takes longer."""
+        if why and why != self._announced and self._clock.monotonic_s() >= self._born_s + after_s:
             self._announced = why
             self._announcer.waiting(why)
             self._log.warning("master.waiting", why=why)
 
     def _finish_start(self) -> None:
         """READY is when every role that is needed is ready (or given up)."""
-        if not self._children.settled(self._generation):
+        unsettled = self._children.unsettled(self._generation)
+        if unsettled:
+            self._say_once(f"waiting for {', '.join(unsettled)}", after_s=_LONG_START_S)
             return
         self._started = True
         self._log.info("master.ready", took_s=round(self._clock.monotonic_s() - self._born_s, 3))
@@ -317,6 +328,10 @@ class Master:
         fast = bool(frame.get("fast"))
         caller.answer(pid=os.getpid(), grace_s=FAST_S if fast else self._grace_s)
         self._stop(fast=fast, why="asked")
+
+    def _pinged(self, caller: Caller, _: dict[str, Any]) -> None:
+        """Who we are, and what is loaded: the proof that a master carries no storage and no gevent."""
+        caller.answer(pid=os.getpid(), packages=sorted({name.partition(".")[0] for name in sys.modules}))
 
     def _asked_for_status(self, caller: Caller, _: dict[str, Any]) -> None:
         if self._plan.topics:

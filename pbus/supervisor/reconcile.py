@@ -103,25 +103,17 @@ def reconcile(wanted: Wanted, children: Sequence[Seen], now: float) -> list[Acti
 def due(wanted: Wanted, children: Sequence[Seen], now: float) -> float:
     """The earliest time after *now* at which ``reconcile`` may answer differently by itself; or NEVER."""
     times = [_kill_at(wanted, child) for child in children if not child.killed]
-    if wanted.stopping_since is not None and any(child.draining_since is None for child in children):
+    if wanted.stopping_since is None:
+        times += [wanted.not_before.get(place, 0.0) for place in _empty(wanted, children)]
+    elif any(child.draining_since is None for child in children):
         times.append(_patience_ends(wanted))
-    lived_in = _lived_in(wanted, children)
-    times += [
-        wanted.not_before.get(place, 0.0)
-        for place in wanted.places
-        if place not in lived_in and place[:2] not in wanted.fatal
-    ]
     return min((time for time in times if time > now), default=NEVER)
 
 
 def _spawns(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Spawn]:
     if wanted.stopping_since is not None:
         return
-    lived_in = _lived_in(wanted, children)
-    for place in wanted.places:
-        given_up = place[:2] in wanted.fatal
-        if place not in lived_in and not given_up and wanted.not_before.get(place, 0.0) <= now:
-            yield Spawn(place)
+    yield from (Spawn(place) for place in _empty(wanted, children) if wanted.not_before.get(place, 0.0) <= now)
 
 
 def _terms(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Term]:
@@ -153,6 +145,9 @@ def _patience_ends(wanted: Wanted) -> float:
     return wanted.stopping_since + wanted.grace_s / 2
 
 
-def _lived_in(wanted: Wanted, children: Sequence[Seen]) -> set[Place]:
-    """Places of children that are to stay; one that leaves no longer counts as living there."""
-    return {child.place for child in children if child.generation == wanted.generation and child.draining_since is None}
+def _empty(wanted: Wanted, children: Sequence[Seen]) -> list[Place]:
+    """Wanted places that nobody lives in (a child that leaves does not count) and that are not given up."""
+    lived_in = {
+        child.place for child in children if child.generation == wanted.generation and child.draining_since is None
+    }
+    return [place for place in wanted.places if place not in lived_in and place[:2] not in wanted.fatal]

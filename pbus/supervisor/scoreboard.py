@@ -31,6 +31,7 @@ _HEADER_WORDS: Final = 8
 _SLOT_WORDS: Final = 64
 _SLOT_BYTES: Final = _SLOT_WORDS * _WORD
 _TRIES: Final = 1000
+_SPINS: Final = 10
 
 STATES: Final = ("free", "boot", "ready", "draining", "dead")
 """What a slot may say about its process; the number in the slot is the place in this tuple."""
@@ -183,8 +184,8 @@ class Slot:
 
     def clear(self) -> None:
         """Make room for another process. The sequence goes on, so that a reader notices."""
-        self.update(**dict.fromkeys(_INTEGERS, 0) | dict.fromkeys(_FLOATS, 0.0) | dict.fromkeys(_TEXTS, ""),
-                    counters=(0,) * COUNTERS)
+        nothing: dict[str, Any] = dict.fromkeys(_INTEGERS, 0) | dict.fromkeys(_FLOATS, 0.0) | dict.fromkeys(_TEXTS, "")
+        self.update(**nothing | {"state": STATES[0], "counters": (0,) * COUNTERS})
 
     @property
     def state(self) -> str:
@@ -195,15 +196,17 @@ class Slot:
         """
         The row as it was at one moment.
 
-        Tries again while a write is in progress, at most a thousand times (about a millisecond);
-        then the writer is dead or stopped in the middle of one, and the view says ``torn``.
+        Tries again while a write is in progress, a thousand times at most; then the writer is dead
+        or stopped in the middle of one, and the view says ``torn``.
         """
         words = self._words
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
             sequence = words[_SEQUENCE]
             copy = bytes(self._bytes)
             if not sequence & 1 and words[_SEQUENCE] == sequence:
                 return self._view(copy, torn=False)
+            if number >= _SPINS:  # the writer is not on a processor now; ours may be the one it waits for
+                os.sched_yield()
         return self._view(bytes(self._bytes), torn=True)
 
     def _write(self, name: str, value: Any) -> None:

@@ -6,24 +6,25 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from pbus.errors import Exit
 from pbus.supervisor.control import call
-from tests.support.idle_bus import IdleBus, IdleFactory, idle_bus, role  # noqa: F401 - idle_bus is a fixture
+from tests.support.idle_bus import IdleBus, IdleFactory, role
 from tests.support.waiting import until
 
 FAST_BACKOFF = {"first_s": 0.02, "factor": 1.5, "max_s": 0.1}
 
 
 def new_pid(bus: IdleBus, name: str, old: int) -> int:
-    status = bus.wait_for(
-        lambda status: any(row["role"] == name and row["pid"] != old and row["state"] == "ready" for row in status["processes"]),
-        f"a new {name}",
-    )
-    return next(row["pid"] for row in status["processes"] if row["role"] == name)
+    def ready(status: dict[str, Any]) -> list[int]:
+        rows = [row for row in status["processes"] if row["role"] == name and row["state"] == "ready"]
+        return [row["pid"] for row in rows if row["pid"] != old]
+
+    return ready(bus.wait_for(lambda status: bool(ready(status)), f"a new {name}"))[0]
 
 
 # -- coming back ----------------------------------------------------------------------------------
@@ -59,7 +60,8 @@ def test_crash_loop_ends_after_exactly_the_configured_number_of_lives(idle_bus: 
 
 
 def test_failed_boot_is_tried_three_times_and_its_reason_is_shown(idle_bus: IdleFactory) -> None:
-    bus = idle_bus(role("delivery", args={"fail": ["the moon is full", 1]}), backoff=FAST_BACKOFF, states=("degraded",))
+    moody = role("delivery", args={"fail": ["the moon is full", 1]})
+    bus = idle_bus(moody, backoff=FAST_BACKOFF, states=("degraded",))
     assert len(bus.events("child.born")) == 3
     [problem] = bus.status()["problems"]
     assert "did not start 3 times" in problem
@@ -87,12 +89,10 @@ def test_problem_of_a_child_makes_the_bus_degraded(idle_bus: IdleFactory) -> Non
 
 
 def test_fenced_boot_gives_everybody_a_new_one(idle_bus: IdleFactory) -> None:
-    bus = idle_bus(
-        role("scheduler", args={"fence": True}), role("consumer", path="gift/credit", own_group=True, holds_claims=True),
-    )
+    holder = role("consumer", path="gift/credit", own_group=True, holds_claims=True)
+    bus = idle_bus(role("scheduler", args={"fence": True}), holder)
     status = bus.wait_for(
-        lambda status: status["generation"] == 2 and {row["state"] for row in status["processes"]} <= {"ready", "running"}
-        and len(status["processes"]) == 3,
+        lambda status: (status["generation"], [row["state"] for row in status["processes"]][1:]) == (2, ["ready"] * 2),
         "all children are of generation 2",
     )
     assert status["state"] == "running"
@@ -130,10 +130,8 @@ def test_stop_drains_stage_after_stage(idle_bus: IdleFactory) -> None:
 
 
 def test_stuck_child_does_not_outlive_the_grace(idle_bus: IdleFactory) -> None:
-    bus = idle_bus(
-        role("delivery", args={"deaf": True}), role("consumer", path="gift/credit", own_group=True, args={"spin": True}),
-        grace_s=1.0,
-    )
+    spinning = role("consumer", path="gift/credit", own_group=True, args={"spin": True})
+    bus = idle_bus(role("delivery", args={"deaf": True}), spinning, grace_s=1.0)
     began = time.monotonic()
     bus.signal(signal.SIGTERM)
     assert bus.ended() == 0
@@ -284,6 +282,21 @@ def test_start_after_a_killed_master_waits_for_its_children_and_says_so(idle_bus
     assert not _lives(old)
     assert f"pid {old}" in bus.out.read_text()
     assert "waiting: processes of an earlier life" in bus.out.read_text()
+
+
+# -- what children ask for ------------------------------------------------------------------------
+
+
+def test_condemned_consumer_is_killed_and_back_at_once_without_counting_as_a_crash(idle_bus: IdleFactory) -> None:
+    consumer = role("consumer", path="gift/credit", own_group=True, args={"job": "1-1", "deaf": True})
+    bus = idle_bus(consumer, role("delivery", args={"condemn": "gift/credit", "gevent": True}), backoff={"fatal": 1})
+    condemned = until(lambda: bus.events("child.condemned"), 5, "the consumer is condemned")
+    assert condemned[0]["by"] == "delivery 0"
+    bus.wait_for(
+        lambda status: [row["restarts"] for row in status["processes"] if row["path"]] == [1], "it is back"
+    )
+    [exited] = [event for event in bus.events("child.exited") if event["child"].startswith("consumer")]
+    assert exited["how"] == "killed by SIGKILL"
 
 
 # -- requests -------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ A role that does nothing, in every way a role can: for tests of the supervisor a
 a word), ``deaf`` (ready, but never drains), ``spin`` (the same, without ever letting another thread
 run Python), ``offspring`` (start a program that outlives it), ``hold_s`` (drain takes so long),
 ``job`` (write that id as the current one), ``fence`` (say so once), ``events`` (publish so many a
-tenth of a second), ``numbers`` (answer the numbers frame with this).
+tenth of a second), ``numbers`` (answer the numbers frame with this), ``condemn`` (have
+the first consumer of that path killed).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import time
 from typing import Any
 
+from pbus.core.names import Owner
 from pbus.supervisor.child import Child
 
 
@@ -38,6 +40,8 @@ def run(child: Child) -> None:
     child.ready()
     if args.get("fence") and child.owner.n == 1:
         child.tell("fenced")
+    if "condemn" in args:
+        _condemn(child, args["condemn"])
     if "spin" in args:
         re.match(r"(a+)+$", "a" * 64 + "b")  # one call into C that holds the lock of the interpreter
     _live(child, args)
@@ -50,6 +54,13 @@ def _misbehave(child: Child, args: Any) -> None:
         raise RuntimeError(args["crash"])
     if "fail" in args:
         child.fail(*args["fail"])
+
+
+def _condemn(child: Child, path: str) -> None:
+    while not (rows := [row for row in child.scoreboard.living() if row.path == path and row.state == "ready"]):
+        time.sleep(0.01)
+    owner = Owner(child.owner.node, child.owner.boot, rows[0].slot, rows[0].n)
+    child.tell("kill", owner=str(owner))
 
 
 def _live(child: Child, args: Any) -> None:

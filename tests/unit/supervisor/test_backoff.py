@@ -1,0 +1,71 @@
+"""How long a place stays empty, and when a role is given up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbus.config.schema import Backoff
+from pbus.supervisor.backoff import History, Life, wait_s
+
+POLICY = Backoff(first_s=0.1, factor=2.0, max_s=60.0, fatal=10, window_s=300.0)
+
+
+def life(ready_s: float | None = None, finished: int = 0, failed_boot: bool = False) -> Life:
+    return Life(ready_s=ready_s, finished=finished, failed_boot=failed_boot, reason="exit status 1")
+
+
+def test_wait_doubles_up_to_the_longest() -> None:
+    assert [wait_s(number, POLICY) for number in (1, 2, 3, 4, 10, 11, 5000)] == [0.1, 0.2, 0.4, 0.8, 51.2, 60.0, 60.0]
+
+
+@given(st.integers(1, 9), st.floats(0, 1, exclude_max=True))
+def test_jitter_only_shortens_and_by_a_quarter_at_most(deaths: int, draw: float) -> None:
+    history = History(POLICY)
+    for _ in range(deaths):
+        at = history.died(life(), 0.0, draw)
+    assert 0.75 * wait_s(deaths, POLICY) <= at <= wait_s(deaths, POLICY)
+
+
+def test_ten_fast_ends_within_the_window_are_fatal_and_nine_are_not() -> None:
+    history = History(POLICY)
+    for number in range(9):
+        history.died(life(), number * 10.0, 0.0)
+    assert history.fatal == ""
+    history.died(life(), 90.0, 0.0)
+    assert history.fatal == "ended 10 times within 300 s: exit status 1"
+
+
+def test_fast_ends_spread_wider_than_the_window_are_not_fatal() -> None:
+    history = History(POLICY)
+    for number in range(100):
+        history.died(life(), number * 34.0, 0.0)
+    assert history.fatal == ""
+
+
+def test_third_boot_that_failed_with_a_reason_is_fatal() -> None:
+    history = History(POLICY)
+    history.died(life(failed_boot=True), 0.0, 0.0)
+    history.died(life(failed_boot=True), 1.0, 0.0)
+    assert history.fatal == ""
+    history.died(life(failed_boot=True), 2.0, 0.0)
+    assert history.fatal.startswith("did not start 3 times")
+
+
+@pytest.mark.parametrize("useful", [life(ready_s=1.0), life(ready_s=0.1, finished=1)])
+def test_useful_life_resets_the_wait(useful: Life) -> None:
+    history = History(POLICY)
+    for _ in range(5):
+        history.died(life(), 0.0, 0.0)
+    assert history.died(useful, 50.0, 0.0) == pytest.approx(50.1)
+    assert history.in_a_row == 0
+    assert history.died(life(), 60.0, 0.0) == pytest.approx(60.1)
+
+
+@pytest.mark.parametrize(
+    ("one", "fast"),
+    [(life(None), True), (life(0.99), True), (life(0.99, 1), False), (life(1.0), False), (life(None, 5), True)],
+)
+def test_life_is_fast_when_it_was_of_no_use(one: Life, fast: bool) -> None:
+    assert one.fast is fast

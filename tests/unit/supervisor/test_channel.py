@@ -1,0 +1,123 @@
+"""Connections of the master: bounded in both directions, never waiting."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pbus.codec import frames
+from pbus.supervisor.channel import Channel, Switchboard
+
+Pair = tuple[Channel, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, send_bytes=100_000, receive_bytes=1000)
+    yield channel, theirs
+    channel.release()
+    theirs.close()
+
+
+def test_frames_arrive_whole_however_they_are_cut(pair: Pair) -> None:
+    channel, peer = pair
+    data = frames.encode("a", x=1) + frames.encode("b", y="z")
+    got: list[dict[str, Any]] = []
+    for byte in data:
+        peer.send(bytes([byte]))
+        got += channel.receive()
+    assert got == [{"kind": "a", "x": 1}, {"kind": "b", "y": "z"}]
+    assert channel.receive() == []
+    assert not channel.closed
+
+
+def test_peer_that_does_not_read_costs_no_more_than_the_bound(pair: Pair) -> None:
+    channel, peer = pair
+    data = frames.encode("x", text="y" * 1000)
+    while channel.send(data):
+        assert channel.waiting_bytes <= 100_000
+    assert channel.lost == 1
+    assert not channel.closed
+    peer.setblocking(False)
+    received = b""
+    while True:
+        try:
+            received += peer.recv(1 << 20)
+        except BlockingIOError:
+            if not channel.waiting_bytes:
+                break
+            channel.flush()
+    assert len(received) % len(data) == 0, "what was taken arrives whole"
+
+
+def test_announced_giant_is_hung_up_on_before_it_is_kept(pair: Pair) -> None:
+    channel, peer = pair
+    peer.send(frames.encode("x", text="y" * 5000)[:2000])
+    assert channel.receive() == []
+    assert channel.closed
+
+
+def test_garbage_is_hung_up_on(pair: Pair) -> None:
+    channel, peer = pair
+    peer.send(b"\xff\xff\xff\xff hello")
+    assert channel.receive() == []
+    assert channel.closed
+
+
+def test_end_of_file_closes(pair: Pair) -> None:
+    channel, peer = pair
+    peer.close()
+    assert channel.receive() == []
+    assert channel.closed
+    assert not channel.send(b"x")
+
+
+def test_switchboard_tells_once_that_a_channel_is_over(pair: Pair) -> None:
+    channel, peer = pair
+    board, told = Switchboard(), []
+    board.connect(channel, told.append, lambda: told.append({"kind": "over"}))
+    peer.send(frames.encode("last"))
+    peer.close()
+    for _ in range(4):
+        board.turn(0.1)
+    assert told == [{"kind": "last"}, {"kind": "over"}]
+    assert channel.fileno() == -1
+    board.close()
+
+
+def test_switchboard_sends_the_rest_when_the_peer_reads_again(pair: Pair) -> None:
+    channel, peer = pair
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    board = Switchboard()
+    board.connect(channel, lambda _: None, lambda: None)
+    sent = 0
+    while not channel.waiting_bytes:
+        channel.send(frames.encode("x", text="y" * 1000))
+        sent += 1
+    reader, got = frames.FrameReader(), 0
+    peer.settimeout(1)
+    while got < sent:
+        board.turn(0)
+        got += len(reader.feed(peer.recv(65536)))
+    assert got == sent
+    board.close()
+
+
+def test_descriptor_of_a_closed_channel_is_not_given_out_before_it_is_forgotten() -> None:
+    board, first = Switchboard(), socket.socketpair()
+    channel = Channel(first[0], send_bytes=10, receive_bytes=10)
+    board.connect(channel, lambda _: None, lambda: None)
+    channel.close()
+    second = socket.socketpair()
+    other = Channel(second[0], send_bytes=1000, receive_bytes=1000)
+    board.connect(other, lambda _: None, lambda: None)
+    board.turn(0)
+    assert other.send(b"still here")
+    assert second[1].recv(100) == b"still here"
+    board.close()
+    for sock in (*first, *second):
+        sock.close()

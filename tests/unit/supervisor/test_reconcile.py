@@ -1,0 +1,167 @@
+"""Deciding is a pure function: every law it must keep, for every situation that hypothesis can think of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbus.supervisor.reconcile import NEVER, Kill, Seen, Spawn, Term, Wanted, due, reconcile
+
+INGEST, DELIVERY, CREDIT = ("ingest", "", 0), ("delivery", "", 0), ("consumer", "gift/credit", 0)
+PLACES = [INGEST, DELIVERY, CREDIT, ("consumer", "gift/credit", 1), ("scheduler", "", 0)]
+STAGES = {"ingest": 0, "delivery": 1, "consumer": 1, "scheduler": 2}
+NOW = 1000.0
+
+moments = st.floats(NOW - 40, NOW, allow_nan=False)
+
+
+@st.composite
+def children(draw: st.DrawFn) -> list[Seen]:
+    homes = draw(st.lists(st.sampled_from(PLACES), max_size=8))
+    return [
+        Seen(
+            n=number, place=place, generation=draw(st.integers(1, 2)), stage=STAGES[place[0]],
+            draining_since=draw(st.none() | moments), killed=draw(st.booleans()),
+        )
+        for number, place in enumerate(homes, start=1)
+    ]
+
+
+@st.composite
+def wishes(draw: st.DrawFn, stopping: bool | None = None) -> Wanted:
+    is_stopping = draw(st.booleans()) if stopping is None else stopping
+    return Wanted(
+        places=tuple(draw(st.lists(st.sampled_from(PLACES), unique=True))), generation=2, grace_s=30.0,
+        not_before=draw(st.dictionaries(st.sampled_from(PLACES), st.floats(NOW - 10, NOW + 10), max_size=3)),
+        fatal=draw(st.frozensets(st.sampled_from([place[:2] for place in PLACES]), max_size=1)),
+        stopping_since=draw(moments) if is_stopping else None,
+    )
+
+
+def performed(wanted: Wanted, before: list[Seen], actions: list[Spawn | Term | Kill]) -> list[Seen]:
+    """The children after *actions* were carried out at once."""
+    after = {child.n: child for child in before}
+    for action in actions:
+        match action:
+            case Term(n):
+                after[n] = dataclasses.replace(after[n], draining_since=NOW)
+            case Kill(n):
+                after[n] = dataclasses.replace(after[n], killed=True)
+            case Spawn(place):
+                number = len(after) + 1
+                after[number] = Seen(n=number, place=place, generation=wanted.generation, stage=STAGES[place[0]])
+    return list(after.values())
+
+
+@given(wishes(), children())
+def test_asking_again_after_acting_yields_nothing_more(wanted: Wanted, before: list[Seen]) -> None:
+    after = performed(wanted, before, reconcile(wanted, before, NOW))
+    assert reconcile(wanted, after, NOW) == []
+
+
+@given(wishes(), children(), st.floats(0.0, 1.0))
+def test_nothing_changes_before_it_is_due(wanted: Wanted, before: list[Seen], share: float) -> None:
+    after = performed(wanted, before, reconcile(wanted, before, NOW))
+    end = min(due(wanted, after, NOW), NOW + 100.0)
+    moment = NOW + (end - NOW) * share
+    if moment < end:
+        assert reconcile(wanted, after, moment) == []
+
+
+@given(wishes(), children())
+def test_something_happens_when_it_is_due(wanted: Wanted, before: list[Seen]) -> None:
+    after = performed(wanted, before, reconcile(wanted, before, NOW))
+    moment = due(wanted, after, NOW)
+    if moment != NEVER:
+        assert reconcile(wanted, after, moment)
+
+
+@given(wishes(stopping=True), children())
+def test_nobody_is_born_while_stopping(wanted: Wanted, before: list[Seen]) -> None:
+    assert not [action for action in reconcile(wanted, before, NOW) if isinstance(action, Spawn)]
+
+
+@given(wishes(stopping=False), children())
+def test_no_place_is_ever_lived_in_twice(wanted: Wanted, before: list[Seen]) -> None:
+    living = [child.place for child in before if child.generation == 2 and child.draining_since is None]
+    born = [action.place for action in reconcile(wanted, before, NOW) if isinstance(action, Spawn)]
+    assert len(born) == len(set(born))
+    assert not set(born) & set(living)
+    assert set(born) <= set(wanted.places)
+
+
+@given(wishes(), children())
+def test_nobody_is_told_twice(wanted: Wanted, before: list[Seen]) -> None:
+    by_n = {child.n: child for child in before}
+    for action in reconcile(wanted, before, NOW):
+        match action:
+            case Term(n):
+                assert by_n[n].draining_since is None
+            case Kill(n):
+                assert not by_n[n].killed
+
+
+@given(wishes(stopping=False), children())
+def test_children_that_are_wanted_are_left_alone(wanted: Wanted, before: list[Seen]) -> None:
+    told = {action.n for action in reconcile(wanted, before, NOW) if isinstance(action, Term | Kill)}
+    for child in before:
+        if child.place in wanted.places and child.generation == 2 and child.draining_since is None:
+            assert child.n not in told
+
+
+def wanted(**changes: object) -> Wanted:
+    return dataclasses.replace(Wanted(places=(INGEST, DELIVERY), generation=1, grace_s=30.0), **changes)
+
+
+def seen(n: int, place: tuple[str, str, int], **changes: object) -> Seen:
+    return dataclasses.replace(Seen(n=n, place=place, generation=1, stage=STAGES[place[0]]), **changes)
+
+
+def test_empty_bus_gets_all_its_children_in_order() -> None:
+    assert reconcile(wanted(), [], NOW) == [Spawn(INGEST), Spawn(DELIVERY)]
+
+
+def test_place_in_back_off_stays_empty_until_its_time() -> None:
+    wish = wanted(not_before={INGEST: NOW + 5})
+    assert reconcile(wish, [], NOW) == [Spawn(DELIVERY)]
+    assert due(wish, [seen(1, DELIVERY)], NOW) == NOW + 5
+    assert reconcile(wish, [seen(1, DELIVERY)], NOW + 5) == [Spawn(INGEST)]
+
+
+def test_role_that_is_given_up_is_not_born() -> None:
+    wish = wanted(fatal=frozenset({("delivery", "")}))
+    assert reconcile(wish, [seen(1, INGEST)], NOW) == []
+    assert due(wish, [seen(1, INGEST)], NOW) == NEVER
+
+
+def test_new_generation_replaces_the_old_one_which_drains() -> None:
+    old = [seen(1, INGEST), seen(2, DELIVERY)]
+    assert reconcile(wanted(generation=2), old, NOW) == [Term(1), Term(2), Spawn(INGEST), Spawn(DELIVERY)]
+
+
+def test_stop_tells_the_lowest_stage_first() -> None:
+    wish = wanted(places=(), stopping_since=NOW)
+    everybody = [seen(1, INGEST), seen(2, DELIVERY), seen(3, CREDIT), seen(4, ("scheduler", "", 0))]
+    assert reconcile(wish, everybody, NOW) == [Term(1)]
+    assert reconcile(wish, everybody[1:], NOW) == [Term(2), Term(3)]
+    assert reconcile(wish, everybody[3:], NOW) == [Term(4)]
+
+
+def test_stop_tells_everybody_at_half_of_the_grace() -> None:
+    wish = wanted(places=(), stopping_since=NOW)
+    stuck = [seen(1, INGEST, draining_since=NOW), seen(2, DELIVERY)]
+    assert due(wish, stuck, NOW) == NOW + 15
+    assert reconcile(wish, stuck, NOW + 15) == [Term(2)]
+
+
+def test_stop_has_the_grace_once_for_everybody() -> None:
+    wish = wanted(places=(), stopping_since=NOW - 30)
+    late = [seen(1, DELIVERY, draining_since=NOW - 1)]
+    assert reconcile(wish, late, NOW) == [Kill(1)]
+
+
+def test_drain_of_one_child_has_the_grace() -> None:
+    leaving = [seen(1, INGEST), seen(2, DELIVERY), seen(3, CREDIT, draining_since=NOW - 30)]
+    assert reconcile(wanted(), leaving, NOW) == [Kill(3)]
