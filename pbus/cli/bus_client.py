@@ -83,7 +83,7 @@ class Pusher:
 
         batch = self._redis.pipeline(transaction=False)
         for body in bodies:
-            batch.execute_command("XADD", self._queue, "*", "B", body)  # type: ignore[no-untyped-call]
+            batch.execute_command("XADD", self._queue, "*", "body", body)  # type: ignore[no-untyped-call]
         try:
             replies = batch.execute(raise_on_error=False)
         except redis.AuthenticationError as error:

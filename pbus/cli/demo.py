@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 200
 _LIVE_BATCH: Final = 20
+_PAUSE_S: Final = 0.2
 _TURN_S: Final = 1.0
 _STUCK_S: Final = 60.0
 _UNSETTLED: Final = ("ready", "running", "delayed")
@@ -159,7 +160,6 @@ class _Run:
                 height = len(lines)
                 self._clock.sleep(_TURN_S)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             stop.set()
             pusher.join(_STUCK_S)
             self._output.say("\nfinishing what was pushed; Ctrl-C again to leave at once")
@@ -177,9 +177,9 @@ class _Run:
 
     def _push_until(self, stop: threading.Event) -> None:
         with self._client() as client:
-            while not stop.is_set():
+            self._push(client, _LIVE_BATCH)
+            while not stop.wait(_PAUSE_S):
                 self._push(client, _LIVE_BATCH)
-                stop.wait(0.2)
 
     def _push(self, client: redis.Redis, count: int) -> None:
         """LPUSH the next *count* orders, and note those that were accepted."""

@@ -23,7 +23,10 @@ from pbus.supervisor.control import call
 QUEUE: Final = "orders"
 TOPICS: Final = ("billing", "email")
 _BOOT_S: Final = 30.0
+_PATIENCE_S: Final = 5.0
+_TURN_S: Final = 0.05
 _GRACE_S: Final = 10
+_FAST_S: Final = 5.0
 _ANSWER_S: Final = 5.0
 
 _CONFIGURATION: Final = """\
@@ -117,26 +120,42 @@ class DemoBus:
 
     def _await_running(self) -> None:
         deadline_s = self._clock.monotonic_s() + _BOOT_S
+        patient_until_s = self._clock.monotonic_s() + _PATIENCE_S
         while self._clock.monotonic_s() < deadline_s:
             assert self._process is not None
             if self._process.poll() is not None:
                 raise DemoError(f"the bus ended with status {self._process.returncode}:\n{self._said()}")
-            try:
-                if self.status()["state"] == "running":
-                    return
-            except PbusError:
-                pass  # not there yet
-            self._clock.sleep(0.05)
+            status = self._status_or_none()
+            if status is not None and status["state"] == "running":
+                return
+            if status is not None and status["state"] == "degraded" and self._clock.monotonic_s() > patient_until_s:
+                raise DemoError("the bus does not work:\n" + "\n".join(status["problems"]))
+            self._clock.sleep(_TURN_S)
         raise DemoError(f"the bus is not running after {_BOOT_S:g} s:\n{self._said()}")
 
+    def _status_or_none(self) -> dict[str, Any] | None:
+        try:
+            return self.status()
+        except PbusError:
+            return None  # not there yet
+
     def _stop(self) -> None:
+        """In good order; at once when it takes too long or somebody is impatient (Ctrl-C)."""
         process = self._process
         if process is None or process.poll() is not None:
             return
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(_GRACE_S + 5)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._stop_at_once(process)
+
+    @staticmethod
+    def _stop_at_once(process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGTERM)  # the second one means: fast
+        try:
+            process.wait(_FAST_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             process.kill()
             process.wait()
 

@@ -175,7 +175,7 @@ class _Connection(threading.Thread):
         for key in keys:
             body = " ".join(filter(None, (key, self._options.orders, _PADDING)))
             if self._options.typed:
-                batch.xadd(self._options.queue, {"B": body})
+                batch.xadd(self._options.queue, {"body": body})
             else:
                 batch.lpush(self._options.queue, body)
         try:
