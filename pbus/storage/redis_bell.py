@@ -19,7 +19,6 @@ from pbus.storage.redis_address import Address
 from pbus.storage.redis_link import Deadline, connection
 
 QUIET_S: Final = 5.0
-"""After so long without a message the connection is asked whether it lives."""
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 """Between attempts to connect; the growth is twofold."""
@@ -34,12 +33,16 @@ class RedisBell:
         timeout_s: Longest wait for it to answer.
         queues: Whose pushes are heard.
         clock: For deadlines and pauses.
+        quiet_s: After so long without a message the connection is asked whether it lives.
     """
 
-    def __init__(self, address: Address, timeout_s: float, queues: Sequence[str], clock: Clock) -> None:
+    def __init__(
+        self, address: Address, timeout_s: float, queues: Sequence[str], clock: Clock, quiet_s: float = QUIET_S
+    ) -> None:
         self._channels = {bell(queue).encode(): queue for queue in queues}
         self._timeout_s = timeout_s
         self._clock = clock
+        self._quiet_s = quiet_s
         self._deadline = Deadline(clock)
         self._connection = connection(address, self._deadline)
         self._heard_s = 0.0
@@ -90,7 +93,7 @@ class RedisBell:
 
     def _listen(self, timeout_s: float) -> frozenset[str]:
         """Queues heard of; waits for the first at most *timeout_s*, or until it is time to ask."""
-        ask_in_s = self._heard_s + QUIET_S - self._clock.monotonic_s()
+        ask_in_s = self._heard_s + self._quiet_s - self._clock.monotonic_s()
         message = self._read(min(timeout_s, max(0.0, ask_in_s)))
         if message is None:
             self._look_alive()
@@ -114,7 +117,7 @@ class RedisBell:
 
     def _look_alive(self) -> None:
         """Send a PING after a quiet time; a second one in a row means that nobody is there."""
-        if self._clock.monotonic_s() - self._heard_s < QUIET_S:
+        if self._clock.monotonic_s() - self._heard_s < self._quiet_s:
             return
         if self._pinged:
             raise redis.exceptions.ConnectionError("no answer to PING")

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -114,6 +115,8 @@ class _TcpConnection(_Bounded, redis.Connection):
 class _UnixConnection(_Bounded, redis.UnixDomainSocketConnection):
     """By unix socket."""
 
+    port = 0  # redis-py 8.1 asks for it when a connect takes too long
+
 
 def connection(address: Address, deadline: Deadline) -> Any:
     """
@@ -161,7 +164,7 @@ class Session:
 
     def quiet_s(self) -> float:
         """Seconds since the connection last answered; long ones die without telling. 0 for a new one."""
-        return 0.0 if self._connection.is_stale() else self._clock.monotonic_s() - self._heard_s
+        return self._clock.monotonic_s() - self._heard_s if self._connection.is_connected else 0.0
 
     def exchange(self, commands: Sequence[Words]) -> list[Any]:
         """
@@ -179,7 +182,9 @@ class Session:
         try:
             # An incomplete command is never executed, an earlier complete one may have been.
             sent = len(commands) > 1
-            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+            # One write, packed by hiredis itself: redis-py looks at every argument in Python first.
+            packed = b"".join([hiredis.pack_command(tuple(words)) for words in commands])
+            self._connection.send_packed_command([packed], check_health=False)
             sent = True
             replies = [self._read() for _ in commands]
             self._heard_s = self._clock.monotonic_s()
@@ -206,6 +211,7 @@ class Session:
         self.close()
         try:
             self._connection.connect()
+            self._heard_s = self._clock.monotonic_s()
         except redis.exceptions.RedisError as error:
             self.close()
             refused = refusal(error)

@@ -85,6 +85,8 @@ class Scripts:
         self._held = Script("held")
         self._owners = Script("owners")
         self._beat = Script("beat")
+        self._fence = Script("fence")
+        self._forget = Script("forget")
 
     def load(self) -> list[Words]:
         """Commands that teach them all to a Redis, so that no first call is sent twice."""
@@ -169,6 +171,12 @@ class Scripts:
 
     def beat(self, boot: str) -> Call:
         return Call(self._beat, (BEATS, FENCED), (boot,))
+
+    def fence(self, boot: str, queues: Iterable[QueueKeys]) -> Call:
+        return Call(self._fence, (BEATS, FENCED, *(queue.fenced for queue in queues)), (boot,))
+
+    def forget(self, boot: str, queues: Iterable[QueueKeys]) -> Call:
+        return Call(self._forget, (BEATS, FENCED, *(queue.fenced for queue in queues)), (boot,))
 
 
 def grouped(settlements: Sequence[tuple[int, Settlement]]) -> list[Group]:

@@ -67,8 +67,8 @@ class RedisStreamsDriver:
     # --- the store itself -------------------------------------------------------------------------
 
     def open(self) -> None:
-        server, _ = self._calls.all([("INFO", "server"), ("SET", keys.CHECK, "open", "PX", 60_000)])
-        version = _info(server).get("redis_version", "0")
+        """No write: a node can start on a full store, to empty it."""
+        version = _info(self._calls.one(("INFO", "server"))).get("redis_version", "0")
         found = re.match(r"(\d+)\.(\d+)", version)
         if found is None or (int(found[1]), int(found[2])) < OLDEST:
             text = f"Redis {version} is too old; pbus needs {OLDEST[0]}.{OLDEST[1]} or newer"
@@ -111,10 +111,12 @@ class RedisStreamsDriver:
         """What each queue had lost, by name of the topic (empty name: the queue itself)."""
         if not queues:
             return []
-        members = [f"{spec.name}/{topic}" for spec in queues for topic in _topics(spec) or ("",)]
         with self._calls.session() as session:
-            look: list[Words] = [("SMEMBERS", keys.FENCED), ("SADD", keys.TOPICS, *members)]
-            fenced, _ = raising(self._calls.each(session, look, repeat=True))
+            look: list[Words] = [("SMEMBERS", keys.FENCED), ("SMEMBERS", keys.TOPICS)]
+            fenced, known = raising(self._calls.each(session, look, repeat=True))
+            new = {member.encode() for spec in queues for member in _members(spec)}.difference(known)
+            if new:
+                raising(self._calls.each(session, [("SADD", keys.TOPICS, *sorted(new))], repeat=True))
             calls = [self._declaration(spec, fenced) for spec in queues]
             made = raising(self._calls.each(session, calls, repeat=True))
         return list(zip(queues, made, strict=True))
@@ -155,7 +157,7 @@ class RedisStreamsDriver:
 
     def _catalogue(self) -> dict[str, list[str]]:
         """Topics of every queue that any node has declared, sorted."""
-        members = {f"{spec.name}/{topic}" for spec in self._specs.values() for topic in _topics(spec) or ("",)}
+        members = {member for spec in self._specs.values() for member in _members(spec)}
         members.update(member.decode() for member in self._calls.one(("SMEMBERS", keys.TOPICS)))
         found: dict[str, list[str]] = {}
         for member in sorted(members):
@@ -321,17 +323,20 @@ class RedisStreamsDriver:
         return {boot.decode(): int(count) for boot, count in zip(flat[::2], flat[1::2], strict=True)}
 
     def fence(self, boot: str) -> None:
-        """Refused for the whole store first, then queue by queue; a repetition completes it."""
-        commands: list[Words] = [("SADD", keys.FENCED, boot), ("HDEL", keys.BEATS, boot)]
-        self._calls.all([*commands, *(("SADD", self._queue(queue).fenced, boot) for queue in self._catalogue())])
+        """One write: refused in the store and in every queue that anybody has declared."""
+        self._calls.one(self._scripts.fence(boot, map(self._queue, self._catalogue())))
 
     def forget(self, boot: str) -> None:
-        commands: list[Words] = [("HDEL", keys.BEATS, boot), ("SREM", keys.FENCED, boot)]
-        self._calls.all([*commands, *(("SREM", self._queue(queue).fenced, boot) for queue in self._catalogue())])
+        self._calls.one(self._scripts.forget(boot, map(self._queue, self._catalogue())))
 
 
 def _topics(spec: QueueSpec) -> list[str]:
     return [topic.name for topic in spec.topics]
+
+
+def _members(spec: QueueSpec) -> list[str]:
+    """How the store lists the topics of a queue; one without topics is listed, too."""
+    return [f"{spec.name}/{topic}" for topic in _topics(spec) or ("",)]
 
 
 def _info(reply: bytes) -> Mapping[str, str]:

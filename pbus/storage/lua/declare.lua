@@ -5,11 +5,15 @@
 --          a topic 3: name, start of a new one (now, history), id it was last seen at (or empty)
 -- returns  names of topics whose cursor had been lost, and "" first when the queue itself was new
 --
+-- HDEL of nothing opens the script for writes at maxmemory (see claim): a node can start on a full store
+-- and empty it.
+--
 -- What the queue's hash has lost is taken from the log, so ids never go back. A topic that has lost its
 -- cursor goes on where its caller last saw it, else at the start of the log.
 
 local queue, log, cursors, taken = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local remade = {}
+redis.call('HDEL', queue, '')
 
 local function last_id()
   if redis.call('EXISTS', log) == 0 then return '0-0' end

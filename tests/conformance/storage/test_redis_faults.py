@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from pbus.clock import SystemClock
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.errors import BootError, Exit, MaybeStored, Unavailable
 from pbus.storage.driver import QueueSpec, TopicSpec, Want
 from pbus.storage.open import StoreTarget
+from pbus.storage.redis_address import parse
+from pbus.storage.redis_bell import RedisBell
 from pbus.storage.redis_streams import RedisStreamsDriver
 from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_server import RedisServer, running
@@ -289,7 +292,7 @@ def test_claims_and_attempts_survive_a_restart(tmp_path: Path) -> None:
 
 
 def test_loading_store_is_unavailable_and_says_so(tmp_path: Path) -> None:
-    with running(tmp_path, appendonly="yes", enable_debug_command="yes", key_load_delay="500") as server:
+    with running(tmp_path, appendonly="yes", key_load_delay="500") as server:
         driver = a_driver(server.url, timeout_s=5.0)
         with server.client() as client:
             pipeline = client.pipeline(transaction=False)
@@ -313,15 +316,9 @@ def test_loading_store_is_unavailable_and_says_so(tmp_path: Path) -> None:
     assert any("LOADING" in text for text in texts), texts
 
 
-def full(server: RedisServer) -> None:
-    """Lower maxmemory below what is used."""
-    with server.client() as client:
-        used = client.info("memory")["used_memory"]
-        client.config_set("maxmemory", used - 100_000)
-
-
 def test_full_store_refuses_pushes_stores_nothing_of_them_and_can_be_emptied(server: RedisServer) -> None:
-    driver = a_driver(server.url, QueueSpec("gift", (TopicSpec("credit"),), 0.0, 0))
+    brief = QueueSpec("gift", (TopicSpec("credit"),), 0.0, 0)
+    driver = a_driver(server.url, brief)
     push(driver, 1, *[b"x" * 1000] * 300)
     running_now = claim(driver, 10)
     with server.client() as client:
@@ -331,6 +328,9 @@ def test_full_store_refuses_pushes_stores_nothing_of_them_and_can_be_emptied(ser
         push(driver, 2, b"refused")
     with pytest.raises(Unavailable, match="OOM"):
         driver.check()
+    driver.beat("n1", "b1")
+    driver.fence("b9")
+    a_driver(server.url, brief).close()  # a node may start, to empty it
 
     retried = driver.settle([ended(one, Move.RETRY, counts=True, error="e" * 2000) for one in running_now])
     assert all(retried)
@@ -350,10 +350,11 @@ def test_full_store_refuses_pushes_stores_nothing_of_them_and_can_be_emptied(ser
 
 
 def test_store_that_cannot_save_is_unavailable_with_the_reason(tmp_path: Path) -> None:
-    with running(tmp_path, stop_writes_on_bgsave_error="yes", save="3600 1") as server:
+    with running(tmp_path, stop_writes_on_bgsave_error="yes") as server:
         driver = a_driver(server.url)
         (tmp_path / "dump.rdb").mkdir()  # a folder where the file should go: the save fails
         with server.client() as client:
+            client.config_set("save", "3600 1")
             client.bgsave()
             until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", 10, "the save has failed")
 
@@ -362,6 +363,7 @@ def test_store_that_cannot_save_is_unavailable_with_the_reason(tmp_path: Path) -
 
         assert claim(driver) == []
         driver.close()
+        server.kill()  # asked to end, it would try to save
 
 
 def test_replica_is_unavailable_with_the_reason(server: RedisServer, driver: RedisStreamsDriver) -> None:
@@ -546,6 +548,23 @@ def test_bell_waits_out_a_store_that_is_away(proxy: FaultProxy, driver: RedisStr
 
     proxy.heal()
     assert bell.wait(2) is None
+    bell.close()
+
+
+def test_bell_finds_out_that_its_connection_is_silently_dead(
+    server: RedisServer, proxy: FaultProxy, driver: RedisStreamsDriver
+) -> None:
+    bell = RedisBell(parse(proxy.url), 0.3, ["gift"], SystemClock(), quiet_s=0.2)
+    assert bell.wait(1) is None
+    for _ in range(5):
+        assert bell.wait(0.15) == frozenset()  # quiet, asked, answered
+    assert proxy.connections == 2  # the driver's and its own
+    proxy.blackhole()
+
+    until(lambda: bell.wait(0.1) is not None and proxy.connections > 2, 5, "it tries another connection")
+
+    proxy.heal()
+    until(lambda: bell.wait(0.5) is None, 5, "it is subscribed again")
     bell.close()
 
 

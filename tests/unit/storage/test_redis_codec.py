@@ -1,0 +1,68 @@
+"""What the Redis driver writes, as bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbus.core.job import Push
+from pbus.storage import redis_codec
+from pbus.storage.driver import Appended, DeadLetter, Want
+
+WANT = Want("n/b/1.1", "gift", "credit", 9)
+texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=256)
+
+
+@given(st.lists(st.builds(Push, st.just("gift"), st.binary(max_size=300), texts, texts), max_size=6))
+def test_envelopes_open_as_they_were_packed(pushes: list[Push]) -> None:
+    packed, size = redis_codec.envelopes(pushes)
+
+    assert [redis_codec.open_envelope(one) for one in packed] == [
+        (push.body, push.traceparent, push.content_type) for push in pushes
+    ]
+    assert size == sum(len(push.body) for push in pushes)
+
+
+def test_envelopes_carry_the_bytes_before_them() -> None:
+    packed, _ = redis_codec.envelopes([Push("gift", b"abc"), Push("gift", b"", "t"), Push("gift", b"de")])
+
+    assert packed == [b"0:0:0:abc", b"3:1:0:t", b"3:0:0:de"]
+
+
+def test_bytes_of_somebody_else_are_no_envelope() -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        redis_codec.open_envelope(b"hello")
+
+
+def test_deliveries_put_what_was_back_first() -> None:
+    back = [b"5-0", b"2:1:1:77", b"0:0:0:a"]
+    fresh = [b"6-0", b"0:2:1:tpcb", b"6-1", b"1:0:0:c"]
+
+    first, second, third = redis_codec.deliveries(WANT, back, fresh)
+
+    assert (first.id, first.attempt, first.crashes, first.redelivered, first.first_ms) == ("5-0", 3, 1, True, 77)
+    assert (second.id, second.body, second.traceparent, second.content_type) == ("6-0", b"b", "tp", "c")
+    assert (third.attempt, third.crashes, third.redelivered, third.first_ms) == (1, 0, False, 0)
+    assert {one.owner for one in (first, second, third)} == {WANT.owner}
+
+
+def test_answer_to_an_append_is_one_entry_a_push() -> None:
+    assert redis_codec.appended(b"7 1700000000000 3 2 12 4") == [
+        Appended("1700000000000-3", 12, 4), Appended("1700000000000-4", 12, 4),
+    ]
+
+
+@given(st.integers(0, 10**14 - 1), st.integers(0, 10**16 - 1))
+def test_padded_members_are_read_as_ids(ms: int, seq: int) -> None:
+    assert redis_codec.unpadded(b"%014d-%016d" % (ms, seq)) == f"{ms}-{seq}"
+
+
+def test_ids_order_by_number_not_by_letter() -> None:
+    assert sorted(["9-10", "10-0", "9-9"], key=redis_codec.id_order) == ["9-9", "9-10", "10-0"]
+
+
+def test_dead_letter_keeps_colons_and_bytes_that_are_no_text() -> None:
+    letter = redis_codec.dead_letter("gift", "credit", "1-0", 5, b"3:1:6:failed12:30: bad \xff")
+
+    assert letter == DeadLetter("gift", "credit", "1-0", 5, 3, 1, "failed", "12:30: bad \ufffd")
