@@ -7,10 +7,10 @@ Rules
   one connection; callers queue for seats, first come first served within a topic and in turn
   between topics.
 * A kept-alive connection pins one php-fpm process, so only a hot one is reused: work waits for it,
-  and it is younger than HOT_S. The limit on its age lets the server's accept queue move: with fewer
-  processes than connections the ones that have one would otherwise keep it for ever. A connection
-  without work is closed after LINGER_S. None is opened ahead of a request: php-fpm drops a
-  connection that is silent for 5 s.
+  and it has been reused for less than HOT_S. That limit lets the server's accept queue move: with
+  fewer processes than connections those that have one would otherwise keep it for ever. (It counts
+  from the first reuse: what waited in the accept queue is not old.) A connection without work is
+  closed after LINGER_S. None is opened ahead of a request: php-fpm drops one that is silent for 5 s.
 * Failures that reached nobody open the circuit of an address (``failures`` within ``window``);
   while it is open one probe at a time connects after 0.5, 1, 2, 2 s, and no job is spent on it.
 """
@@ -84,7 +84,7 @@ class Address:
         problem: Why it was not reached last time; empty while it is.
     """
 
-    def __init__(self, name: str, limit: int, settings: schema.Backend, clock: Clock) -> None:
+    def __init__(self, name: str, limit: int, settings: schema.Backend) -> None:
         self.name = name
         self.limit = limit
         self.taken = 0
@@ -92,7 +92,6 @@ class Address:
         self.circuit = Circuit(settings.circuit)
         self.parked: deque[tuple[float, Connection]] = deque()
         self._timeout_s = settings.connect_timeout_s
-        self._clock = clock
 
     @property
     def has_room(self) -> bool:
@@ -107,7 +106,7 @@ class Address:
         """
         sock = connect(self.name, self._timeout_s)
         self.problem = ""
-        return Connection(sock, self._clock.monotonic_s())
+        return Connection(sock)
 
 
 class Seat:
@@ -213,8 +212,12 @@ class Backend:
         return None
 
     def give(self, seat: Seat) -> None:
-        """Give a seat back, with its connection if that is still of use."""
+        """Give a seat back, with its connection if that is still of use; whoever waits gets it as it is."""
         address = seat.address
+        if self._queues and not address.circuit.is_open:
+            self._next_turn().set(Seat(address, seat.connection))
+            seat.connection = None
+            return
         address.taken -= 1
         connection, seat.connection = seat.connection, None
         if connection is not None:
@@ -225,16 +228,21 @@ class Backend:
         self._serve()
 
     def _serve(self) -> None:
-        """Give free seats to those who wait, a topic a turn."""
+        """Give free seats to those who wait."""
         while self._queues:
             seat = self._free_seat()
             if seat is None:
                 return
-            topic = next(iter(self._queues))
-            queue = self._queues.pop(topic)
-            queue.popleft().set(seat)
-            if queue:
-                self._queues[topic] = queue
+            self._next_turn().set(seat)
+
+    def _next_turn(self) -> AsyncResult:
+        """The caller that is served next: the first of the topic whose turn it is, which then goes last."""
+        topic = next(iter(self._queues))
+        queue = self._queues.pop(topic)
+        turn = queue.popleft()
+        if queue:
+            self._queues[topic] = queue
+        return turn
 
     def withdraw(self, topic: str) -> None:
         """Callers of *topic* that still wait get Withdrawn."""
@@ -245,8 +253,8 @@ class Backend:
         """
         Make sure that the seat has a connection that can carry a call.
 
-        A connection that was closed or spoke meanwhile, or is older than HOT_S, is replaced
-        silently. Where the seat's address is not reached the others are tried in order.
+        A connection that was closed or spoke meanwhile, or was hot for HOT_S, is replaced silently.
+        Where the seat's address is not reached the others are tried in order.
 
         Returns:
             Whether the connection is fresh (False: it carried calls before).
@@ -256,9 +264,15 @@ class Backend:
         """
         connection = seat.connection
         if connection is not None:
-            if not self._is_old(connection) and connection.is_quiet():
+            if not connection.is_quiet():
+                seat.close()
+            elif self._is_old(connection):
+                connection.retire()
+                seat.close()
+            else:
+                if not connection.hot_since_s:
+                    connection.hot_since_s = self._clock.monotonic_s()
                 return False
-            seat.close()
         while True:
             try:
                 seat.connection = seat.address.connect()
@@ -269,7 +283,8 @@ class Backend:
                     raise HandlerUnavailable(self.reason) from error
 
     def _is_old(self, connection: Connection) -> bool:
-        return self._clock.monotonic_s() - connection.born_s > HOT_S
+        since_s = connection.hot_since_s
+        return since_s > 0.0 and self._clock.monotonic_s() - since_s > HOT_S
 
     def _move(self, seat: Seat) -> bool:
         """Turn the seat into one of a later address that has room."""
@@ -379,7 +394,7 @@ class Backends:
         if settings.max_connections:
             limit = share_of(settings.max_connections, self._processes, self._index)
         names = [*settings.fastcgi, *(http_address(url) for url in settings.http)]
-        addresses = [Address(address, limit, settings, self._clock) for address in names]
+        addresses = [Address(address, limit, settings) for address in names]
         return Backend(name, addresses, settings, self._clock)
 
     def of_fastcgi(self, handler: schema.FastcgiHandler) -> Backend:

@@ -9,6 +9,7 @@ makes would be wasted on every call.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -24,6 +25,7 @@ from pbus.errors import HandlerUnavailable
 from pbus.supervisor.listeners import unix_path
 
 RECEIVE_BYTES: Final = 64 * 1024
+RETIRE_S: Final = 0.02
 
 _READ: Final = 1
 _WRITE: Final = 2
@@ -35,14 +37,14 @@ class Connection:
     Owner: the seat that opened it; used by one greenlet at a time.
 
     Attributes:
-        born_s: Monotonic time it was opened.
+        hot_since_s: Monotonic time of its first reuse; 0: it was not reused yet.
         sent: Bytes of the current request that the kernel took.
     """
 
-    __slots__ = ("_hub", "_readable", "_sock", "_writable", "born_s", "sent")
+    __slots__ = ("_hub", "_readable", "_sock", "_writable", "hot_since_s", "sent")
 
-    def __init__(self, sock: Any, born_s: float) -> None:
-        self.born_s = born_s
+    def __init__(self, sock: Any) -> None:
+        self.hot_since_s = 0.0
         self.sent = 0
         self._sock = sock
         self._hub = gevent.get_hub()
@@ -98,6 +100,18 @@ class Connection:
         except OSError:
             return False
         return False
+
+    def retire(self) -> None:
+        """
+        Say that nothing more comes and wait a moment for the peer to close too.
+
+        So a server never sees more connections than we may have, and the php-fpm process behind
+        this one is free before its successor queues up.
+        """
+        with contextlib.suppress(OSError), gevent.Timeout(RETIRE_S, False):
+            self._sock.shutdown(socket.SHUT_WR)
+            while self.receive():
+                pass
 
     def close(self) -> None:
         """Give the descriptor back; idempotent."""

@@ -121,7 +121,7 @@ class Talker(Generic[Request]):
                     return
                 self.accepted += 1
                 self._open.add(connection)
-                self.peak = max(self.peak, len(self._open))
+                self.peak = max(self.peak, sum(not _has_ended(each) for each in self._open))
             self._spawn(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
@@ -184,3 +184,13 @@ class Talker(Generic[Request]):
         if self._listener is not None:
             self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """The client has closed it already, whether or not its thread has noticed."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
