@@ -1,0 +1,278 @@
+"""Python handlers on a real bus: what each way to end an attempt means, and what survives whose death."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.bus import Bus, BusFactory
+from tests.support.waiting import until
+
+HANDLERS = Path(__file__).parents[1] / "support" / "handlers"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One line of the handler's notes."""
+
+    id: str
+    attempt: int
+    pid: int
+    redelivered: bool
+    word: str
+    text: str
+
+
+class Shop:
+    """A bus with one Python topic, and what its handler noted."""
+
+    def __init__(self, bus: Bus, runs_file: Path) -> None:
+        self.bus = bus
+        self._runs_file = runs_file
+        self._redis = redis.Redis(port=bus.port)
+
+    def push(self, *bodies: str) -> None:
+        self._redis.lpush("gift", *bodies)
+
+    def runs(self, word: str = "begin") -> list[Run]:
+        text = self._runs_file.read_text() if self._runs_file.exists() else ""
+        found = []
+        for line in text.splitlines():
+            job_id, attempt, pid, redelivered, kind, body = line.split(" ", 5)
+            if kind == word:
+                found.append(Run(job_id, int(attempt), int(pid), redelivered == "1", kind, body))
+        return found
+
+    def bodies(self, word: str = "end") -> list[str]:
+        return [run.text for run in self.runs(word)]
+
+    def numbers(self) -> dict[str, Any]:
+        return self.bus.topic("gift", "credit")
+
+    def settled(self, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Wait until nothing is ready, running or delayed; the numbers then."""
+        def over() -> dict[str, Any] | None:
+            row = self.numbers()
+            return row if not (row["ready"] or row["running"] or row["delayed"]) else None
+
+        return until(over, timeout_s, lambda: f"everything is settled: {self.numbers()}\n{self.bus.tail()}") or {}
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+OpenShop = Callable[..., Shop]
+
+
+@pytest.fixture
+def shop(bus_factory: BusFactory, tmp_path: Path) -> Any:
+    shops: list[Shop] = []
+
+    def make(*, call: str = "consumer_jobs:act", consumers: int = 1, path: Path = HANDLERS, **topic: Any) -> Shop:
+        runs = tmp_path / "runs"
+        settings = {
+            "python": {"call": call, "path": str(path)}, "concurrency": consumers,
+            "retry": {"first": "50ms", "jitter": 0.0}, **topic,
+        }
+        bus = bus_factory({"queue": {"gift": {"topic": {"credit": settings}}}}, environment={"RUNS_FILE": str(runs)})
+        shops.append(Shop(bus, runs))
+        return shops[-1]
+
+    yield make
+    for each in shops:
+        each.close()
+
+
+# -- how an attempt ends ---------------------------------------------------------------------------
+
+
+def test_a_job_that_returns_is_done_and_one_that_raises_is_tried_again(shop: OpenShop) -> None:
+    here = shop()
+    here.push("ok 1", "fail-once no such user")
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["failed_total"], numbers["dead"]) == (2, 1, 0)
+    assert [run.attempt for run in here.runs() if "user" in run.text] == [1, 2]
+    (event,) = here.bus.events("job.failed")
+    assert (event["attempt"], event["verdict"]) == (1, "failed")
+    assert "ValueError: no such user" in event["error"]
+    assert "ValueError: no such user" in here.bus.topic_log("gift", "credit")
+
+
+def test_retry_waits_as_long_as_the_handler_asked(shop: OpenShop) -> None:
+    here = shop(retry={"first": "10ms"})
+    here.push("retry-once 1.0")
+    until(lambda: here.numbers()["delayed"] == 1, 5, "it waits")
+    assert here.settled()["done_total"] == 1
+
+
+def test_dead_is_a_dead_letter_after_one_attempt(shop: OpenShop) -> None:
+    here = shop()
+    here.push("dead no such gift")
+    assert here.settled()["dead"] == 1
+    assert len(here.runs()) == 1
+    assert here.bus.events("job.dead")[0]["error"] == "no such gift"
+
+
+def test_attempts_end_in_the_dead_letters(shop: OpenShop) -> None:
+    here = shop(retry={"attempts": 3, "first": "10ms"})
+    here.push("fail always")
+    assert here.settled()["dead"] == 1
+    assert [run.attempt for run in here.runs()] == [1, 2, 3]
+
+
+def test_a_coroutine_is_run_too(shop: OpenShop) -> None:
+    here = shop(call="consumer_jobs:act_async")
+    here.push("ok 1", "fail-once x")
+    assert here.settled()["done_total"] == 2
+
+
+def test_output_reaches_the_topics_log_under_its_job(shop: OpenShop) -> None:
+    here = shop()
+    here.push("say hello")
+    here.settled()
+    job_id = here.runs()[0].id
+    lines = here.bus.topic_log("gift", "credit").splitlines()
+    for said, level in (("printed hello", "INFO"), ("complained hello", "ERROR"), ("logged hello", "WARNING")):
+        (line,) = [line for line in lines if line.endswith(said)]
+        assert f" {job_id} {level} " in line
+    assert "written past Python" in lines
+
+
+# -- deaths of a consumer ------------------------------------------------------------------------------
+
+
+def test_a_killed_consumer_costs_its_job_a_crash_and_nobody_else_anything(shop: OpenShop) -> None:
+    here = shop()
+    here.push("kill-once x", *(f"ok {number}" for number in range(50)))
+    assert here.settled()["done_total"] == 51
+    runs = Counter(run.text for run in here.runs())
+    assert runs.pop("kill-once x") == 2
+    assert set(runs.values()) == {1}
+    assert here.bus.events("job.failed")[0]["verdict"] == "crashed"
+    again = [run for run in here.runs() if run.text == "kill-once x"][-1]
+    assert again.redelivered
+
+
+def test_a_job_that_kills_its_consumer_three_times_is_dead(shop: OpenShop) -> None:
+    here = shop(consumers=2)
+    here.push("kill x", *(f"ok {number}" for number in range(50)))
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["dead"]) == (50, 1)
+    assert len([run for run in here.runs() if run.text == "kill x"]) == 3
+    assert here.bus.events("job.dead")[0]["error"].startswith("killed its consumer 3 times")
+
+
+@pytest.mark.parametrize("word", ["exit-once", "sys-exit-once"])
+def test_an_exit_with_a_status_is_an_ordinary_failure(shop: OpenShop, word: str) -> None:
+    here = shop()
+    here.push(f"{word} 3", "ok 1", "ok 2")
+    assert here.settled()["done_total"] == 3
+    (event,) = here.bus.events("job.failed")
+    assert event["verdict"] == "failed"
+    assert "3" in event["error"]
+    assert len(here.bodies("begin")) == 4
+
+
+def test_a_job_beyond_the_timeout_is_killed_and_tried_again(shop: OpenShop) -> None:
+    here = shop(timeout="500ms")
+    here.push("sleep-once 60", "ok 1")
+    assert here.settled()["done_total"] == 2
+    assert here.bus.events("job.failed")[0]["verdict"] == "timeout"
+
+
+def test_without_a_timeout_a_long_job_is_run_once(shop: OpenShop) -> None:
+    here = shop(timeout="0s")
+    here.push("sleep 4")
+    assert here.settled()["done_total"] == 1
+    assert len(here.runs()) == 1
+
+
+def test_a_handler_that_closes_every_descriptor_is_run_once(shop: OpenShop) -> None:
+    here = shop()
+    here.push("close x", "ok 1")
+    assert here.settled()["done_total"] == 2
+    assert sorted(here.bodies("begin")) == ["close x", "ok 1"]
+
+
+# -- deaths of others ----------------------------------------------------------------------------------
+
+
+def test_a_killed_delivery_child_has_no_consumers_job_run_twice(shop: OpenShop) -> None:
+    here = shop(consumers=2)
+    for round_ in range(5):
+        here.push(*(f"sleep 0.01 {round_}.{number}" for number in range(100)))
+        until(lambda mark=round_ * 100 + 30: len(here.bodies()) >= mark, 10, "work is under way")
+        here.bus.kill("delivery")
+    assert here.settled(40)["done_total"] == 500
+    assert Counter(here.bodies("begin")).most_common(1)[0][1] == 1
+    assert len(here.bodies()) == 500
+
+
+def test_a_consumer_that_dies_without_a_delivery_child_loses_nothing(shop: OpenShop) -> None:
+    here = shop()
+    here.push("sleep 1 first", *(f"ok {number}" for number in range(20)))
+    until(lambda: here.bodies("begin"), 10, "the first has begun")
+    (consumer,) = here.bus.pids("consumer")
+    for pid in here.bus.kill("delivery", signal.SIGSTOP):
+        os.kill(pid, signal.SIGKILL)
+    os.kill(consumer, signal.SIGKILL)
+    assert here.settled()["done_total"] == 21
+    assert max(Counter(here.bodies("begin")).values()) <= 2
+
+
+def test_order_is_kept_at_concurrency_one_whoever_dies(shop: OpenShop) -> None:
+    here = shop()
+    for number in range(400):
+        here.push(f"sleep 0.002 {number}")
+        if number % 100 == 50:
+            here.bus.kill("delivery")
+    assert here.settled(40)["done_total"] == 400
+    assert [int(body.split()[2]) for body in here.bodies()] == list(range(400))
+
+
+# -- the end, and a bad beginning --------------------------------------------------------------------------
+
+
+def test_stop_lets_the_begun_job_finish_and_keeps_the_rest(shop: OpenShop) -> None:
+    here = shop()
+    here.push("sleep 1 first", *(f"ok {number}" for number in range(20)))
+    until(lambda: here.bodies("begin"), 10, "the first has begun")
+    assert here.bus.stop() == 0
+    assert "sleep 1 first" in here.bodies()
+    done_before = len(here.bodies())
+    here.bus.start()
+    assert here.settled()["done_total"] == 21
+    assert len(here.bodies("begin")) == len(here.bodies()) == 21
+    assert done_before >= 1
+    assert here.bus.events("job.failed") == []
+
+
+def test_an_idle_bus_stops_at_once(shop: OpenShop) -> None:
+    here = shop(consumers=2)
+    here.push("ok 1")
+    here.settled()
+    assert here.bus.stop(timeout_s=2.5) == 0
+
+
+def test_a_handler_that_does_not_import_is_a_problem_with_its_reason(
+    bus_factory: BusFactory, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    bus = bus_factory(
+        {"queue": {"gift": {"topic": {"credit": {"python": {"call": "broken:run", "path": str(tmp_path)}}}}}},
+        states=("degraded", "running"),
+    )
+    until(lambda: "no_such_module" in str(bus.status()["problems"]), 10, lambda: f"a problem: {bus.status()}")
+    client = redis.Redis(port=bus.port)
+    assert client.lpush("gift", "kept") == 1
+    client.close()
+    assert bus.topic("gift", "credit")["ready"] == 1
+    assert "no_such_module" in bus.topic_log("gift", "credit")
