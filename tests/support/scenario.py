@@ -1,0 +1,148 @@
+"""
+The stage of the acceptance tests: a real bus on a real store, real handlers that keep the ledger.
+
+    def test_something(scenario):
+        bus = scenario.start({"mail": scenario.python(concurrency=2)})
+        with scenario.pushing():
+            ... the fault ...
+        scenario.settled()
+        scenario.expect(dup={"mail": 0})
+
+``scenario`` comes once for each store. Figures are printed even when all is well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import redis
+
+from pbus.storage.driver import Driver, TopicNumbers
+from pbus.storage.open import StoreTarget, make, queue_specs
+from tests.support.bus import Bus, BusFactory
+from tests.support.ledger import Ledger
+from tests.support.ledger_handlers import HttpHandler, fastcgi_handler, python_environment, python_handler
+from tests.support.php_fpm import PhpFpm
+from tests.support.producers import RedisPy
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+QUEUE = "gift"
+SETTLED_S = 60.0
+
+
+class Scenario:
+    """
+    One test's stage.
+
+    Attributes:
+        store: ``sqlite`` or ``redis``.
+        redis: The private redis-server, when that is the store.
+        ledger: What was pushed and what ran.
+        bus: After ``start``.
+    """
+
+    def __init__(self, folder: Path, store: str, bus_factory: BusFactory, stack: contextlib.ExitStack) -> None:
+        self.store = store
+        self.ledger = Ledger(folder / "ledger")
+        self._folder = folder
+        self._bus_factory = bus_factory
+        self._stack = stack
+        self.redis: RedisServer | None = None
+        if store == "redis":
+            data = folder / "redis"
+            data.mkdir()
+            self.redis = RedisServer(data, appendonly="yes", appendfsync="always")
+            stack.callback(self.redis.close)
+            self.redis.start()
+
+    # -- handlers -----------------------------------------------------------------------------
+
+    def python(self, concurrency: int = 2, more: str = "") -> str:
+        """TOML of a topic with the Python handler of the ledger."""
+        return f"python = {python_handler()}\nconcurrency = {concurrency}\n{more}\n"
+
+    def fpm(self, **settings: str) -> PhpFpm:
+        """A private php-fpm; ends with the test."""
+        folder = self._folder / "fpm"
+        folder.mkdir(exist_ok=True)
+        fpm = PhpFpm(folder, **settings)  # type: ignore[arg-type]
+        self._stack.callback(fpm.close)
+        return fpm
+
+    def fastcgi(self, address: str, concurrency: int = 4, more: str = "") -> str:
+        """TOML of a topic with the php-fpm script of the ledger."""
+        return f"fastcgi = {fastcgi_handler(self.ledger, address)}\nconcurrency = {concurrency}\n{more}\n"
+
+    def http(self, concurrency: int = 4, more: str = "") -> str:
+        """TOML of a topic with the HTTP handler of the ledger, which is started."""
+        handler = self._stack.enter_context(HttpHandler(self.ledger))
+        return f"http = {handler.toml()}\nconcurrency = {concurrency}\n{more}\n"
+
+    # -- the bus ------------------------------------------------------------------------------
+
+    def start(self, topics: Mapping[str, str], more: str = "", queue: str = "", start: bool = True) -> Bus:
+        """A bus with one queue and these topics (name -> TOML); *more* is further top-level TOML."""
+        text = [more]
+        if self.redis is not None:
+            text.append(f'[storage.main]\nurl = "{self.redis.url}"')
+        text.append(f"[queue.{QUEUE}]\n{queue}")
+        text += [f"[queue.{QUEUE}.topic.{name}]\n{toml}" for name, toml in topics.items()]
+        self.topics = list(topics)
+        self.bus = self._bus_factory("\n".join(text), start=start, environment=python_environment(self.ledger))
+        return self.bus
+
+    def pushing(self, **settings: object) -> RedisPy:
+        """Producers that push until the block ends (a context manager; ``stop()`` ends them in order)."""
+        return RedisPy(self.ledger, self.bus.port, QUEUE, **settings)  # type: ignore[arg-type]
+
+    def client(self) -> redis.Redis:
+        """redis-py with its defaults."""
+        client = redis.Redis(port=self.bus.port, socket_timeout=10)
+        self._stack.callback(client.close)
+        return client
+
+    @contextlib.contextmanager
+    def driver(self) -> Iterator[Driver]:
+        """The store itself, as a bus' child sees it."""
+        settings = self.bus.settings
+        storage = settings.storage["main"]
+        url = storage.url
+        if url.startswith("sqlite:"):
+            url = "sqlite:" + str(Path(settings.node.data_dir) / url.removeprefix("sqlite:"))
+        driver = make(StoreTarget("main", url, storage.password, storage.call_timeout_s, settings.node.name))
+        driver.open()
+        try:
+            driver.declare(queue_specs(settings.queue, "main"))
+            yield driver
+        finally:
+            driver.close()
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def numbers(self) -> dict[str, TopicNumbers]:
+        """Where the deliveries are, by topic, read from the store."""
+        with self.driver() as driver:
+            return {topic: numbers for (queue, topic), numbers in driver.numbers().items() if queue == QUEUE}
+
+    def settled(self, timeout_s: float = SETTLED_S) -> None:
+        """Wait until nothing is ready, running or delayed."""
+        last: dict[str, TopicNumbers] = {}
+        with self.driver() as driver:
+            def quiet() -> bool:
+                last.update({topic: n for (queue, topic), n in driver.numbers().items() if queue == QUEUE})
+                return not any(n.ready + n.running + n.delayed for n in last.values())
+
+            until(quiet, timeout_s, lambda: f"everything is settled: {last}\n{self.bus.tail()}")
+
+    def expect(self, dup: int | None | Mapping[str, int] = 0) -> None:
+        """Lost 0 and phantom 0 on every topic; duplicates at most *dup* (by topic, or of each; None: any)."""
+        with self.driver() as driver:
+            places = {
+                topic: [letter.id for letter in driver.dead_letters(QUEUE, topic, 100_000)] for topic in self.topics
+            }
+        for topic in self.topics:
+            most = dup.get(topic, 0) if isinstance(dup, Mapping) else dup
+            self.ledger.expect_nothing_lost(QUEUE, [topic], places, most)
