@@ -7,9 +7,9 @@
 -- returns  a want {back, fresh}: back = {id, state, envelope, ..}, fresh = {id, envelope, ..}
 -- errors   FENCED; NODECL queue. Nothing was written.
 --
--- A topic that has nothing ready costs reads only. HDEL of nothing comes before the first write that
--- needs memory: at maxmemory Redis refuses such a command only while a script has written nothing,
--- and a full store must be emptied.
+-- A topic that has nothing ready costs reads only. HDEL of nothing, or a ZREM, comes before the first
+-- write that needs memory: at maxmemory Redis refuses such a command only while a script has written
+-- nothing, and a full store must be emptied.
 
 local PER_KEYS, PER_ARGS, FIRST_PAGE, LARGEST_PAGE, CHUNK = 7, 5, 16, 512, 2000
 local name, most_bytes = ARGV[1], tonumber(ARGV[2])
@@ -58,6 +58,7 @@ end
 local function bury_lost(key, padded, id, state)
   local attempts, crashes = string.match(state, '^(%d+):(%d+)')
   local time = redis.call('TIME')
+  redis.call('HDEL', KEYS[key + 7], '')
   redis.call('ZADD', KEYS[key + 6], time[1] * 1000 + math.floor(time[2] / 1000), padded)
   redis.call('HSET', KEYS[key + 7], id, attempts .. ':' .. crashes .. ':4:lostits body is not in the store any more')
   redis.call('HINCRBY', KEYS[key + 5], 'dead', 1)
@@ -66,7 +67,6 @@ end
 local function take_back(key, count, claims)
   local members, back, bytes, again = redis.call('ZRANGE', KEYS[key + 3], 0, count - 1), {}, 0, 0
   if #members == 0 then return back, false end
-  redis.call('HDEL', KEYS[key + 1], '')
   local used = 0
   for i, member in ipairs(members) do
     if bytes >= most_bytes then break end

@@ -227,15 +227,14 @@ def test_exception_inside_a_call_never_leaves_a_reply_for_the_next(
     class Interrupted(BaseException):
         """What gevent.Timeout is to the driver."""
 
-    original = driver._calls._link._free[-1]._read
-
     def interrupted() -> Any:
         raise Interrupted
 
-    monkeypatch.setattr(driver._calls._link._free[-1], "_read", interrupted)
-    with pytest.raises(Interrupted):
-        driver.backlog("gift")
-    monkeypatch.setattr(driver._calls._link._free[-1], "_read", original)
+    proxy.delay(0.2)  # the reply comes when the next call is already under way
+    with monkeypatch.context() as patched:
+        patched.setattr(driver._calls._link._free[-1], "_read", interrupted)
+        with pytest.raises(Interrupted):
+            driver.backlog("gift")
 
     assert driver.beats() == {}  # not the backlog that the interrupted call had asked for
 
@@ -342,10 +341,11 @@ def test_full_store_refuses_pushes_stores_nothing_of_them_and_can_be_emptied(ser
     assert all(driver.settle([ended(one) for one in rest[10:]]))
     assert driver.promote_due().moved == {("gift", "credit"): 10}
     assert driver.trim() == 300
+    assert len(claim(driver)) == 15
     with server.client() as client:
         client.config_set("maxmemory", 0)
     push(driver, 3, b"stored")
-    assert [one.body for one in claim(driver)][-1] == b"stored"
+    assert [one.body for one in claim(driver)] == [b"stored"]
     driver.close()
 
 
@@ -514,6 +514,7 @@ def test_deleted_body_of_what_came_back_is_a_dead_letter(server: RedisServer, dr
     driver.settle([ended(first, Move.RELEASE), ended(second, Move.RELEASE)])
     with server.client() as client:
         client.hdel("pbus:{gift}:topic:credit:bodies", first.id)
+        client.config_set("maxmemory", 1)  # on a full store, too
 
     assert [one.body for one in claim(driver)] == [b"b"]
 
