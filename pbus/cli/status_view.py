@@ -3,11 +3,11 @@
 
     bus-1  running  3 d 4 h  generation 1  pid 4711
 
-    PROCESS               PID  STATE   UP        RSS  RUNNING  RESTARTS
-    delivery 0           4713  ready  3 d   31.2 MiB        2         0
+    PROCESS      PID  STATE       UP       RSS  RUNNING  RESTARTS
+    delivery 0  4713  ready  3 d 4 h  31.2 MiB        2         0
 
-    TOPIC         STATE    READY  RUNNING  DELAYED  DEAD  OLDEST   DONE  FAILED  NOW/MIN-MAX
-    gift/credit   running      0        2        0     0       -  10.2k       3        2/1-8
+    TOPIC        STATE    READY  RUNNING  DELAYED  DEAD  OLDEST   DONE  FAILED     SLOTS
+    gift/credit  running      0        2        0     0       -  10.2k       3  2 of 1-8
 
 Rule: one screen says what is wrong first, then what is there. Numbers stand right, zeros that mean
 "nothing to see" are dim, and nothing is coloured that is not either good or bad.
@@ -28,7 +28,7 @@ _TOPIC: Final = (
 _GOOD: Final = frozenset({"running", "ready"})
 _BAD: Final = frozenset({"degraded", "down", "fatal", "dead"})
 _GAP: Final = "  "
-_SAME_ROLE: Final = 8
+_SAME_ROLE: Final = 4
 """More children of one role than this are shown as one line (consumers of a topic, mostly)."""
 
 Cell = tuple[str, str]

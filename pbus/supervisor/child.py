@@ -170,7 +170,7 @@ class Child:
         self._guarded(act)
 
     def wait_drain(self, timeout_s: float | None = None) -> bool:
-        """Wait until draining begins; True when it has."""
+        """Wait until draining has begun and its acts have been called; True when it has."""
         return self._drain_event.wait(timeout_s)
 
     def _drain(self) -> None:
@@ -180,9 +180,9 @@ class Child:
             self._draining = True
             acts, self._drain_acts = self._drain_acts, []
         self.slot.update(state="draining")
-        self._drain_event.set()
         for act in acts:
             self._guarded(act)
+        self._drain_event.set()
 
     # -- frames -------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pbus.clock import FakeClock
-from pbus.supervisor.scoreboard import COUNTERS, Scoreboard, SlotView
+from pbus.supervisor.scoreboard import COUNTERS, Scoreboard
 
 JOB = "1800000000000-1"
 
@@ -101,6 +101,7 @@ def _write_for_ever(board: Scoreboard) -> None:
         number += 1
         text = f"{number:08d}" * 5
         slot.update(n=number, pid=number, done=number, failed=number, current=text, path=text, counters=(number,) * 8)
+        os.sched_yield()
 
 
 def test_reader_in_another_process_never_sees_half_a_write() -> None:
@@ -111,22 +112,20 @@ def test_reader_in_another_process_never_sees_half_a_write() -> None:
     if pid == 0:
         _write_for_ever(board)
     try:
-        rows: list[SlotView] = []
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline:
+        seen: set[int] = set()
+        deadline = time.monotonic() + 10.0
+        while len(seen) < 500 and time.monotonic() < deadline:
             row = board.slot(0).read()
-            rows.append(row)
-            if row.torn:
+            if row.torn:  # the writer lost its processor in the middle of a write
                 continue
+            seen.add(row.n)
             text = f"{row.n:08d}" * 5
             assert (row.pid, row.done, row.failed, row.current, row.path) == (row.n, row.n, row.n, text, text)
             assert row.counters == (row.n,) * 8
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    whole = [row for row in rows if not row.torn]
-    assert len({row.n for row in whole}) > 100, "the writer wrote while we read"
-    assert len(whole) > 0.99 * len(rows)
+    assert len(seen) == 500, "the writer wrote while we read"
 
 
 def test_job_of_a_process_that_died_in_the_middle_of_a_write_is_its_job_or_none() -> None:

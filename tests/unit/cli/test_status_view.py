@@ -1,0 +1,97 @@
+"""The status as people read it."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from pbus.cli.output import Output
+from pbus.cli.status_view import document, duration, lines, number, size
+
+
+def process(role: str, pid: int, index: int = 0, path: str = "", **fields: Any) -> dict[str, Any]:
+    row = {
+        "role": role, "pid": pid, "state": "ready", "rss_bytes": 32 << 20, "uptime_s": 4000.0, "restarts": 0,
+        "running": 0, "index": index, "path": path,
+    }
+    return {**row, **fields}
+
+
+def topic(name: str, **fields: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "queue": "gift", "topic": name, "state": "running", "ready": 0, "running": 0, "delayed": 0, "dead": 0,
+        "oldest_wait_s": 0.0, "done_total": 0, "failed_total": 0, "concurrency": {"now": 1, "min": 1, "max": 1},
+        "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None}, "consumers": [], "reason": "",
+    }
+    return {**row, **fields}
+
+
+def answer(**fields: Any) -> dict[str, Any]:
+    base = {
+        "state": "running", "node": "bus-1", "generation": 1, "problems": [],
+        "processes": [process("master", 1, state="running"), process("ingest", 2)], "topics": [topic("credit")],
+    }
+    return {**base, **fields}
+
+
+def shown(told: dict[str, Any]) -> str:
+    return "\n".join(lines(told, Output(stdout=io.StringIO())))
+
+
+def test_everything_that_matters_is_on_one_screen() -> None:
+    assert shown(answer(problems=["storage main: away"])) == (
+        "bus-1  running  1 h 6 min  generation 1  pid 1\n"
+        "  ! storage main: away\n"
+        "\n"
+        "PROCESS   PID  STATE           UP       RSS  RUNNING  RESTARTS\n"
+        "master      1  running  1 h 6 min  32.0 MiB        0         0\n"
+        "ingest 0    2  ready    1 h 6 min  32.0 MiB        0         0\n"
+        "\n"
+        "TOPIC        STATE    READY  RUNNING  DELAYED  DEAD  OLDEST  DONE  FAILED   SLOTS\n"
+        "gift/credit  running      0        0        0     0       -     0       0  1 of 1"
+    )
+
+
+def test_many_children_of_one_role_are_one_line() -> None:
+    consumers = [process("consumer", 10 + index, index, "gift/credit", running=1) for index in range(6)]
+    text = shown(answer(processes=[process("master", 1), *consumers]))
+    [line] = [line for line in text.split("\n") if line.startswith("consumer")]
+    assert " ".join(line.split()) == "consumer gift/credit 0..5 (6) ready 1 h 6 min 192.0 MiB 6 0"
+
+
+def test_reason_of_a_topic_stands_beside_it_and_cannot_move_the_cursor() -> None:
+    text = shown(answer(topics=[topic("web", state="down", reason="refused \x1b[2J")]))
+    assert text.endswith("1 of 1  refused \\x1b[2J")
+
+
+def test_json_is_exactly_what_is_promised() -> None:
+    out = io.StringIO()
+    document(answer(), Output("json", stdout=out))
+    told = json.loads(out.getvalue())
+    assert list(told) == ["v", "state", "node", "generation", "problems", "processes", "topics"]
+    assert list(told["processes"][0]) == ["role", "pid", "state", "rss_bytes", "uptime_s", "restarts", "running"]
+    assert "reason" not in told["topics"][0]
+    assert told["topics"][0]["capacity"] == {"now_per_s": None, "max_per_s": None, "limited_by": None}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5120.0 GiB")])
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (9999, "9999"), (10_240, "10.2k"), (1_234_567, "1.2M"), (3e9, "3.0G")]
+)
+def test_numbers(count: float, text: str) -> None:
+    assert number(count) == text

@@ -1,0 +1,116 @@
+"""What ``pbus status`` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pbus.clock import FakeClock
+from pbus.supervisor.handle import Handle
+from pbus.supervisor.numbers import NumberDesk, Numbers
+from pbus.supervisor.scoreboard import Scoreboard
+from pbus.supervisor.status import Facts, TopicFact, build
+from tests.unit.supervisor.fakes import Wire, handle
+
+ROW = {"queue": "gift", "topic": "credit", "ready": 3, "running": 1, "delayed": 0, "dead": 2, "oldest_wait_s": 1.25,
+       "done_total": 10, "failed_total": 4}
+CREDIT = TopicFact(queue="gift", topic="credit", at_least=1, at_most=4)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    wire = Wire()
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def child(wire: Wire) -> Handle:
+    return handle(Scoreboard(8), wire)
+
+
+def test_every_question_is_asked_anew(wire: Wire, child: Handle) -> None:
+    desk, got = NumberDesk(lambda: [child], FakeClock()), []
+    desk.ask(got.append)
+    desk.ask(got.append)
+    first, second = wire.told()
+    desk.heard({"id": second["id"], "topics": [ROW], "problem": ""})
+    desk.heard({"id": first["id"], "topics": [], "problem": "away"})
+    assert got == [Numbers({("gift", "credit"): ROW}), Numbers({("gift", "credit"): ROW}, "away")]
+
+
+def test_silent_scheduler_is_waited_for_three_seconds(wire: Wire, child: Handle) -> None:
+    clock, got = FakeClock(), []
+    desk = NumberDesk(lambda: [child], clock)
+    desk.ask(got.append)
+    desk.heard({"id": wire.told()[0]["id"], "topics": [ROW]})
+    clock.advance(60)
+    desk.ask(got.append)
+    clock.advance(2.9)
+    desk.settle()
+    assert len(got) == 1
+    clock.advance(0.2)
+    desk.settle()
+    assert got[1] == Numbers({("gift", "credit"): ROW}, "numbers of topics are 63 s old: the scheduler does not answer")
+
+
+def test_dead_scheduler_is_not_waited_for(child: Handle) -> None:
+    children, got = [child], []
+    desk = NumberDesk(lambda: children, FakeClock())
+    desk.ask(got.append)
+    children.clear()
+    desk.settle()
+    desk.ask(got.append)
+    assert [numbers.problem for numbers in got] == [
+        "numbers of topics are not known yet: the scheduler does not answer",
+        "numbers of topics are not known yet: the scheduler is not running",
+    ]
+
+
+def facts(**changes: Any) -> Facts:
+    known: dict[str, Any] = {
+        "state": "running", "node": "n", "generation": 1, "now_s": 10.0, "problems": [], "master": {"role": "master"},
+        "children": [], "restarts": {}, "fatal_paths": frozenset(), "topics": [CREDIT], "numbers": Numbers(),
+    }
+    return Facts(**{**known, **changes})
+
+
+def test_status_has_exactly_the_shape_that_is_promised(child: Handle) -> None:
+    answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): ROW})))
+    assert set(answer) == {"state", "node", "generation", "problems", "processes", "topics"}
+    assert set(answer["topics"][0]) - {"reason"} == {
+        "queue", "topic", "state", "ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total",
+        "concurrency", "capacity", "consumers",
+    }
+    assert answer["topics"][0]["concurrency"] == {"now": 0, "min": 1, "max": 4}
+    assert answer["topics"][0]["capacity"] == {"now_per_s": None, "max_per_s": None, "limited_by": None}
+    assert answer["topics"][0]["oldest_wait_s"] == 1.25
+    assert answer["processes"][1]["uptime_s"] == 10.0
+
+
+def test_any_problem_makes_a_running_bus_degraded() -> None:
+    assert build(facts())["state"] == "running"
+    assert build(facts(problems=["x"]))["state"] == "degraded"
+    assert build(facts(numbers=Numbers({}, "old")))["state"] == "degraded"
+    assert build(facts(state="stopping", problems=["x"]))["state"] == "stopping"
+
+
+def test_topic_is_as_bad_as_its_worst_lane(wire: Wire) -> None:
+    board = Scoreboard(8)
+    good = handle(board, wire, 1, lanes={("gift", "credit"): {"state": "running", "reason": "", "concurrency": 2}})
+    bad = handle(board, wire, 2, lanes={("gift", "credit"): {"state": "down", "reason": "refused", "concurrency": 1}})
+    [topic] = build(facts(children=[good, bad]))["topics"]
+    assert (topic["state"], topic["reason"], topic["concurrency"]["now"]) == ("down", "refused", 3)
+    [topic] = build(facts(children=[good, bad], fatal_paths=frozenset({"gift/credit"})))["topics"]
+    assert topic["state"] == "fatal"
+
+
+def test_consumers_are_counted_and_listed(wire: Wire) -> None:
+    board = Scoreboard(8)
+    children = [handle(board, wire, n, role="consumer", path="gift/credit") for n in (1, 2)]
+    python = TopicFact(queue="gift", topic="credit", at_least=2, at_most=2, has_consumers=True)
+    [topic] = build(facts(children=children, topics=[python]))["topics"]
+    assert topic["consumers"] == [1001, 1002]
+    assert topic["concurrency"]["now"] == 2
