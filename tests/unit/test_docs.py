@@ -25,7 +25,8 @@ def logged_events() -> set[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
         and node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
     }  # fmt: skip
-    rooms = {event.partition(".")[0] for event in direct if EVENT.match(event)} | {"auth", "job"}  # named through a variable
+    rooms = {event.partition(".")[0] for event in direct if EVENT.match(event)}
+    rooms |= {"auth", "job"}  # named through a variable
     return direct | {
         node.value
         for node in texts
