@@ -175,6 +175,11 @@ class CallLane:
         return self._backend.reason if self._backend.is_down else self._problem
 
     @property
+    def concurrency(self) -> int:
+        """Calls that can be under way at once now."""
+        return self._slot_limit
+
+    @property
     def busy(self) -> int:
         """Deliveries in hand."""
         return len(self._waiting) + len(self._running)
@@ -280,7 +285,8 @@ class CallLane:
         if self._running.pop(delivery.id, None) is None:
             return  # kill() has reported it
         self._desk.finish(delivery, outcome)
-        self._rate.count(self._clock.monotonic_s(), len(delivery.body))
+        if outcome.verdict not in _NOT_THERE:
+            self._rate.count(self._clock.monotonic_s(), len(delivery.body))
         if outcome.verdict in _REFUSED:
             self._refused(delivery, outcome)
         elif self._rest_s:

@@ -177,7 +177,7 @@ def test_request_above_max_post_is_never_sent(application):
 def test_success_for_a_form_that_php_dropped_is_no_success(application):
     def plan(request: FastcgiRequest, _: int) -> Plan:
         size = len(request.body)
-        warning = f"PHP Warning:  POST Content-Length of {size} bytes exceeds the limit of 100 bytes in Unknown on line 0"
+        warning = f"PHP Warning:  POST Content-Length of {size} bytes exceeds the limit of 100 bytes in Unknown"
         return (stub.stderr(warning.encode()) + DONE,)
 
     app = FastcgiStub(answering(plan))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import resource
+import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from time import time as wall_s
 
 import pytest
 
@@ -130,7 +130,7 @@ def test_done_when_header_does_not_make_an_error_a_success(endpoint):
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_in_seconds_and_as_a_date(endpoint, status):
     assert outcome_of(endpoint((response(status, Retry_After="7"),))).delay_s == 7.0
-    date = formatdate(wall_s() + 30, usegmt=True)
+    date = formatdate(time.time() + 30, usegmt=True)
     assert 25.0 < outcome_of(endpoint((response(status, Retry_After=date),))).delay_s <= 30.0
     assert outcome_of(endpoint((response(status, Retry_After="later"),))).delay_s is None
 

@@ -9,7 +9,8 @@ from pbus.delivery.backends import Circuit, http_address, share_of
 
 
 @pytest.mark.parametrize(
-    ("total", "processes", "shares"), [(48, 1, [48]), (5, 2, [3, 2]), (1, 3, [1, 0, 0]), (9, 4, [3, 2, 2, 2]), (0, 2, [0, 0])]
+    ("total", "processes", "shares"),
+    [(48, 1, [48]), (5, 2, [3, 2]), (1, 3, [1, 0, 0]), (9, 4, [3, 2, 2, 2]), (0, 2, [0, 0])],
 )
 def test_shares_add_up_to_the_limit_of_the_node(total, processes, shares):
     assert [share_of(total, processes, index) for index in range(processes)] == shares
@@ -60,8 +61,10 @@ def test_circuit_forgets_when_it_closes():
 
 @pytest.mark.parametrize(
     ("url", "address"),
-    [("http://a", "a:80"), ("http://a:81/b?c", "a:81"), ("http://[::1]:8080/x", "[::1]:8080"), ("http://[::1]", "[::1]:80"),
-     ("http://user:pw@host/x", "host:80")],
+    [
+        ("http://a", "a:80"), ("http://a:81/b?c", "a:81"), ("http://[::1]:8080/x", "[::1]:8080"),
+        ("http://[::1]", "[::1]:80"), ("http://user:pw@host/x", "host:80"),
+    ],
 )
 def test_http_address(url, address):
     assert http_address(url) == address
