@@ -164,7 +164,7 @@ def test_deadline_closes_the_connection_and_the_next_job_runs(pool):
     assert [outcome.verdict for outcome in outcomes] == [Verdict.TIMEOUT, Verdict.DONE]
 
 
-# -- post_max_size ------------------------------------------------------------------------------------------------------
+# -- post_max_size ------------------------------------------------------------------------------------
 
 ALWAYS_SUCCESS = "header('Code: 200'); foreach (json_decode($_POST['jobs'] ?? '[]') as $job) { echo 'ran'; }"
 
