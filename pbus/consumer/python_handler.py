@@ -24,6 +24,10 @@ ERROR_BYTES: Final = 2000
 """A traceback is kept from its end: the exception is there, and the frames nearest to it."""
 
 
+LONGEST_WAIT_S: Final = 366 * 86_400
+"""A handler cannot ask for more; a mistake in a unit must not hide a job for ever."""
+
+
 class LoadError(Exception):
     """The handler cannot be used as configured; the text says why, with the end of the traceback."""
 
@@ -109,15 +113,15 @@ class PythonHandler:
         """One attempt. Never raises."""
         try:
             result = self._function(job)
-            if inspect.iscoroutine(result) or inspect.isawaitable(result):
+            if result is not None and inspect.isawaitable(result):
                 self._finish(result)
         except pbus.Retry as retry:
-            return Answer("retry", retry.reason, _seconds(retry.after_s))
+            return Answer("retry", _said(retry.reason), _seconds(retry.after_s))
         except pbus.Dead as dead:
-            return Answer("permanent", dead.reason)
+            return Answer("permanent", _said(dead.reason))
         except SystemExit as leave:
             status = _exit_status(leave)
-            return Answer("failed", f"handler called sys.exit({leave.code!r})", exit_status=status)
+            return Answer("failed", f"handler called sys.exit({_said(leave.code)})", exit_status=status)
         except BaseException as error:  # noqa: BLE001 KeyboardInterrupt, CancelledError.. end an attempt, not us
             return Answer("failed", error_text(error))
         return _DONE
@@ -165,8 +169,17 @@ def _exit_status(leave: SystemExit) -> int:
     return leave.code & 0xFF if isinstance(leave.code, int) else 1
 
 
+def _said(text: Any) -> str:
+    """What user code gave as a text, whatever it is, as at most ERROR_BYTES of UTF-8."""
+    try:
+        said = str(text)
+    except BaseException as broken:  # noqa: BLE001 as for any exception that cannot be shown
+        said = f"a {type(text).__name__} that cannot be shown: {type(broken).__name__}"
+    return said.encode("utf-8", "replace")[:ERROR_BYTES].decode("utf-8", "ignore")
+
+
 def _seconds(after_s: Any) -> float | None:
     """What was asked for, if it is a time; a handler's mistake must not fail more than its wish."""
-    if isinstance(after_s, bool) or not isinstance(after_s, int | float) or not 0 <= after_s < float("inf"):
+    if isinstance(after_s, bool) or not isinstance(after_s, int | float) or not after_s >= 0:
         return None
-    return float(after_s)
+    return float(min(after_s, LONGEST_WAIT_S))

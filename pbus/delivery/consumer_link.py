@@ -138,13 +138,14 @@ class Door:
     def _welcome(self, link: Link) -> None:
         try:
             frames = link.first(ATTACH_S)
-        except FrameError:
-            frames = []
-        guest = self._admit(link, frames[0]) if frames and frames[0]["kind"] == "attach" else None
-        if guest is not None:
-            if len(frames) > 1:
-                guest.heard(frames[1:])
-            link.serve(guest)
-        else:
+            guest = self._admit(link, frames[0]) if frames and frames[0]["kind"] == "attach" else None
+        except (FrameError, LookupError, TypeError, ValueError):
+            guest = None  # whoever that is, it does not speak as a consumer does
+        try:
+            if guest is not None:
+                if len(frames) > 1:
+                    guest.heard(frames[1:])
+                link.serve(guest)
+        finally:
             link.close()
-        link.release()
+            link.release()

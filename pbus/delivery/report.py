@@ -29,14 +29,12 @@ class Report:
     Args:
         child: Whose log, scoreboard slot and followers.
         topic_log: Makes the text log of a topic.
-        running: Deliveries in hand now.
     """
 
-    def __init__(self, child: Child, topic_log: Callable[[str, str], TopicLog], running: Callable[[], int]) -> None:
+    def __init__(self, child: Child, topic_log: Callable[[str, str], TopicLog]) -> None:
         self._child = child
         self._clock: Clock = child.clock
         self._make_topic_log = topic_log
-        self._running = running
         self._topic_logs: dict[tuple[str, str], TopicLog] = {}
         self._budget: dict[tuple[str, str], _Budget] = {}
         self._done = 0
@@ -56,7 +54,7 @@ class Report:
 
     def batch_over(self) -> None:
         """A batch is told: bring the scoreboard up to date, once for all of it."""
-        self._child.slot.update(done=self._done, failed=self._failed, running=self._running())
+        self._child.slot.update(done=self._done, failed=self._failed)
 
     def unwritten(self, count: int, error: BaseException) -> None:
         """*count* outcomes wait for the store."""

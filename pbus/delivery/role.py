@@ -13,7 +13,7 @@ import gevent
 import gevent.threadpool
 
 from pbus.config.schema import Queue, Topic
-from pbus.core.names import split_topic_path, topic_path
+from pbus.core.names import Owner, split_topic_path, topic_path
 from pbus.delivery.backends import Backends, share_of
 from pbus.delivery.call_lane import make_call_lane
 from pbus.delivery.consumer_lane import Attached, ConsumerLane
@@ -30,7 +30,8 @@ from pbus.telemetry.topic_log import TopicLog
 
 TICK_S: Final = 0.2
 LANES_AGAIN_S: Final = 30.0
-ORPHANS_S: Final = 1.0
+ROUND_S: Final = 0.5
+"""How often is looked for what has changed: a bus with hundreds of idle topics has to stay idle."""
 GOODBYE_S: Final = 2.0
 """How long consumers that hold nothing any more may take to leave before we do."""
 LAST_SECOND_S: Final = 1.0
@@ -51,7 +52,7 @@ class DeliveryChild:
         self._consumers: dict[str, int] = dict(args["consumers"])
         self._lives = Lives(child.scoreboard, child.clock)
         log_dir = args["node"].log_dir
-        self._report = Report(child, lambda queue, topic: TopicLog(log_dir, queue, topic), self._busy)
+        self._report = Report(child, lambda queue, topic: TopicLog(log_dir, queue, topic))
         self._backends = Backends(
             args["backends"], processes=self._processes, index=child.index, clock=child.clock
         )
@@ -60,7 +61,7 @@ class DeliveryChild:
         self._door = Door(child.listeners[f"delivery.{child.index}"], self._admit)
         self._told: dict[tuple[str, str], LaneState] = {}
         self._tell_again_s = 0.0
-        self._orphans_s = 0.0
+        self._round_s = 0.0
         self._is_fenced = False
 
     def live(self) -> None:
@@ -124,10 +125,12 @@ class DeliveryChild:
     # -- consumers --------------------------------------------------------------------------------
 
     def _admit(self, link: Link, frame: dict[str, Any]) -> Attached | None:
+        """A consumer of this boot and of a topic that is fed here; nothing can be settled for another boot's."""
         lane = self._lanes.get((frame["queue"], frame["topic"]))
-        if isinstance(lane, ConsumerLane):
+        who, us = Owner.parse(frame["owner"]), self._child.owner
+        if isinstance(lane, ConsumerLane) and (who.node, who.boot) == (us.node, us.boot):
             return lane.attach(link, frame)
-        self._child.log.warning("consumer.refused", owner=frame["owner"], queue=frame["queue"], topic=frame["topic"])
+        self._child.log.warning("consumer.refused", owner=str(who), queue=frame["queue"], topic=frame["topic"])
         return None
 
     def _kill(self, owner: str) -> None:
@@ -152,13 +155,15 @@ class DeliveryChild:
     # -- a few times a second ---------------------------------------------------------------------
 
     def _tick(self) -> None:
-        now_s = self._clock.monotonic_s()
         for lane in self._lanes.values():
             if isinstance(lane, ConsumerLane):
                 lane.tick()
-        if now_s >= self._orphans_s:
-            self._orphans_s = now_s + ORPHANS_S
-            self._kill_overdue_orphans()
+        now_s = self._clock.monotonic_s()
+        if now_s < self._round_s:
+            return
+        self._round_s = now_s + ROUND_S
+        self._child.slot.update(running=self._busy())
+        self._kill_overdue_orphans()
         if now_s >= self._tell_again_s:
             self._tell_again_s = now_s + LANES_AGAIN_S
             self._told.clear()

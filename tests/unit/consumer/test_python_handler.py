@@ -38,8 +38,17 @@ def again_somehow(job):
 def again_wrongly(job):
     raise pbus.Retry(after_s="soon")
 
+def again_never(job):
+    raise pbus.Retry(after_s=float("inf"))
+
 def dead(job):
     raise pbus.Dead("no such gift")
+
+def dead_strangely(job):
+    raise pbus.Dead({"lone": "\\udcff", "long": "x" * 5000})
+
+def dead_unsayably(job):
+    raise pbus.Dead(Unsayable())
 
 async def slow(job):
     await asyncio.sleep(0)
@@ -148,6 +157,17 @@ def test_a_wish_that_is_no_time_leaves_it_to_the_policy(folder: Path) -> None:
 
 def test_dead_is_permanent(folder: Path) -> None:
     assert run(folder, "dead") == Answer("permanent", "no such gift")
+
+
+def test_a_reason_that_is_no_text_is_shown_as_far_as_it_can_be(folder: Path) -> None:
+    answer = run(folder, "dead_strangely")
+    assert answer.error.startswith("{'lone': ")
+    assert len(answer.error.encode()) <= ERROR_BYTES
+    assert "cannot be shown" in run(folder, "dead_unsayably").error
+
+
+def test_a_wish_for_ever_is_bounded(folder: Path) -> None:
+    assert run(folder, "again_never").delay_s == 366 * 86_400
 
 
 def test_a_coroutine_is_run_to_its_end(folder: Path) -> None:
