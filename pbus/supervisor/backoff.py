@@ -2,8 +2,9 @@
 Between the lives of a child: how long its place stays empty, and when it is given up.
 
 Rule: judged per role and topic, not per process, so four consumers that die of the same import
-count as one crash loop. A life counts as *fast* when it ended before it was ready, or less than
-QUICK_S later without having finished a job. No clock and no dice here: both are handed in.
+count as one crash loop. A life is *short* when it ended before it was ready or less than QUICK_S
+later: the wait grows. A short life that finished no job was *useless*: too many of them, and the
+place is given up. No clock and no dice here: both are handed in.
 """
 
 from __future__ import annotations
@@ -30,18 +31,25 @@ class Life:
         ready_s: Seconds it was ready before it died; None: it never was.
         finished: Jobs or commands it finished.
         failed_boot: It said by itself why it cannot start.
+        killed: Somebody else sent it KILL (an operator, the kernel for want of memory).
         reason: How it ended, for people.
     """
 
     ready_s: float | None
     finished: int
     failed_boot: bool
+    killed: bool = False
     reason: str
 
     @property
-    def fast(self) -> bool:
+    def short(self) -> bool:
+        """Whether the next one has to wait longer; who worked and was killed from outside is not to blame."""
+        return self.ready_s is None or (self.ready_s < QUICK_S and not (self.killed and self.finished))
+
+    @property
+    def useless(self) -> bool:
         """Whether it ended before it was of any use."""
-        return self.ready_s is None or (self.ready_s < QUICK_S and self.finished == 0)
+        return self.ready_s is None or (self.short and self.finished == 0)
 
 
 class History:
@@ -49,10 +57,10 @@ class History:
 
     def __init__(self, policy: Backoff) -> None:
         self._policy = policy
-        self._fast: collections.deque[float] = collections.deque()
+        self._useless: collections.deque[float] = collections.deque()
         self._boots_failed = 0
         self.in_a_row = 0
-        """Fast ends since the last life that was of use."""
+        """Short lives since the last one that was not."""
         self.last = ""
         """How the last life ended."""
         self.fatal = ""
@@ -71,23 +79,28 @@ class History:
             When its place may be lived in again (monotonic seconds); ``fatal`` says when never.
         """
         self.last = life.reason
-        if not life.fast:
+        if not life.short:
             self.in_a_row = self._boots_failed = 0
             return now + self._policy.first_s
         self.in_a_row += 1
         self._boots_failed = self._boots_failed + 1 if life.failed_boot else 0
-        self._fast.append(now)
-        while self._fast[0] <= now - self._policy.window_s:
-            self._fast.popleft()
+        if life.useless:
+            self._judge(life, now)
+        return now + wait_s(self.in_a_row, self._policy) * (1.0 - _JITTER * draw)
+
+    def _judge(self, life: Life, now: float) -> None:
+        """One more life that was of no use: is it time to give up?"""
+        self._useless.append(now)
+        while self._useless[0] <= now - self._policy.window_s:
+            self._useless.popleft()
         if self._boots_failed >= BOOT_TRIES:
             self.fatal = f"did not start {self._boots_failed} times: {life.reason}"
-        elif len(self._fast) >= self._policy.fatal:
-            self.fatal = f"ended {len(self._fast)} times within {self._policy.window_s:g} s: {life.reason}"
-        return now + wait_s(self.in_a_row, self._policy) * (1.0 - _JITTER * draw)
+        elif len(self._useless) >= self._policy.fatal:
+            self.fatal = f"ended {len(self._useless)} times within {self._policy.window_s:g} s: {life.reason}"
 
 
 def wait_s(in_a_row: int, policy: Backoff) -> float:
-    """Seconds between the *in_a_row*-th fast end (from 1) and the next life, without jitter."""
+    """Seconds between the end of the *in_a_row*-th short life (from 1) and the next one, without jitter."""
     try:
         return min(policy.max_s, policy.first_s * policy.factor ** (in_a_row - 1))
     except OverflowError:

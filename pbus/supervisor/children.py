@@ -213,7 +213,10 @@ class Children:
         ready_s = None if child.ready_s is None else now - child.ready_s
         finished = death.row.done + death.row.failed
         failed_boot = bool(child.failure) and ready_s is None
-        life = Life(ready_s=ready_s, finished=finished, failed_boot=failed_boot, reason=death.how)
+        life = Life(
+            ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=death.exit_status == -signal.SIGKILL,
+            reason=death.how,
+        )
         was_fatal = history.fatal
         self._not_before[child.place] = history.died(life, now, random.random())
         if history.fatal and not was_fatal:

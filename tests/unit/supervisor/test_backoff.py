@@ -12,8 +12,10 @@ from pbus.supervisor.backoff import History, Life, wait_s
 POLICY = Backoff(first_s=0.1, factor=2.0, max_s=60.0, fatal=10, window_s=300.0)
 
 
-def life(ready_s: float | None = None, finished: int = 0, failed_boot: bool = False) -> Life:
-    return Life(ready_s=ready_s, finished=finished, failed_boot=failed_boot, reason="exit status 1")
+def life(
+    ready_s: float | None = None, finished: int = 0, failed_boot: bool = False, killed: bool = False
+) -> Life:
+    return Life(ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=killed, reason="exit status 1")
 
 
 def test_wait_doubles_up_to_the_longest() -> None:
@@ -53,8 +55,8 @@ def test_third_boot_that_failed_with_a_reason_is_fatal() -> None:
     assert history.fatal.startswith("did not start 3 times")
 
 
-@pytest.mark.parametrize("useful", [life(ready_s=1.0), life(ready_s=0.1, finished=1)])
-def test_useful_life_resets_the_wait(useful: Life) -> None:
+@pytest.mark.parametrize("useful", [life(ready_s=1.0), life(ready_s=0.1, finished=1, killed=True)])
+def test_long_life_and_one_that_was_cut_off_at_work_reset_the_wait(useful: Life) -> None:
     history = History(POLICY)
     for _ in range(5):
         history.died(life(), 0.0, 0.0)
@@ -63,9 +65,20 @@ def test_useful_life_resets_the_wait(useful: Life) -> None:
     assert history.died(life(), 60.0, 0.0) == pytest.approx(60.1)
 
 
+def test_crash_loop_that_finishes_jobs_waits_longer_and_longer_but_is_not_given_up() -> None:
+    history = History(POLICY)
+    waits = [history.died(life(ready_s=0.2, finished=7), 0.0, 0.0) for _ in range(40)]
+    assert waits[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert waits[-1] == 60.0
+    assert history.fatal == ""
+
+
 @pytest.mark.parametrize(
-    ("one", "fast"),
-    [(life(None), True), (life(0.99), True), (life(0.99, 1), False), (life(1.0), False), (life(None, 5), True)],
+    ("one", "short", "useless"),
+    [
+        (life(None), True, True), (life(None, 5), True, True), (life(0.99), True, True), (life(0.99, 1), True, False),
+        (life(0.99, 1, killed=True), False, False), (life(0.99, killed=True), True, True), (life(1.0), False, False),
+    ],
 )
-def test_life_is_fast_when_it_was_of_no_use(one: Life, fast: bool) -> None:
-    assert one.fast is fast
+def test_lives_are_judged_by_length_use_and_end(one: Life, short: bool, useless: bool) -> None:
+    assert (one.short, one.useless) == (short, useless)
