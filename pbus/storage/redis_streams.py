@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery, Push, Settlement
-from pbus.errors import BootError, Exit, MaybeStored, Unavailable
+from pbus.errors import BootError, Conflict, Exit, MaybeStored, StorageError, Unavailable
 from pbus.storage import keys, redis_codec
 from pbus.storage.driver import (
     Appended, Bell, Capabilities, DeadLetter, Held, Promoted, QueueSpec, TopicNumbers, TopicSpec, Want,
@@ -186,6 +186,11 @@ class RedisStreamsDriver:
         try:
             answers = self._declared([self._scripts.append(owner, batch, parts)], repeat=True)[0]
         except Unknown as error:
+            raise MaybeStored(str(error)) from None
+        except (Unavailable, Conflict):
+            raise
+        except StorageError as error:
+            # A script that failed in its middle (a key of another kind) may have stored something.
             raise MaybeStored(str(error)) from None
         stored: list[Any] = [None] * len(pushes)
         for placed, answer in zip(by_queue.values(), answers, strict=True):

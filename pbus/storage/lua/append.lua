@@ -4,7 +4,8 @@
 -- ARGV     1 boot, 2 number of the batch, 3 ms that its answer is kept, then
 --          a queue: name, channel of the bell, bytes of the bodies, count n, n envelopes
 -- returns  a queue "batch ms seq n backlog topics": its ids are ms-seq .. ms-(seq+n-1)
--- errors   FENCED boot; NODECL queue; LATE batch (a later one was answered). At maxmemory the first XADD is refused, so nothing was written.
+-- errors   LATE batch (a later one was answered); FENCED boot; NODECL queue. Nothing was written; at
+--          maxmemory neither, because the first XADD is refused.
 
 local PER = 6
 local boot, batch, keep_ms = ARGV[1], ARGV[2], ARGV[3]
@@ -14,20 +15,20 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local heads, answers, at = {}, {}, 4
 for first = 1, #KEYS, PER do
   local name, count = ARGV[at], tonumber(ARGV[at + 3])
-  if redis.call('SISMEMBER', KEYS[first + 4], boot) == 1 then
-    return redis.error_reply('FENCED ' .. boot)
-  end
-  local head = redis.call('HMGET', KEYS[first], 'pushed', 'bytes', 'ms', 'seq')
-  if not (head[1] and head[2] and head[3] and head[4]) then
-    return redis.error_reply('NODECL ' .. name)
-  end
+  -- What an earlier try has stored is answered even to a boot that was fenced since.
   local stored = redis.call('GET', KEYS[first + 5])
-  local last = stored and tonumber(string.match(stored, '^%d+')) or 0
-  if last > tonumber(batch) then
-    return redis.error_reply('LATE ' .. batch)
-  elseif stored and last == tonumber(batch) then
+  local last = stored and tonumber(string.match(stored, '^%d+')) or -1
+  if last == tonumber(batch) then
     answers[#answers + 1] = stored
+  elseif last > tonumber(batch) then
+    return redis.error_reply('LATE ' .. batch)
+  elseif redis.call('SISMEMBER', KEYS[first + 4], boot) == 1 then
+    return redis.error_reply('FENCED ' .. boot)
   else
+    local head = redis.call('HMGET', KEYS[first], 'pushed', 'bytes', 'ms', 'seq')
+    if not (head[1] and head[2] and head[3] and head[4]) then
+      return redis.error_reply('NODECL ' .. name)
+    end
     heads[#heads + 1] = {first = first, at = at, count = count, head = head, slot = #answers + 1}
     answers[#answers + 1] = false
   end

@@ -13,7 +13,7 @@ import pytest
 
 from pbus.clock import SystemClock
 from pbus.core.job import Delivery, Move, Push, Settlement
-from pbus.errors import BootError, Exit, MaybeStored, Unavailable
+from pbus.errors import BootError, Conflict, Exit, MaybeStored, Unavailable
 from pbus.storage.driver import QueueSpec, TopicSpec, Want
 from pbus.storage.open import StoreTarget
 from pbus.storage.redis_address import parse
@@ -87,6 +87,27 @@ def test_append_cut_in_the_middle_of_its_reply_is_stored_once(proxy: FaultProxy,
     push(driver, 1, b"a")
 
     assert [one.body for one in claim(driver)] == [b"a"]
+
+
+def test_append_that_was_stored_is_answered_although_the_boot_was_fenced_meanwhile(
+    driver: RedisStreamsDriver,
+) -> None:
+    ids = push(driver, 1, b"a")
+    driver.fence("b1")
+
+    assert push(driver, 1, b"a") == ids
+    with pytest.raises(Conflict):
+        push(driver, 2, b"b")
+
+
+def test_append_that_failed_for_a_reason_nobody_expects_is_not_called_not_stored(
+    server: RedisServer, driver: RedisStreamsDriver
+) -> None:
+    with server.client() as client:
+        client.set("pbus:{gift}:sizes", "somebody else's")
+
+    with pytest.raises(MaybeStored, match="WRONGTYPE"):
+        push(driver, 1, b"a")
 
 
 def test_settle_whose_reply_is_lost_still_answers_what_took_effect(
