@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from tests.support.bus import Bus, BusFactory
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
 HANDLERS = Path(__file__).parents[1] / "support" / "handlers"
@@ -73,16 +74,34 @@ OpenShop = Callable[..., Shop]
 
 
 @pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A redis-server that forgets nothing it has acknowledged."""
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis", appendonly="yes", appendfsync="always")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
 def shop(bus_factory: BusFactory, tmp_path: Path) -> Any:
     shops: list[Shop] = []
 
-    def make(*, call: str = "consumer_jobs:act", consumers: int = 1, path: Path = HANDLERS, **topic: Any) -> Shop:
+    def make(
+        *, call: str = "consumer_jobs:act", consumers: int = 1, path: Path = HANDLERS, deliveries: int = 1,
+        store: str = "", **topic: Any,
+    ) -> Shop:
         runs = tmp_path / "runs"
         settings = {
             "python": {"call": call, "path": str(path)}, "concurrency": consumers,
             "retry": {"first": "50ms", "jitter": 0.0}, **topic,
         }
-        bus = bus_factory({"queue": {"gift": {"topic": {"credit": settings}}}}, environment={"RUNS_FILE": str(runs)})
+        tree: dict[str, Any] = {
+            "queue": {"gift": {"topic": {"credit": settings}}}, "delivery": {"processes": deliveries},
+        }
+        if store:
+            tree["storage"] = {"main": {"url": store}}
+        bus = bus_factory(tree, environment={"RUNS_FILE": str(runs)})
         shops.append(Shop(bus, runs))
         return shops[-1]
 
@@ -236,6 +255,30 @@ def test_order_is_kept_at_concurrency_one_whoever_dies(shop: OpenShop) -> None:
             here.bus.kill("delivery")
     assert here.settled(40)["done_total"] == 400
     assert [int(body.split()[2]) for body in here.bodies()] == list(range(400))
+
+
+def test_consumers_are_shared_by_all_delivery_children(shop: OpenShop) -> None:
+    here = shop(consumers=3, deliveries=2)
+    here.push(*(f"sleep 0.005 {number}" for number in range(300)))
+    until(lambda: len(here.bodies()) > 50, 10, "work is under way")
+    os.kill(here.bus.pids("delivery")[1], signal.SIGKILL)
+    assert here.settled()["done_total"] == 300
+    runs = here.runs()
+    assert len(runs) == 300
+    assert len({run.pid for run in runs}) == 3
+
+
+def test_results_wait_for_a_store_that_is_away(shop: OpenShop, redis_server: RedisServer) -> None:
+    here = shop(consumers=2, store=redis_server.url)
+    here.push(*(f"sleep 0.01 {number}" for number in range(300)))
+    until(lambda: len(here.bodies()) > 50, 10, "work is under way")
+    redis_server.kill()
+    begun = len(here.bodies("begin"))
+    until(lambda: "storage main" in str(here.bus.status()["problems"]), 10, "it is said")
+    redis_server.start()
+    assert here.settled()["done_total"] == 300
+    assert Counter(here.bodies("begin")).most_common(1)[0][1] == 1
+    assert begun < 300
 
 
 # -- the end, and a bad beginning --------------------------------------------------------------------------
