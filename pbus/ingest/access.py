@@ -18,7 +18,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pbus.config.schema import Queue, System
 from pbus.core.names import topic_path
@@ -63,13 +63,13 @@ class Access:
     What a connection may do: its identity, and whether its peer is on this machine.
 
     Attributes:
-        routes: Keys this identity has pushed to; the committer's cache, one entry a queue name.
+        routes: Where keys lead that this identity has pushed to (``pushes.Route``); one entry a name.
     """
 
     kind: Kind
     name: str
     local: bool
-    routes: dict[bytes, object] = field(default_factory=dict)
+    routes: dict[bytes, Any] = field(default_factory=dict)
 
     def may_push(self, queue: QueueEntry) -> bool:
         """Whether it may push to *queue*."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pbus.codec.resp import Event, Run, TooBig
+from pbus.codec.resp import Event, TooBig
 from pbus.codec.resp_reply import bulk, encode, error, integer, simple
 from pbus.ingest import looks, pulls, pushes, session
 from pbus.ingest.words import shown
@@ -143,12 +143,6 @@ def execute(connection: Connection, arguments: list[bytes]) -> bytes | None:
         connection.refuse(error(f"BADVALUE wrong number of arguments for '{row.name}' command: not stored"))
         return None
     return row.act(connection, arguments)
-
-
-def push_run(connection: Connection, run: Run) -> bool:
-    """Take commands in a row at once, if they are pushes of the plainest kind; else nothing happens."""
-    row = TABLE.get(run.head[0])
-    return row is not None and row.push and pushes.run(connection, row.name, run)
 
 
 def is_barrier(event: Event) -> bool:

@@ -16,8 +16,10 @@ import collections
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+import gevent
 import gevent.event
 
+from pbus.clock import Clock
 from pbus.core.job import Push
 from pbus.errors import Conflict, MaybeStored, StorageError
 from pbus.storage.driver import Appended
@@ -28,6 +30,9 @@ BATCH_PUSHES: Final = 8192
 FULL_BYTES: Final = 4 * BATCH_BYTES
 FULL_PUSHES: Final = 4 * BATCH_PUSHES
 """What may wait before connections are paused."""
+GATHER_SHARE: Final = 0.3
+"""Of the time of a write: the longest wait for company before the next one."""
+_SMOOTHING: Final = 0.1
 _OVERHEAD_BYTES: Final = 64
 
 
@@ -58,23 +63,23 @@ class Ticket:
     Attributes:
         connection: Whose they are.
         pushes: In order.
+        size: Bytes of their bodies (and, once made, of what keeps them).
         each: One command a push; else all are one command.
         form: How they are answered; None: with *reply*, which was known at once.
-        size: Bytes held by them.
         reply: The answer, once there is one.
     """
 
     __slots__ = ("connection", "each", "form", "pushes", "reply", "size")
 
     def __init__(
-        self, connection: Submitter, pushes: list[Push] | None = None, each: bool = False, form: Form | None = None,
-        reply: bytes | None = None,
+        self, connection: Submitter, pushes: Sequence[Push] = (), size: int = 0, each: bool = False,
+        form: Form | None = None, reply: bytes | None = None,
     ) -> None:
         self.connection = connection
-        self.pushes = pushes or []
+        self.pushes = pushes
+        self.size = size + _OVERHEAD_BYTES * len(pushes)
         self.each = each
         self.form = form
-        self.size = sum([len(push.body) for push in self.pushes]) + _OVERHEAD_BYTES * len(self.pushes)
         self.reply = reply
 
     def store(self, appended: Sequence[Appended]) -> None:
@@ -101,22 +106,29 @@ class Committer:
         storage: Name of the store, for texts.
         append: ``Driver.append`` without the owner.
         lost: Called with the error when the store turned out to be away, or refused this boot.
+        clock: For how long a write takes.
     """
 
     def __init__(
-        self, storage: str, append: Callable[[int, list[Push]], list[Appended]], lost: Callable[[StorageError], None]
+        self, storage: str, append: Callable[[int, Sequence[Push]], Sequence[Appended]],
+        lost: Callable[[StorageError], None], clock: Clock,
     ) -> None:
         self.stored_total = 0
         self.refused_total = 0
         self._storage = storage
         self._append = append
         self._lost = lost
+        self._clock = clock
         self._waiting: collections.deque[Ticket] = collections.deque()
         self._bytes = 0
         self._pushes = 0
         self._batch = 0
         self._wake = gevent.event.Event()
         self._busy = False
+        self._unanswered = 0
+        self._company = 0                             # tickets of the last batch and those that came meanwhile
+        self._gathered = gevent.event.Event()
+        self._write_s = 0.0                           # how long a write takes, smoothed
         self._paused: dict[Submitter, None] = {}
 
     @property
@@ -126,8 +138,8 @@ class Committer:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing is being written."""
-        return not self._waiting and not self._busy
+        """Nothing waits, nothing is being written, everything is answered."""
+        return not self._waiting and not self._busy and not self._unanswered
 
     def submit(self, ticket: Ticket) -> None:
         """Have *ticket* stored with the next batch. Never blocks."""
@@ -136,6 +148,8 @@ class Committer:
         self._pushes += len(ticket.pushes)
         if not self._busy:
             self._wake.set()
+        elif len(self._waiting) >= self._company:
+            self._gathered.set()
 
     def pause(self, connection: Submitter) -> None:
         """Call its ``proceed`` when there is room again."""
@@ -148,8 +162,18 @@ class Committer:
             self._wake.clear()
             self._busy = True
             while self._waiting:
+                self._gather()
                 self._write(self._take())
             self._busy = False
+
+    def _gather(self) -> None:
+        """
+        Wait a little for those who were in the last batch: half the clients in each of two batches
+        cost twice the fsyncs of all of them in one (measured: 24 us of processor a push, or 17).
+        """
+        if len(self._waiting) < self._company:
+            self._gathered.clear()
+            self._gathered.wait(self._write_s * GATHER_SHARE)
 
     def _take(self) -> list[Ticket]:
         """The next batch: whole tickets, oldest first."""
@@ -168,16 +192,23 @@ class Committer:
     def _write(self, batch: list[Ticket]) -> None:
         pushes = [push for ticket in batch for push in ticket.pushes] if len(batch) > 1 else batch[0].pushes
         self._batch += 1
+        begin_s = self._clock.monotonic_s()
         try:
             appended = self._append(self._batch, pushes)
-        except StorageError as error:
-            self._lost(error)
-            self._refuse(batch, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for an answer for ever
+            failure = error if isinstance(error, StorageError) else MaybeStored(repr(error))
+            self._lost(failure)
+            self._refuse(batch, failure)
             return
+        self._write_s += (self._clock.monotonic_s() - begin_s - self._write_s) * _SMOOTHING
+        self._company = len(batch) + len(self._waiting)
         self.stored_total += len(pushes)
-        self._answer(batch, appended)
+        # Answered while the next batch is being written, not before: the disk does not wait for sockets.
+        self._unanswered += 1
+        gevent.get_hub().loop.run_callback(self._answer, batch, appended)
 
     def _answer(self, batch: list[Ticket], appended: Sequence[Appended]) -> None:
+        self._unanswered -= 1
         at = 0
         for ticket in batch:
             end = at + len(ticket.pushes)

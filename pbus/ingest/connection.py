@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pbus.codec.resp import Event, RequestParser, Run, TooBig
 from pbus.codec.resp_reply import error
 from pbus.errors import ProtocolError
-from pbus.ingest import commands, pulls
+from pbus.ingest import commands, pulls, pushes
 from pbus.ingest.access import Access
 from pbus.ingest.committer import Committer, Ticket
 from pbus.ingest.puller import Pop
@@ -73,12 +73,13 @@ class Connection:
         name, library: As the client set them.
         began_s: Monotonic time of its accept.
         pop: The command it is blocked in, if it is one that takes jobs.
+        gone: Nothing can be sent to it any more.
     """
 
     __slots__ = (
         "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending", "_queue", "_reader",
         "_reading", "_shut_s", "_socket", "_started_s", "_state", "_stuck_s", "_unsent", "_waiting", "_writer",
-        "access", "began_s", "id", "library", "name", "peer", "pop", "protocol", "server",
+        "access", "began_s", "gone", "id", "library", "name", "peer", "pop", "protocol", "server",
     )
 
     def __init__(self, server: Server, sock: Any, number: int, peer: str, access: Access) -> None:
@@ -90,6 +91,7 @@ class Connection:
         self.library: dict[str, str] | None = None
         self.began_s = server.clock.monotonic_s()
         self.pop: Pop | None = None
+        self.gone = False
         self._socket = sock
         self._state = State.OPEN
         self._parser = RequestParser(server.limits_of(access))
@@ -111,11 +113,6 @@ class Connection:
         self._reader.start(self._readable)
 
     # -- for commands -------------------------------------------------------------------------
-
-    @property
-    def gone(self) -> bool:
-        """Nothing can be sent to it any more."""
-        return self._state is State.CLOSED or self._state is State.SHUT
 
     def become(self, access: Access) -> None:
         """Another identity, and its limits."""
@@ -170,7 +167,7 @@ class Connection:
 
     def shut(self) -> None:
         """Send what there is to send, and do nothing of what follows."""
-        self._state = State.SHUT
+        self._state, self.gone = State.SHUT, True
         self._queue = []
         self._shut_s = self.server.clock.monotonic_s()
         self.server.watch(self)
@@ -190,9 +187,15 @@ class Connection:
     def proceed(self) -> None:
         """Something it waited for has come: go on."""
         self._paused = False
-        if self._state is not State.CLOSED:
-            self._work()
-            self._regulate()
+        try:
+            if self._queue or self._parser.unparsed_bytes:
+                self._work()
+            else:
+                self._flush()
+            if not self._reading:
+                self._regulate()
+        except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
+            self._failed()
 
     # -- for the server -----------------------------------------------------------------------
 
@@ -234,7 +237,7 @@ class Connection:
         """Forget it; what it pushed is stored all the same, what it was about to take goes back."""
         if self._state is State.CLOSED:
             return
-        self._state = State.CLOSED
+        self._state, self.gone = State.CLOSED, True
         self._reader.stop()
         self._reader.close()
         if self._writer is not None:
@@ -263,10 +266,19 @@ class Connection:
             return
         if self._state is State.SHUT:
             return
-        self._parser.feed(data)
-        if not self._waiting:
-            self._work()
-        self._regulate()
+        try:
+            parser = self._parser
+            parser.feed(data)
+            if not self._waiting:
+                self._work()
+            if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
+                self._regulate()
+        except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
+            self._failed()
+
+    def _failed(self) -> None:
+        self.server.log.exception("client.failed", peer=self.peer)
+        self.close()
 
     def _ended(self) -> None:
         """The client sends nothing more: what it sent is answered; who is blocked wants no answer."""
@@ -279,13 +291,13 @@ class Connection:
 
     def _work(self) -> None:
         """Execute what is complete, a bounded number of commands; the rest in the next turn."""
-        budget = COMMANDS_A_TURN
-        while not (self._waiting or self.gone or self._clogged):
+        parser, budget = self._parser, COMMANDS_A_TURN
+        while not (self._waiting or self.gone or (self._unsent is not None and self._clogged)):
             if not self._queue:
                 if budget <= 0:
                     self.server.later(self)
                     break
-                self._queue = self._parser.parse(min(budget, self._most))
+                self._queue = parser.parse(min(budget, self._most))
                 if not self._queue:
                     break
                 self._started_s = None
@@ -293,17 +305,21 @@ class Connection:
             if not done:
                 break
             budget -= done
-        self._flush()
-        if self._parser.partial and self._started_s is None and self._state is State.OPEN:
+            if not self._queue and not parser.unparsed_bytes:
+                break
+        if self._out or self._state is not State.OPEN:
+            self._flush()
+        if parser.partial and self._started_s is None and self._state is State.OPEN:
             self._started_s = self.server.clock.monotonic_s()
             self.server.watch(self)
 
     def _execute(self) -> int:
         """Events of the queue until one has to wait for those before it; how many commands that was."""
         queue, done = self._queue, 0
+        self._queue = []
         for place, event in enumerate(queue):
             if type(event) is Run:
-                if commands.push_run(self, event):
+                if pushes.run(self, event):
                     done += len(event.lasts)
                     continue
                 self._queue = [[*event.head, last] for last in event.lasts] + queue[place + 1:]
@@ -316,7 +332,6 @@ class Connection:
             if self._waiting or self.gone:
                 self._queue = queue[place + 1:] if self._waiting else []
                 return done
-        self._queue = []
         return done
 
     def _run(self, event: Event) -> None:
@@ -366,6 +381,7 @@ class Connection:
                 self._send(data)
             else:
                 self._unsent += data
+                self._regulate()
         if self._unsent is None:
             self._all_sent()
 
@@ -384,6 +400,7 @@ class Connection:
             if self._writer is None:
                 self._writer = self.server.loop.io(self._socket.fileno(), _WRITE)
             self._writer.start(self._writable)
+            self._regulate()
 
     def _writable(self) -> None:
         unsent = self._unsent

@@ -180,10 +180,14 @@ class Puller:
         while True:
             self._wake.wait(self._nap_s())
             self._wake.clear()
-            if self._settlements:
-                self._settle()
-            self._serve()
-            self._expire()
+            try:
+                if self._settlements:
+                    self._settle()
+                self._serve()
+                self._expire()
+            except Exception:  # noqa: BLE001 - the next pop is served all the same, and the log has it
+                self._log.exception("pull.failed", storage=self._store.name)
+                self._clock.sleep(_SETTLE_AGAIN_S)
 
     def _nap_s(self) -> float | None:
         """Until the next deadline, or the next try to settle."""

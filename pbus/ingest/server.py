@@ -58,6 +58,7 @@ class Server:
         directory: Names and identities.
         stores: By name.
         limits: What a client may ask for.
+        small_bodies: The largest body is less than what names need, so the parser does not check bodies.
     """
 
     def __init__(self, child: Child, ingest: Ingest, directory: Directory, stores: Mapping[str, Store]) -> None:
@@ -74,8 +75,9 @@ class Server:
         self.pid = os.getpid()
         self._began_s = child.clock.monotonic_s()
         self._child = child
-        self._log = child.log
+        self.log = child.log
         self._alone = ingest.processes == 1
+        self.small_bodies = ingest.max_body_bytes < LEAST_BULK_BYTES
         self._full, self._before_auth = self._parser_limits(ingest)
         self._listeners = [
             _listener(sock) for name, sock in sorted(child.listeners.items()) if name.startswith("ingest.")
@@ -165,9 +167,13 @@ class Server:
                 return                                # else the client has given up already
             sock = _Socket(listener.family, listener.type, listener.proto, fileno=descriptor)
             sock.setblocking(False)
-            self._welcome(sock, address)
+            if sock.family == socket.AF_UNIX:
+                self.welcome(sock, "unix", local=True)
+            else:
+                self.welcome(sock, f"{address[0]}:{address[1]}", local=address[0].startswith(_LOOPBACK))
 
-    def _welcome(self, sock: Any, address: Any) -> None:
+    def welcome(self, sock: Any, peer: str, local: bool) -> None:
+        """A connection has come in; *local*: from this machine."""
         self.accepted_total += 1
         if len(self.connections) >= self.limits.connections:
             self.rejected_total += 1
@@ -175,8 +181,6 @@ class Server:
                 sock.send(error("ERR max number of clients reached"))
             sock.close()
             return
-        local = sock.family == socket.AF_UNIX or str(address[0]).startswith(_LOOPBACK)
-        peer = "unix" if sock.family == socket.AF_UNIX else f"{address[0]}:{address[1]}"
         connection = Connection(self, sock, self.accepted_total, peer, self.directory.nobody(local))
         self.connections[connection] = None
 
@@ -184,7 +188,7 @@ class Server:
         """Accept nothing for a moment; said once in ten seconds."""
         now_s = self.clock.monotonic_s()
         if now_s - self._pause_until_s > 10 * SHORT_PAUSE_S:
-            self._log.error("accept.paused", reason=why, connections=len(self.connections))
+            self.log.error("accept.paused", reason=why, connections=len(self.connections))
         self._pause_until_s = now_s + SHORT_PAUSE_S
         self._accept_from(False)
 
@@ -257,7 +261,7 @@ class Server:
             connections=len(self.connections), done=self.stored_total, failed=self.refused_total
         )
         if self._unlogged:
-            self._log.warning("client.more", count=self._unlogged)
+            self.log.warning("client.more", count=self._unlogged)
         self._logged = self._unlogged = 0
 
     # -- numbers and notes --------------------------------------------------------------------
@@ -295,7 +299,7 @@ class Server:
             self._unlogged += 1
             return
         self._logged += 1
-        self._log.warning(event, peer=connection.peer, **fields)
+        self.log.warning(event, peer=connection.peer, **fields)
 
 
 def _listener(sock: Any) -> Any:

@@ -52,10 +52,11 @@ class Store:
         self._pulls = pulls
         self._child = child
         self._opened = False
+        self._fenced = False
         self._lost = gevent.event.Event()
         self._first = gevent.event.Event()
         self._owner = str(child.owner)
-        self.committer = Committer(name, self._append, self.lost)
+        self.committer = Committer(name, self._append, self.lost, child.clock)
         self.puller = Puller(self, self._owner, child.clock, child.log)
 
     def start(self) -> None:
@@ -69,7 +70,7 @@ class Store:
         """Until it is open, or known to be away."""
         self._first.wait()
 
-    def _append(self, batch: int, pushes: list[Push]) -> list[Appended]:
+    def _append(self, batch: int, pushes: Sequence[Push]) -> Sequence[Appended]:
         return self._driver.append(self._owner, batch, pushes)
 
     def claim(self, wants: list[Want]) -> list[Delivery]:
@@ -104,15 +105,19 @@ class Store:
 
     def lost(self, error: StorageError) -> None:
         """A call met *error*: refuse further ones until a try succeeds."""
-        if isinstance(error, Conflict):
+        self._note(error)
+        self._lost.set()
+
+    def _note(self, error: StorageError) -> None:
+        if isinstance(error, Conflict) and not self._fenced:
+            self._fenced = True                       # this process is over; the master replaces it
             self._child.tell("fenced")
         self._mark(str(error) or type(error).__name__)
-        self._lost.set()
 
     def _mark(self, away: str) -> None:
         if away and not self.away:
             self._child.log.error("store.away", storage=self.name, reason=away)
-        elif self.away and not away:
+        elif self.away and not away and self._first.is_set():
             self._child.log.info("store.back", storage=self.name)
         self.away = away
         text = f"storage {self.name} is away: {away}" if away else ""
@@ -132,6 +137,8 @@ class Store:
 
     def _try(self) -> bool:
         """Whether it can be used; also makes sure of its queues (it may have come back empty)."""
+        if self._fenced:
+            return False
         try:
             if not self._opened:
                 self._driver.open()
@@ -145,11 +152,13 @@ class Store:
             self._mark(str(error))
             return False
         except StorageError as error:
-            if isinstance(error, Conflict):
-                self._child.tell("fenced")
             if not self._first.is_set():
-                self.away = ""                        # so that the first failure is told, too
-            self._mark(str(error) or type(error).__name__)
+                self.away = ""                        # the first failure is told, too
+            self._note(error)
+            return False
+        except Exception as error:  # noqa: BLE001 - a bug of a driver must not end the tries
+            self._child.log.exception("store.failed", storage=self.name)
+            self._mark(repr(error))
             return False
         self._mark("")
         self.puller.look()

@@ -60,9 +60,13 @@ class QueueSpec:
     retention_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Appended:
-    """A stored push: its job id, the queue's backlog after it (never 0), how many topics get it."""
+    """
+    A stored push: its job id, the queue's backlog after it (never 0), how many topics get it.
+
+    Read-only by agreement: freezing it triples the cost of making one, and there is one a push.
+    """
 
     id: str
     backlog: int
@@ -188,7 +192,7 @@ class Driver(Protocol):
         names a queue, in this process. Re-creates a missing cursor at the start of the log.
         """
 
-    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> list[Appended]:
+    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> Sequence[Appended]:
         """
         Store jobs durably, each once for all topics of its queue, in the given order.
 

@@ -1,0 +1,301 @@
+"""
+An ingest server in this process: real loop, real sockets (pairs), a store in memory.
+
+The clock is the machine's plus what a test moves it by, so limits of many seconds take none.
+"""
+
+from __future__ import annotations
+
+import collections
+import socket
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.socket
+import hiredis
+import structlog
+
+from pbus.clock import SystemClock
+from pbus.config.schema import Ingest, PullHandler, PythonHandler, Queue, System, Topic
+from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.names import Owner
+from pbus.ingest.access import Directory
+from pbus.ingest.server import Server
+from pbus.ingest.store import Store
+from pbus.storage.driver import Appended, Bell, Capabilities, QueueSpec, TopicNumbers, TopicSpec, Want
+
+PULL = Topic(pull=PullHandler())
+PYTHON = Topic(python=PythonHandler(call="a:b"))
+QUEUES = {
+    "gift": Queue(topic={"credit": PULL, "mail": PYTHON}, alias=["live:gift:list"]),
+    "mail": Queue(topic={"smtp": PULL}),
+    "old": Queue(topic={"credit": PULL}, pepper=True),
+    "safe": Queue(
+        topic={"credit": PULL, "own": Topic(pull=PullHandler(), password="topic-pw")}, password="pw", system="live"
+    ),
+    "empty": Queue(),
+}
+SYSTEMS = {"live": System(password="live-pw")}
+
+
+class MovableClock(SystemClock):
+    """The machine's clock, which a test moves forward; sleeping yields to the loop."""
+
+    ahead_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.ahead_s
+
+    def sleep(self, seconds: float) -> None:
+        gevent.sleep(seconds)
+
+
+class FakeBell:
+    """Rings when the driver says so."""
+
+    def __init__(self, driver: FakeDriver) -> None:
+        self._driver = driver
+
+    def wait(self, timeout_s: float) -> frozenset[str] | None:
+        self._driver.rang.wait(timeout_s)
+        self._driver.rang.clear()
+        rung, self._driver.rung = frozenset(self._driver.rung), set()
+        return rung
+
+    def close(self) -> None:
+        self._driver.bells -= 1
+
+
+class FakeDriver:
+    """
+    A store in memory.
+
+    Attributes:
+        appends: The pushes of each append, in order.
+        held_back: While set, an append waits for ``go``.
+        claim_go: A claim waits for it; set at first.
+        fail: Raised by every call while set.
+        settled: (move, id) of each settlement.
+    """
+
+    capabilities = Capabilities(blocking=False, many_nodes=False, atomic_fan_out=True)
+
+    def __init__(self) -> None:
+        self.appends: list[list[Push]] = []
+        self.batches: list[int] = []
+        self.fail: Exception | None = None
+        self.held_back = False
+        self.go = gevent.event.Event()
+        self.claim_go = gevent.event.Event()
+        self.claim_go.set()
+        self.ready: dict[tuple[str, str], Any] = collections.defaultdict(collections.deque)
+        self.running: dict[tuple[str, str, str], bytes] = {}
+        self.settled: list[tuple[Move, str]] = []
+        self.rang = gevent.event.Event()
+        self.rung: set[str] = set()
+        self.bells = 0
+        self.open_appends = 0
+        self.topics: dict[str, list[str]] = {}
+        self.declared = 0
+        self._serial = 0
+
+    def open(self) -> None:
+        self._maybe_fail()
+
+    def close(self) -> None:
+        pass
+
+    def check(self) -> None:
+        self._maybe_fail()
+
+    def declare(self, queues: Sequence[QueueSpec]) -> None:
+        self._maybe_fail()
+        self.declared += 1
+        self.topics = {spec.name: [topic.name for topic in spec.topics] for spec in queues}
+
+    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> list[Appended]:
+        assert not self.open_appends, "calls of one owner do not overlap"
+        self.open_appends += 1
+        try:
+            if self.held_back:
+                self.go.wait()
+            self._maybe_fail()
+        finally:
+            self.open_appends -= 1
+        self.appends.append(list(pushes))
+        self.batches.append(batch)
+        ids = [self._store(push) for push in pushes]
+        self.rung |= {push.queue for push in pushes}
+        self.rang.set()
+        return [
+            Appended(job_id, self.backlog(push.queue), len(self.topics[push.queue]))
+            for job_id, push in zip(ids, pushes, strict=True)
+        ]
+
+    def _store(self, push: Push) -> str:
+        self._serial += 1
+        for topic in self.topics[push.queue]:
+            self.ready[push.queue, topic].append((f"1000-{self._serial}", push.body))
+        return f"1000-{self._serial}"
+
+    def backlog(self, queue: str) -> int:
+        self._maybe_fail()
+        return max(len(self.ready[queue, topic]) for topic in self.topics[queue])
+
+    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
+        self._maybe_fail()
+        return {name: TopicNumbers(ready=len(line), oldest_wait_s=1.5) for name, line in self.ready.items()}
+
+    def claim(self, wants: Sequence[Want]) -> list[Delivery]:
+        self._maybe_fail()
+        self.claim_go.wait()
+        deliveries = []
+        for want in wants:
+            line = self.ready[want.queue, want.topic]
+            for _ in range(min(want.count, len(line))):
+                job_id, body = line.popleft()
+                self.running[want.queue, want.topic, job_id] = body
+                deliveries.append(Delivery(job_id, want.queue, want.topic, body, 1, 0, False, "", "", 0, want.owner))
+        return deliveries
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        self._maybe_fail()
+        for each in settlements:
+            body = self.running.pop((each.queue, each.topic, each.id))
+            if each.move is Move.RELEASE:
+                self.ready[each.queue, each.topic].appendleft((each.id, body))
+            self.settled.append((each.move, each.id))
+        return [True] * len(settlements)
+
+    def bell(self, name: str, queues: Sequence[str]) -> Bell:
+        self.bells += 1
+        return FakeBell(self)
+
+    def _maybe_fail(self) -> None:
+        if self.fail is not None:
+            raise self.fail
+
+
+class FakeChild:
+    """What ``Server`` and ``Store`` use of a child."""
+
+    def __init__(self, clock: MovableClock, ingest: Ingest) -> None:
+        self.clock = clock
+        self.owner = Owner("node", "boot", 1, 1)
+        self.listeners: dict[str, Any] = {}
+        self.log = structlog.get_logger()
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.problems: dict[str, str] = {}
+        self.slot = types.SimpleNamespace(update=lambda **fields: self.fields.update(fields))
+        self.fields: dict[str, Any] = {}
+        self.spec = types.SimpleNamespace(role="ingest", args={"ingest": ingest})
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        self.told.append((kind, fields))
+
+    def problem(self, name: str, text: str) -> None:
+        self.problems[name] = text
+
+
+class Client:
+    """The other end of a connection."""
+
+    def __init__(self, sock: Any) -> None:
+        self.socket = sock
+        self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape")
+
+    def send(self, data: bytes) -> Client:
+        self.socket.sendall(data)
+        return self
+
+    def command(self, *words: str | bytes) -> Client:
+        return self.send(encode(*words))
+
+    def read(self, timeout_s: float = 5.0) -> Any:
+        """The next reply; an EOFError when the server has closed."""
+        with gevent.Timeout(timeout_s):
+            while (reply := self._reader.gets()) is False:
+                data = self.socket.recv(65_536)
+                if not data:
+                    raise EOFError
+                self._reader.feed(data)
+        return str(reply) if isinstance(reply, hiredis.ReplyError) else reply
+
+    def ask(self, *words: str | bytes) -> Any:
+        """A command and its reply."""
+        return self.command(*words).read()
+
+    def silent(self, seconds: float = 0.02) -> bool:
+        """Nothing comes within *seconds*."""
+        try:
+            self.read(seconds)
+        except gevent.Timeout:
+            return True
+        return False
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def encode(*words: str | bytes) -> bytes:
+    raw = [word.encode() if isinstance(word, str) else word for word in words]
+    return b"*%d\r\n" % len(raw) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in raw)
+
+
+class Door:
+    """A server, its store and its clients."""
+
+    def __init__(
+        self, ingest: Ingest | None = None, queues: Mapping[str, Queue] = QUEUES, fail: Exception | None = None,
+    ) -> None:
+        self.clock = MovableClock()
+        self.ingest = ingest or Ingest()
+        self.child = FakeChild(self.clock, self.ingest)
+        self.driver = FakeDriver()
+        self.driver.fail = fail
+        specs = [QueueSpec(name, tuple(_topics(queue)), 1.0, 1) for name, queue in queues.items()]
+        self.store = Store("main", self.driver, specs, sorted(queues), self.child)  # type: ignore[arg-type]
+        self.store.start()
+        self.store.wait_first()
+        directory = Directory(queues, SYSTEMS)
+        self.server = Server(self.child, self.ingest, directory, {"main": self.store})  # type: ignore[arg-type]
+        self.server.start()
+        self._clients: list[Client] = []
+
+    def client(self, local: bool = True) -> Client:
+        """A new connection; *local*: from this machine."""
+        ours, theirs = gevent.socket.socketpair()
+        self.greet(ours, local)
+        client = Client(theirs)
+        self._clients.append(client)
+        return client
+
+    def greet(self, ours: Any, local: bool = True) -> None:
+        sock = socket.socket(fileno=ours.detach())
+        sock.setblocking(False)
+        self.server.welcome(sock, "unix" if local else "192.0.2.1:5", local)
+
+    def later(self, seconds: float) -> None:
+        """Move the clock, and do what is done once a second."""
+        self.clock.ahead_s += seconds
+        self.server._sweep()
+
+    def until(self, condition: Callable[[], object], what: str = "the condition") -> None:
+        """Let the loop run until *condition*."""
+        with gevent.Timeout(5, AssertionError(f"not within 5 s: {what}")):
+            while not condition():
+                gevent.sleep(0.001)
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self.server.drain()
+        self.server.close()
+        self.server._sweep_timer.stop()
+
+
+def _topics(queue: Queue) -> Iterator[TopicSpec]:
+    return (TopicSpec(name) for name in queue.topic)
