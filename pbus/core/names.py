@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
-JOB_ID = re.compile(r"(\d{1,14})-(\d{1,20})\Z")
+JOB_ID = re.compile(r"([0-9]{1,14})-([0-9]{1,20})\Z")
 
 
 def is_name(text: str) -> bool:
