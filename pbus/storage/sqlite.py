@@ -46,7 +46,6 @@ class SqliteDriver:
         path = Path(target.url.removeprefix("sqlite:"))
         self._file = SqliteFile(path, target.node, target.call_timeout_s)
         self._catalog = sqlite_log.Catalog()
-        self._next_to_trim = 0
 
     def open(self) -> None:
         """See ``Driver.open``."""
@@ -74,13 +73,13 @@ class SqliteDriver:
         with self._file.read() as db:
             self._catalog.read(db)
 
-    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> list[Appended]:
+    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> Sequence[Appended]:
         """See ``Driver.append``; all queues of the call in one transaction."""
         if not pushes:
             return []
         with self._file.write(durable=True, unsure=MaybeStored) as write:
-            oid = _oids(write.db, [owner])[owner]
-            appended = sqlite_log.append(write.db, self._catalog, oid, batch, pushes, self._now_ms())
+            own = _owner(write.db, owner)
+            appended = sqlite_log.append(write.db, self._catalog, own, batch, pushes, self._now_ms())
             write.rings.update(self._catalog.queues[name].qid for name in {push.queue for push in pushes})
         return appended
 
@@ -93,7 +92,8 @@ class SqliteDriver:
         if not wants:
             return []
         with self._file.write(durable=False) as write:
-            return sqlite_claims.claim(write.db, self._catalog, wants, _oids(write.db, owners))
+            oids = {owner: _owner(write.db, owner).oid for owner in owners}
+            return sqlite_claims.claim(write.db, self._catalog, wants, oids)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """See ``Driver.settle``; all queues of the call in one transaction."""
@@ -132,17 +132,16 @@ class SqliteDriver:
 
     def trim(self) -> int:
         """See ``Driver.trim``; small transactions, so that nobody waits long for a turn."""
+        now_ms = self._now_ms()
         with self._file.read() as db:
-            self._catalog.read(db)
-        queues = list(self._catalog.queues.values())
+            queues = sqlite_log.to_trim(db, self._catalog, now_ms)
         dropped = 0
-        for _ in queues:
-            queue = queues[self._next_to_trim % len(queues)]
-            while dropped < TRIM_LIMIT and (count := self._trim_step(queue)):
+        for queue in queues:
+            count = 1
+            while count and dropped < TRIM_LIMIT:
+                with self._file.write(durable=False) as write:
+                    count = sqlite_log.trim(write.db, queue, now_ms)
                 dropped += count
-            if dropped >= TRIM_LIMIT:
-                break
-            self._next_to_trim += 1
         return dropped
 
     def checkpoint(self) -> None:
@@ -218,34 +217,29 @@ class SqliteDriver:
             write.rings.update(rings)
         return answers
 
-    def _trim_step(self, queue: sqlite_log.QueueRow) -> int:
-        now_ms = self._now_ms()
-        with self._file.read() as db:
-            if not sqlite_log.trimmable(db, queue, now_ms):
-                return 0
-        with self._file.write(durable=False) as write:
-            return sqlite_log.trim(write.db, queue, now_ms)
-
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
 
 
-def _oids(db: apsw.Connection, owners: Iterable[str]) -> dict[str, int]:
+def _owner(db: apsw.Connection, name: str) -> sqlite_log.OwnerRow:
     """
-    Numbers of *owners*, made where they are new.
+    The row of an owner, made when it is new.
 
     Raises:
-        Conflict: the boot of one of them was fenced.
+        Conflict: its boot was fenced.
     """
-    owners = list(owners)
-    _refuse_fenced(db, owners)
-    known = _known_oids(db, owners)
-    for owner in owners:
-        if owner not in known:
-            known[owner] = db.execute(
-                "INSERT INTO owners (name, boot) VALUES (?, ?) RETURNING oid", (owner, _boot(owner))
-            ).get
-    return known
+    row = db.execute(
+        "SELECT b.fenced, o.oid, o.batch, o.answer FROM owners o LEFT JOIN boots b USING (boot) WHERE o.name = ?",
+        (name,),
+    ).get
+    if row is None:
+        _refuse_fenced(db, [name])
+        insert = "INSERT INTO owners (name, boot) VALUES (?, ?) RETURNING oid"
+        return sqlite_log.OwnerRow(db.execute(insert, (name, _boot(name))).get)
+    fenced, *own = row
+    if fenced:
+        raise _fenced(_boot(name))
+    return sqlite_log.OwnerRow(*own)
 
 
 def _known_oids(db: apsw.Connection, owners: Iterable[str]) -> dict[str, int]:

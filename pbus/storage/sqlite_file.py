@@ -174,9 +174,9 @@ class SqliteFile:
         db = apsw.Connection(str(self.path), statementcachesize=_STATEMENTS_CACHED)
         try:
             db.set_busy_timeout(int(self._timeout_s * 1000))
-            db.set_wal_hook(self._note_wal)
             db.pragma("journal_mode", "wal")
             db.pragma("wal_autocheckpoint", 0)
+            db.set_wal_hook(self._note_wal)  # after that pragma, which takes any hook away
             db.pragma("journal_size_limit", _WAL_LIMIT_BYTES)
             db.pragma("cache_size", -_CACHE_KIB)
             db.pragma("temp_store", "memory")

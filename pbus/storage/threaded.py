@@ -39,8 +39,8 @@ class Threaded:
     def declare(self, queues: Sequence[QueueSpec]) -> None:
         self._apply(self._driver.declare, (queues,))
 
-    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> list[Appended]:
-        answer: list[Appended] = self._apply(self._driver.append, (owner, batch, pushes))
+    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> Sequence[Appended]:
+        answer: Sequence[Appended] = self._apply(self._driver.append, (owner, batch, pushes))
         return answer
 
     def claim(self, wants: Sequence[Want]) -> list[Delivery]:

@@ -58,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
         batch = next(self.batches)
         answers = self.world.store.append(self.owner(process), batch, jobs)
         if twice:
-            assert self.world.store.append(self.owner(process), batch, jobs) == answers
+            assert list(self.world.store.append(self.owner(process), batch, jobs)) == list(answers)
         for job, answer in zip(jobs, answers, strict=True):
             for (queue, _), topic in self.topics.items():
                 if queue == job.queue:

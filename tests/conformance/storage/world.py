@@ -71,7 +71,7 @@ class World:
     def append(self, *bodies: str, queue: str = "gift", owner: str = ALICE) -> list[Appended]:
         """Push *bodies* under the owner's next batch number."""
         self._batches[owner] = self._batches.get(owner, 0) + 1
-        return self.store.append(owner, self._batches[owner], pushes(*bodies, queue=queue))
+        return list(self.store.append(owner, self._batches[owner], pushes(*bodies, queue=queue)))
 
     def claim(self, count: int = 1, topic: str = "credit", *, queue: str = "gift", owner: str = ALICE,
               exclusive: bool = False) -> list[Delivery]:
