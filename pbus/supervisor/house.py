@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from typing import Final
 
 from pbus.clock import Clock
@@ -28,6 +29,7 @@ AFTER_GRACE_S: Final = 5.0
 """Children of a dead master are gone after the grace and so much more."""
 
 _UNIX_MODE: Final = 0o666
+_FOLDER_MODE: Final = 0o750
 _TOPIC_LOGS: Final = "topic"
 
 
@@ -66,12 +68,12 @@ class House:
             BootError: another master lives here (75), or a folder cannot be written (77).
         """
         plan = self._plan
-        group = bool(plan.status_group)
-        self._folder(plan.run_dir, 0o710 if group else 0o700, self.gid)
-        self._folder(plan.data_dir, 0o750)
+        self._folder(plan.data_dir)
         if plan.log_dir != "-":
-            self._folder(plan.log_dir, 0o750)
-            self._folder(os.path.join(plan.log_dir, _TOPIC_LOGS), 0o750)
+            self._folder(plan.log_dir)
+            self._folder(os.path.join(plan.log_dir, _TOPIC_LOGS))
+        # Last and always: it may be the data folder, too, and what is in it is for us alone.
+        self._folder(plan.run_dir, 0o710 if plan.status_group else 0o700, self.gid)
         self._pid_lock = PidLock(plan.run_dir, self._clock)
         self._pid_lock.take()
         self._boots = BootLocks(plan.run_dir)
@@ -175,15 +177,14 @@ class House:
             return False
         return True
 
-    def _folder(self, path: str, mode: int, gid: int = -1) -> None:
-        """Make *path* ours; a folder that somebody made before keeps its mode."""
+    def _folder(self, path: str, mode: int = 0, gid: int = -1) -> None:
+        """Make *path* ours; without a *mode*, a folder that somebody made before keeps its own."""
         try:
             if not os.path.isdir(path):
-                os.makedirs(path, mode, exist_ok=True)
-                os.chmod(path, mode)
+                os.makedirs(path, _FOLDER_MODE)
             if (self.uid, gid) != (-1, -1):
                 os.chown(path, self.uid, gid)
-            if gid != -1:
+            if mode and stat.S_IMODE(os.stat(path).st_mode) != mode:
                 os.chmod(path, mode)
         except OSError as error:
             raise BootError(f"cannot make the folder {path}: {error.strerror}", _status(error)) from error

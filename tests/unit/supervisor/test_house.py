@@ -32,7 +32,8 @@ def house(folder: Path, clock: FakeClock, **doors: Address) -> House:
     return House(plan, clock)
 
 
-def test_folders_are_made_for_us_alone(tmp_path: Path) -> None:
+def test_run_dir_is_for_us_alone_even_if_it_was_not(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(0o755)
     home = house(tmp_path, FakeClock())
     home.move_in()
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
