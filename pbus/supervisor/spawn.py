@@ -19,6 +19,7 @@ import grp
 import importlib
 import os
 import pwd
+import resource
 import signal
 import socket
 import sys
@@ -150,6 +151,8 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     holds = [nursery.boot_lock_fd] if spec.holds_claims else []
     close_all_but([0, 1, 2, control_fd, *holds, *listener_fds.values()])
     _open_stdin()
+    if not spec.own_group:
+        _allow_descriptors()
     setproctitle.setproctitle(f"pbus: {(spec.title or spec.role).format(index=index)}")
     newborn.slot.update(pid=os.getpid(), birth=process.birth(os.getpid()))
     bound: dict[str, Any] = {"role": spec.role, "index": index} | ({"path": spec.path} if spec.path else {})
@@ -252,6 +255,18 @@ def _open_stdin() -> None:
     if null != 0:
         os.dup2(null, 0, inheritable=True)
         os.close(null)
+
+
+def _allow_descriptors() -> None:
+    """
+    As many open files as the machine lets us: a door with 10,000 connections needs them.
+
+    Not for user code: programs that still use select() fail above 1024, so it keeps what it was given.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _clean_up() -> None:

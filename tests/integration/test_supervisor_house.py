@@ -7,6 +7,7 @@ import grp
 import json
 import os
 import pwd
+import resource
 import signal
 import socket
 import stat
@@ -179,6 +180,14 @@ def test_unix_listener_replaces_the_file_of_a_dead_bus_but_not_of_a_living_one(t
     with pytest.raises(OSError, match="no socket"):
         listeners.bind_unix(path, 0o600)
     assert Path(path).read_text() == "a file of somebody"
+
+
+def test_doors_get_all_descriptors_there_are_and_user_code_what_it_was_given(idle_bus: IdleFactory) -> None:
+    bus = idle_bus(role("ingest"), role("consumer", path="gift/credit", own_group=True))
+    [ingest], [consumer] = bus.pids("ingest"), bus.pids("consumer")
+    given, most = resource.prlimit(bus.pid, resource.RLIMIT_NOFILE)
+    assert resource.prlimit(ingest, resource.RLIMIT_NOFILE) == (most, most)
+    assert resource.prlimit(consumer, resource.RLIMIT_NOFILE) == (given, most)
 
 
 # -- who may -------------------------------------------------------------------------------------
