@@ -9,6 +9,7 @@ slow clients cost a probe nothing.
 from __future__ import annotations
 
 import io
+import socket
 from typing import Any, Final
 
 import gevent
@@ -40,6 +41,9 @@ class Server(gevent.pywsgi.WSGIServer):  # type: ignore[misc]  # gevent has no t
             oldest = next(iter(self._serving))
             del self._serving[oldest]
             oldest.kill(block=False)
+        if client.family != socket.AF_UNIX:
+            # pywsgi sends head and body apart; the body must not wait for a delayed ACK.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         mine = gevent.getcurrent()
         self._serving[mine] = None
         try:
