@@ -23,7 +23,7 @@ setup(
         "gevent>=24.2",
         "msgpack>=1.0.5",
         "psutil>=5.9",
-        "redis[hiredis]>=5.0",
+        "redis[hiredis]>=8",  # earlier ones name differently what the driver tells them
         "setproctitle>=1.3",
         "structlog>=23.2",
     ],
