@@ -112,10 +112,15 @@ class SqliteBell:
         self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._page = _Page(directory)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._slot = self._take_slot(directory)
         self._seen: dict[str, int] = {}
         self._closed = False
         self._deaf = True
+        self._slot = -1
+        try:
+            self._slot = self._take_slot(directory)
+        except BaseException:
+            self.close()
+            raise
 
     def wait(self, timeout_s: float) -> frozenset[str] | None:
         """See ``driver.Bell.wait``."""
@@ -142,9 +147,10 @@ class SqliteBell:
         if self._closed:
             return
         self._closed = True
-        self._page.asleep[self._slot] = 0
-        with contextlib.suppress(OSError):
-            os.unlink(str(self._slot), dir_fd=self._fd)
+        if self._slot >= 0:
+            self._page.asleep[self._slot] = 0
+            with contextlib.suppress(OSError):
+                os.unlink(str(self._slot), dir_fd=self._fd)
         self._socket.close()
         self._page.close()
         os.close(self._fd)

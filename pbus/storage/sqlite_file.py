@@ -63,10 +63,12 @@ class SqliteFile:
         self._wal_pages = 0
 
     def open(self) -> None:
-        """See ``driver.Driver.open``."""
+        """See ``driver.Driver.open``; a file that was removed or replaced meanwhile is opened anew."""
         if self._db is not None:
-            return
-        _refuse_old_library()
+            if not self._is_replaced():
+                return
+            self.close()
+        refuse_old_library(apsw.sqlite_lib_version())
         with contextlib.ExitStack() as parts:
             try:
                 self._open(parts)
@@ -140,18 +142,6 @@ class SqliteFile:
             with self._held().turn():
                 self._copy_back()
 
-    def check_replaced(self) -> None:
-        """
-        Raises:
-            Unavailable: the file was removed or replaced; what is written now would be lost.
-        """
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            status = None
-        if status is None or (status.st_dev, status.st_ino) != self._inode:
-            raise Unavailable(f"{self.path} was removed or replaced while it was in use: put it back and restart pbus")
-
     def _open(self, parts: contextlib.ExitStack) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         opening = FileLock(self.path.with_name(self.path.name + ".gate"))
@@ -194,8 +184,6 @@ class SqliteFile:
             # Not cached: this pragma acts when it is prepared, not when it is run.
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}", can_cache=False)
             self._durable = durable
-        if durable:
-            self.check_replaced()
         db.execute("BEGIN IMMEDIATE")
 
     def _commit(self, db: apsw.Connection, unsure: type[StorageError]) -> None:
@@ -219,7 +207,17 @@ class SqliteFile:
     def _connection(self) -> apsw.Connection:
         if self._db is None:
             raise Unavailable(f"{self.path} is not open")
+        if self._is_replaced():
+            # SQLite would go on writing to what nobody will find.
+            raise Unavailable(f"{self.path} was removed or replaced while it was in use; it is opened anew")
         return self._db
+
+    def _is_replaced(self) -> bool:
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return True
+        return (status.st_dev, status.st_ino) != self._inode
 
     def _held(self) -> Turnstile:
         if self._turnstile is None:
@@ -273,12 +271,15 @@ def _untrusted(path: Path, error: apsw.Error) -> BootError | StorageError:
     return meaning
 
 
-def _refuse_old_library() -> None:
-    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-    if version < OLDEST_LIBRARY:
+def refuse_old_library(version: str) -> None:
+    """
+    Raises:
+        BootError: SQLite of that *version* damages files under this very load.
+    """
+    if tuple(int(part) for part in version.split(".")) < OLDEST_LIBRARY:
         wanted = ".".join(str(part) for part in OLDEST_LIBRARY)
         raise BootError(
-            f"SQLite {apsw.sqlite_lib_version()} can damage a file that several processes write (WAL reset, "
+            f"SQLite {version} can damage a file that several processes write (WAL reset, "
             f"fixed in {wanted}): install a current apsw (pip install -U apsw)",
             Exit.CONFIG,
         )
