@@ -34,10 +34,10 @@ def id_text(number: int) -> str:
 
 def id_number(text: str) -> int:
     """The integer of a job id; -1 when it cannot be one of this store's."""
-    ms, dash, sequence = text.partition("-")
-    if not (dash and text.isascii() and ms.isdecimal() and sequence.isdecimal() and len(ms) <= 14 and len(sequence) <= 7):
+    ms, _, sequence = text.partition("-")
+    if not (text.isascii() and ms.isdecimal() and sequence.isdecimal()):
         return -1
-    if int(ms) >= _LARGEST_MS or int(sequence) >= _SEQUENCES:
+    if len(text) > len("99999999999999-1048575") or int(ms) >= _LARGEST_MS or int(sequence) >= _SEQUENCES:
         return -1
     return int(ms) << SEQUENCE_BITS | int(sequence)
 
