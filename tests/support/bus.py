@@ -117,6 +117,18 @@ class Bus:
         self.process.kill()
         self.process.wait(10)
 
+    def kill_everything(self) -> None:
+        """kill -9 every process of it at once, and wait until they are gone."""
+        assert self.process is not None
+        left = self.processes()
+        self.process.kill()  # first, so that nobody is replaced
+        while left:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            left = self.processes()
+        self.process.wait(10)
+
     def clean_up(self) -> None:
         """End whatever is left of it, however it got there."""
         if self.process is not None and self.process.poll() is None:

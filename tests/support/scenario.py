@@ -14,6 +14,8 @@ The stage of the acceptance tests: a real bus on a real store, real handlers tha
 from __future__ import annotations
 
 import contextlib
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import redis
 from pbus.storage.driver import Driver, TopicNumbers
 from pbus.storage.open import StoreTarget, make, queue_specs
 from tests.support.bus import Bus, BusFactory
-from tests.support.ledger import Ledger
+from tests.support.ledger import OK, Ledger
 from tests.support.ledger_handlers import HttpHandler, fastcgi_handler, python_environment, python_handler
 from tests.support.php_fpm import PhpFpm
 from tests.support.producers import RedisPy
@@ -38,7 +40,7 @@ class Scenario:
     One test's stage.
 
     Attributes:
-        store: ``sqlite`` or ``redis``.
+        store: ``sqlite``, ``redis`` (which fsyncs before it answers) or ``redis-everysec``.
         redis: The private redis-server, when that is the store.
         ledger: What was pushed and what ran.
         bus: After ``start``.
@@ -51,10 +53,11 @@ class Scenario:
         self._bus_factory = bus_factory
         self._stack = stack
         self.redis: RedisServer | None = None
-        if store == "redis":
+        kind, _, fsync = store.partition("-")
+        if kind == "redis":
             data = folder / "redis"
             data.mkdir()
-            self.redis = RedisServer(data, appendonly="yes", appendfsync="always")
+            self.redis = RedisServer(data, appendonly="yes", appendfsync=fsync or "always")
             stack.callback(self.redis.close)
             self.redis.start()
 
@@ -83,20 +86,37 @@ class Scenario:
 
     # -- the bus ------------------------------------------------------------------------------
 
-    def start(self, topics: Mapping[str, str], more: str = "", queue: str = "", start: bool = True) -> Bus:
-        """A bus with one queue and these topics (name -> TOML); *more* is further top-level TOML."""
+    def start(
+        self, topics: Mapping[str, str], more: str = "", queue: str = "", start: bool = True, name: str = "bus"
+    ) -> Bus:
+        """
+        A bus with one queue and these topics (name -> TOML); *more* is further top-level TOML.
+
+        Another *name* is another node on the same store, which *more* has to call by another name too;
+        ``bus`` is the last one started.
+        """
         text = [more]
         if self.redis is not None:
             text.append(f'[storage.main]\nurl = "{self.redis.url}"')
         text.append(f"[queue.{QUEUE}]\n{queue}")
         text += [f"[queue.{QUEUE}.topic.{name}]\n{toml}" for name, toml in topics.items()]
         self.topics = list(topics)
-        self.bus = self._bus_factory("\n".join(text), start=start, environment=python_environment(self.ledger))
+        environment = python_environment(self.ledger)
+        self.bus = self._bus_factory("\n".join(text), name=name, start=start, environment=environment)
         return self.bus
 
     def pushing(self, **settings: object) -> RedisPy:
         """Producers that push until the block ends (a context manager; ``stop()`` ends them in order)."""
         return RedisPy(self.ledger, self.bus.port, QUEUE, **settings)  # type: ignore[arg-type]
+
+    def push(self, key: str, orders: str = "") -> str:
+        """Push one job by hand; its id. *orders* are words for the handler, such as ``sleep=5``."""
+        pushed = self.ledger.producer(key)
+        sent_s = time.time()
+        job_id: str = self.client().xadd(QUEUE, {"body": f"{key} {orders}"}).decode()  # type: ignore[union-attr]
+        pushed.record(key, sent_s, time.time(), OK, job_id)
+        pushed.close()
+        return job_id
 
     def client(self) -> redis.Redis:
         """redis-py with its defaults."""
@@ -122,10 +142,35 @@ class Scenario:
 
     # -- the end ------------------------------------------------------------------------------
 
+    def ran(self) -> int:
+        """Successful runs so far of the topic that has the fewest."""
+        return min(self.ledger.executed_count(QUEUE, topic) for topic in self.topics)
+
+    def resumed(self, since_s: float, timeout_s: float) -> float:
+        """Wait until every topic has run something that was pushed after *since_s* (wall clock); seconds from then."""
+        first: dict[str, float] = {}
+
+        def found() -> bool:
+            sent = {push.key for push in self.ledger.pushed() if push.sent_s > since_s}
+            for topic in self.topics:
+                ends = [run.end_s for run in self.ledger.runs(QUEUE, topic) if run.end_s > since_s and run.key in sent]
+                if ends:
+                    first[topic] = min(ends)
+            return len(first) == len(self.topics)
+
+        until(found, timeout_s, lambda: f"new jobs run on {self.topics}, they do on {list(first)}\n{self.bus.tail()}")
+        return max(first.values()) - since_s
+
     def numbers(self) -> dict[str, TopicNumbers]:
         """Where the deliveries are, by topic, read from the store."""
         with self.driver() as driver:
             return {topic: numbers for (queue, topic), numbers in driver.numbers().items() if queue == QUEUE}
+
+    def claims(self) -> dict[str, int]:
+        """How many deliveries of each topic somebody holds, read from the store."""
+        with self.driver() as driver:
+            held = Counter(claim.topic for owner in driver.owners() for claim in driver.held(owner))
+        return {topic: held[topic] for topic in self.topics}
 
     def settled(self, timeout_s: float = SETTLED_S) -> None:
         """Wait until nothing is ready, running or delayed."""
@@ -137,7 +182,7 @@ class Scenario:
 
             until(quiet, timeout_s, lambda: f"everything is settled: {last}\n{self.bus.tail()}")
 
-    def expect(self, dup: int | None | Mapping[str, int] = 0) -> None:
+    def expect(self, dup: int | Mapping[str, int] | None = 0) -> None:
         """Lost 0 and phantom 0 on every topic; duplicates at most *dup* (by topic, or of each; None: any)."""
         with self.driver() as driver:
             places = {
