@@ -1,0 +1,82 @@
+"""
+A02: kill -9 one of two ingest children while fifty producers pipeline.
+
+The listening socket is shared: nobody is refused. Who was connected to the dead child is cut off and
+comes again; who is connected to the other child feels nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+
+from tests.support.ledger import OK, UNKNOWN, Pushed
+from tests.support.scenario import Scenario
+from tests.support.waiting import until
+
+PRODUCERS = 50
+PIPELINE = 8
+LEAST = 5
+"""Connections of each child, so that something is shown for both."""
+RESPAWN_S = 1.0
+RECOVERY_S = 3.0
+
+
+def test_a_killed_ingest_child_refuses_nobody_and_costs_no_job(scenario: Scenario) -> None:
+    bus = scenario.start({"mail": scenario.python(2)}, "[ingest]\nprocesses = 2")
+    with scenario.pushing(threads=PRODUCERS, pipeline=PIPELINE, pause_s=0.02) as producers:
+        until(lambda: _all_are_served(scenario), 10, lambda: f"both children serve producers: {_clients(scenario)}")
+        clients = _clients(scenario)
+        killed, other = sorted(clients, key=lambda pid: len(clients[pid]))
+        os.kill(killed, signal.SIGKILL)
+        killed_s = time.time()
+        until(lambda: len(set(bus.pids("ingest")) - {killed}) == 2, RESPAWN_S, "a successor of the killed child")
+        until(lambda: _all_have_pushed(scenario, killed_s), RECOVERY_S, "every producer has pushed again")
+        recovery_s = time.time() - killed_s
+        kept = clients[other] <= _clients(scenario)[other]
+        producers.stop()
+    scenario.settled()
+    scenario.expect(dup=0)
+    cut = _cut_off(scenario)
+    outstanding = PIPELINE * len(clients[killed])
+    print(f"clients={len(clients[killed])}+{len(clients[other])} cut={cut} recovery {recovery_s:.2f} s")
+    assert kept, "a connection of the other child was cut"
+    assert sum(cut.values()) <= outstanding, f"{cut}: at most {outstanding} commands were outstanding"
+    assert not any("refused" in text.lower() for text in cut), cut
+    assert [event["status"] for event in bus.events("child.exited")] == [-signal.SIGKILL], bus.tail()
+
+
+def _clients(scenario: Scenario) -> dict[int, set[int]]:
+    """Ports of the producers that each ingest child serves now."""
+    return {
+        pid: {
+            connection.raddr.port for connection in psutil.Process(pid).net_connections("tcp")
+            if connection.status == psutil.CONN_ESTABLISHED
+        }
+        for pid in scenario.bus.pids("ingest")
+    }
+
+
+def _all_are_served(scenario: Scenario) -> bool:
+    served = [len(ports) for ports in _clients(scenario).values()]
+    return len(served) == 2 and min(served) >= LEAST and sum(served) == PRODUCERS and _all_have_pushed(scenario, 0.0)
+
+
+def _all_have_pushed(scenario: Scenario, since_s: float) -> bool:
+    """Whether every producer got a positive reply to something it sent after *since_s*."""
+    pushed = (push for push in scenario.ledger.pushed() if push.result == OK and push.sent_s > since_s)
+    return len({_producer(push) for push in pushed}) == PRODUCERS
+
+
+def _producer(push: Pushed) -> str:
+    """The connection that a push came from, by its key."""
+    return push.key.rpartition("-")[0]
+
+
+def _cut_off(scenario: Scenario) -> dict[str, int]:
+    """What producers met that got no reply, and how many pushes it concerns."""
+    pushed = [push for push in scenario.ledger.pushed() if push.result == UNKNOWN]
+    return {text: sum(push.about == text for push in pushed) for text in {push.about for push in pushed}}
