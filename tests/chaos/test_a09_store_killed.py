@@ -1,0 +1,95 @@
+"""
+A09: kill -9 the store under load. For Redis that is the server; for SQLite, which lives in the
+processes of the bus, every one of them at once.
+
+What was acknowledged is there when it comes back, and deliveries go on by themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+
+from tests.support.scenario import QUEUE, Scenario
+from tests.support.waiting import until
+
+OUTAGES_S = (0.0, 0.5, 3.0)
+KILLS = len(OUTAGES_S)
+RESUME_S = 2.0
+CALLS, CONSUMERS = 4, 2
+UNDER_LOAD = 100
+LOAD = {"threads": 4, "pause_s": 0.01, "orders": "sleep=3"}
+
+
+@pytest.mark.parametrize("scenario", ["redis"], indirect=True)
+def test_a_killed_redis_that_fsyncs_every_write_loses_nothing(scenario: Scenario) -> None:
+    _start(scenario)
+    with scenario.pushing(**LOAD) as producers:
+        slowest_s = max(_kill_redis(scenario, down_s) for down_s in OUTAGES_S)
+        producers.stop()
+    scenario.settled()
+    scenario.expect(dup={"credit": KILLS * CALLS, "mail": KILLS * CONSUMERS})
+    print(f"{KILLS} kills, K={KILLS * (CALLS + CONSUMERS)}, slowest resume {slowest_s:.2f} s")
+    assert slowest_s <= RESUME_S
+    assert not scenario.bus.events("child.exited"), scenario.bus.tail()
+
+
+@pytest.mark.parametrize("scenario", ["redis-everysec"], indirect=True)
+def test_a_killed_redis_that_fsyncs_every_second_loses_only_what_was_pushed_before(scenario: Scenario) -> None:
+    _start(scenario)
+    with scenario.pushing(**LOAD) as producers:
+        slowest_s = max(_kill_redis(scenario, down_s) for down_s in OUTAGES_S)
+        back_s = time.time()
+        scenario.resumed(back_s, RESUME_S)
+        producers.stop()
+    scenario.settled()
+    verdicts = scenario.ledger.verdict(QUEUE, scenario.topics)
+    lost = frozenset[str]().union(*(verdict.lost for verdict in verdicts.values()))
+    print(f"everysec: {KILLS} kills lost {len(lost)} acknowledged jobs, slowest resume {slowest_s:.2f} s")
+    assert slowest_s <= RESUME_S
+    assert not lost & {push.key for push in scenario.ledger.pushed() if push.sent_s > back_s}
+    assert not any(verdict.phantom for verdict in verdicts.values())
+
+
+def test_a_bus_killed_as_a_whole_goes_on_where_it_was(scenario: Scenario) -> None:
+    _start(scenario)
+    running: Counter[str] = Counter()
+    with scenario.pushing(**LOAD) as producers:
+        slowest_s = max(_kill_everything(scenario, running) for _ in range(KILLS))
+        producers.stop()
+    scenario.settled()
+    scenario.expect(dup=running)
+    print(f"{KILLS} kills, K={dict(running)}, slowest resume {slowest_s:.2f} s")
+    assert slowest_s <= RESUME_S
+
+
+def _start(scenario: Scenario) -> None:
+    scenario.start({"credit": scenario.http(CALLS), "mail": scenario.python(CONSUMERS)})
+
+
+def _kill_redis(scenario: Scenario, down_s: float) -> float:
+    """One outage of the server under load; seconds from its first answer until new jobs are run."""
+    assert scenario.redis is not None
+    _load(scenario)
+    scenario.redis.kill()
+    time.sleep(down_s)  # the outage itself: back-offs grow
+    scenario.redis.start()
+    return scenario.resumed(time.time(), RESUME_S + 3)
+
+
+def _kill_everything(scenario: Scenario, running: Counter[str]) -> float:
+    """One crash of the whole bus; seconds from *running* until new jobs are run. Adds to *running* what was (K)."""
+    bus = scenario.bus
+    _load(scenario)
+    bus.kill_everything()
+    running.update(scenario.claims())
+    bus.start()
+    return scenario.resumed(time.time(), RESUME_S + 3)
+
+
+def _load(scenario: Scenario) -> None:
+    """Wait until the bus is in the middle of its work."""
+    ran = scenario.ran()
+    until(lambda: scenario.ran() >= ran + UNDER_LOAD and all(scenario.claims().values()), 10, "every topic is busy")
