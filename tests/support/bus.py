@@ -73,6 +73,7 @@ class Bus:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pbus", "start", "-c", str(self.conf)], stdin=subprocess.DEVNULL, stdout=out,
                 stderr=subprocess.STDOUT, env=self.environment, cwd=self.folder, start_new_session=True,
+                preexec_fn=leftovers.end_with_the_tests,
             )
 
     def start(self, states: tuple[str, ...] = ("running",), timeout_s: float = START_S) -> Bus:

@@ -56,6 +56,7 @@ class IdleBus:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.idle_bus", str(self.folder / "plan.json")], cwd=ROOT, stdout=out,
                 stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                preexec_fn=leftovers.end_with_the_tests,
                 env={**os.environ, **self.environment},
             )
         return self.process

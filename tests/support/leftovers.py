@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from pbus.supervisor.process import die_with_parent
+
 Living = dict[int, float]
 """pid -> start time; a pid alone may have been given to somebody else."""
 
@@ -36,6 +38,11 @@ def holders(folder: Path) -> Living:
             with contextlib.suppress(psutil.Error):
                 found[pid] = psutil.Process(pid).create_time()
     return found
+
+
+def end_with_the_tests() -> None:
+    """For ``preexec_fn``: the kernel ends this process when the test run is killed before it can clean up."""
+    die_with_parent(signal.SIGTERM)
 
 
 def describe(living: Living) -> str:
