@@ -80,6 +80,7 @@ class Claimer:
         self._backoff = Backoff()
         self._stopped = False
         self._ended = False
+        self._is_away = False
         self._look_at_s = 0.0
         self._compare_at_s = clock.monotonic_s() + COMPARE_S
 
@@ -153,16 +154,16 @@ class Claimer:
         Raises:
             StorageError: a call failed; everything it touched will be compared.
         """
-        if self._health.is_away:
-            self._store.check()
+        if self._is_away:
             self._prepare()
-            self._health.back()
             self._hungry.update(self._lanes)
         self._compare_due()
         self._look_due()
         wants = self._wanted()
         if wants:
             self._claim(wants)
+        self._is_away = False
+        self._health.back("claimer")
         self._backoff.reset()
 
     def _look_due(self) -> None:
@@ -204,10 +205,11 @@ class Claimer:
 
     def _failed(self, error: Exception) -> None:
         self._to_compare.update(self.owners())
-        if not self._health.is_away:
+        if not self._is_away:
             self._log.warning("store.away", error=str(error), kind=type(error).__name__,
                               exc_info=None if isinstance(error, StorageError) else error)
-        self._health.away(error)
+        self._is_away = True
+        self._health.away("claimer", error)
         gevent.sleep(self._backoff.pause_s())
 
     # -- the comparison -----------------------------------------------------------------------------

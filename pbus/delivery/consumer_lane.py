@@ -221,8 +221,8 @@ class ConsumerLane:
         self._desk.wake()
         return Attached(self, consumer, link)
 
-    def heard(self, consumer: Consumer, frames: Iterable[dict[str, Any]]) -> None:
-        """Results and hand-backs of one read."""
+    def heard(self, consumer: Consumer, frames: Iterable[dict[str, Any]]) -> float:
+        """Results and hand-backs of one read; answers in how many seconds to read again."""
         strangers: list[str] = []
         for frame in frames:
             if frame["kind"] == "result":
@@ -234,8 +234,10 @@ class ConsumerLane:
                 self._release([consumer.hand.pop(job_id) for job_id in frame["ids"] if job_id in consumer.hand])
         if strangers and consumer.link is not None:
             consumer.link.send(encode("settled", ids=strangers))  # no claim of theirs is left to settle
-        if len(consumer.hand) <= consumer.pace.frame // 2:
+        left = len(consumer.hand)
+        if left <= consumer.pace.frame // 2:
             self._desk.wake()
+        return consumer.pace.next_look_s(left)
 
     def gone(self, consumer: Consumer, link: Connection) -> None:
         """Its connection has ended: detached, until it attaches again or is found dead."""
@@ -366,9 +368,9 @@ class Attached:
         self._consumer = consumer
         self._link = link
 
-    def heard(self, frames: list[dict[str, Any]]) -> None:
+    def heard(self, frames: list[dict[str, Any]]) -> float:
         """Pass on what was read."""
-        self._lane.heard(self._consumer, frames)
+        return self._lane.heard(self._consumer, frames)
 
     def gone(self) -> None:
         """Pass on that it is over."""

@@ -25,8 +25,8 @@ ATTACH_S: Final = 5.0
 class Guest(Protocol):
     """Whoever listens to one connection: an attached consumer, seen by its lane."""
 
-    def heard(self, frames: list[dict[str, Any]]) -> None:
-        """What one read brought, in order. Never blocks."""
+    def heard(self, frames: list[dict[str, Any]]) -> float:
+        """What one read brought, in order. Never blocks. Answers in how many seconds to read again."""
 
     def gone(self) -> None:
         """Nothing more will come: everything that was sent has been heard."""
@@ -70,7 +70,9 @@ class Link:
         writer = gevent.spawn(self._write)
         try:
             while data := self._read():
-                guest.heard(self._reader.feed(data))
+                pause_s = guest.heard(self._reader.feed(data))
+                if pause_s:
+                    gevent.sleep(pause_s)
         except FrameError:
             pass  # over, like any other end: what was understood counts
         finally:

@@ -27,6 +27,8 @@ from pbus.errors import Conflict
 from pbus.storage.driver import Driver
 
 BATCH: Final = 1000
+GATHER_S: Final = 0.001
+"""Under load the next batch is given so long to grow: a call costs as much as twenty settlements in it."""
 
 Key = tuple[str, str, str]
 """(owner, topic path, id): what tells one claim from another."""
@@ -126,6 +128,8 @@ class StoreDesk:
                 written, self._writing = self._writing, []
                 if took_effect is not None:
                     self._tell(written, took_effect)
+                if len(written) > 1:
+                    gevent.sleep(GATHER_S)
             if self._is_fenced:
                 self._inbox.clear()  # the store takes nothing from this boot; whoever fenced it gives them back
 
@@ -156,12 +160,12 @@ class StoreDesk:
                 return None
             except Exception as error:  # noqa: BLE001 a driver's bug must not lose outcomes: said in the log, repeated
                 repeated = True
-                self._health.away(error)
+                self._health.away("desk", error)
                 self._report.unwritten(len(settlements) + len(self._inbox), error)
                 gevent.sleep(self._backoff.pause_s())
             else:
                 self._backoff.reset()
-                self._health.back()
+                self._health.back("desk")
                 return [True] * len(settlements) if repeated else took_effect
 
     def _tell(self, written: list[Entry], took_effect: Sequence[bool]) -> None:

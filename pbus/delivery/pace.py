@@ -12,6 +12,8 @@ from typing import Final
 FRAME_WORK_S: Final = 0.05
 FRAME_JOBS: Final = 64
 FRAME_BYTES: Final = 4 * 1024 * 1024
+LOOK_S: Final = 0.002
+"""Results may wait so long in the socket, where they count already, to be read many at a time."""
 _WEIGHT: Final = 1 / 8
 
 
@@ -36,6 +38,14 @@ class Pace:
         if self._body_bytes * jobs > FRAME_BYTES:
             jobs = int(FRAME_BYTES / self._body_bytes)
         return max(1, jobs)
+
+    def next_look_s(self, left: int) -> float:
+        """
+        When to read again from a consumer that still has *left* jobs, seconds.
+
+        Soon enough that its next frame arrives before it runs dry; 0 when it has nothing to do.
+        """
+        return min(LOOK_S, left * self._run_s / 4)
 
     def answered(self, run_s: float, body_bytes: int) -> None:
         """A job of that size took *run_s* seconds of the handler's time."""

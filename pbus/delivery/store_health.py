@@ -1,8 +1,8 @@
 """
 Whether a storage answers, as its callers in this child see it, and how long they wait between tries.
 
-Rule: one of these per storage; whoever met an error says so here, whoever got through too. A
-problem is raised once and lifted once, however many calls failed in between.
+Rule: one of these per storage; each caller says here when it failed and when it got through. The
+problem is lifted when nobody fails any more: a full store may refuse one kind of call and take another.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ class StoreHealth:
     def __init__(self, name: str, problem: Callable[[str, str], None]) -> None:
         self._key = f"storage {name}"
         self._problem = problem
-        self.is_away = False
+        self._failing: set[str] = set()
 
-    def away(self, error: BaseException) -> None:
-        """A call failed: *error* says why."""
-        self.is_away = True
+    def away(self, caller: str, error: BaseException) -> None:
+        """A call of *caller* failed: *error* says why."""
+        self._failing.add(caller)
         self._problem(self._key, f"{self._key} is away: {error}")
 
-    def back(self) -> None:
-        """A call got through."""
-        if self.is_away:
-            self.is_away = False
-            self._problem(self._key, "")
+    def back(self, caller: str) -> None:
+        """A call of *caller* got through."""
+        if caller in self._failing:
+            self._failing.discard(caller)
+            if not self._failing:
+                self._problem(self._key, "")
 
 
 class Backoff:

@@ -107,11 +107,11 @@ class StoreSide:
             except BootError as error:
                 self._child.fail(str(error), error.exit_status)
             except StorageError as error:
-                self._health.away(error)
+                self._health.away("open", error)
                 self._tried.set()
                 gevent.sleep(backoff.pause_s())
         assert self.claimer is not None
-        self._health.back()
+        self._health.back("open")
         gevent.spawn(self.desk.run)
         gevent.spawn(self.claimer.run)
         self._listener = gevent.spawn(self.claimer.listen, self._bell)

@@ -51,9 +51,6 @@ class MemoryStore:
             each = delivery(job_id, queue=queue, topic=topic, owner="", body=body)
             bisect.insort(self._ready.setdefault((queue, topic), []), each, key=lambda known: known.id)
 
-    def check(self) -> None:
-        self._enter("check")
-
     def declare(self, queues: Sequence[object]) -> None:
         self._enter("declare")
 

@@ -184,12 +184,27 @@ def test_the_same_id_of_another_topic_is_another_claim() -> None:
 def test_a_store_that_was_away_is_declared_again_before_anything_is_claimed() -> None:
     lane = OneLane()
     room = Room(lane)
-    room.health.away(AWAY)
-    assert room.problems == {"storage main": "storage main is away: connection refused"}
     room.store.put("1-0")
-    assert room.turn()[:2] == ["check", "declare"]
+    room.store.fail = AWAY
+    with pytest.raises(Unavailable) as caught:
+        room.turn()
+    room.claimer._failed(caught.value)
+    assert room.problems == {"storage main": "storage main is away: connection refused"}
+    with pytest.raises(Unavailable):
+        room.turn()
+    room.store.fail = None
+    assert [call for call in room.turn() if call in ("declare", "claim")] == ["declare", "claim"]
     assert room.problems == {"storage main": ""}
     assert len(lane.given) == 1
+
+
+def test_a_problem_is_lifted_when_nobody_fails_any_more() -> None:
+    room = Room(OneLane())
+    room.health.away("desk", AWAY)
+    room.turn()
+    assert room.problems["storage main"]
+    room.health.back("desk")
+    assert room.problems["storage main"] == ""
 
 
 def test_a_stopped_claimer_claims_nothing() -> None:

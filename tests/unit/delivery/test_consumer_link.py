@@ -23,8 +23,9 @@ class Listener:
         self.frames: list[dict[str, Any]] = []
         self.is_gone = False
 
-    def heard(self, frames: list[dict[str, Any]]) -> None:
+    def heard(self, frames: list[dict[str, Any]]) -> float:
         self.frames += frames
+        return 0.0
 
     def gone(self) -> None:
         self.is_gone = True

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pbus.delivery.pace import FRAME_BYTES, FRAME_JOBS, Pace
+from pbus.delivery.pace import FRAME_BYTES, FRAME_JOBS, LOOK_S, Pace
 
 
 def test_a_new_consumer_gets_one_job() -> None:
@@ -44,3 +44,17 @@ def test_large_bodies_make_small_frames() -> None:
     for _ in range(200):
         pace.answered(0.00001, FRAME_BYTES // 4)
     assert pace.frame in (4, 5)
+
+
+def test_a_consumer_with_nothing_to_do_is_read_from_at_once() -> None:
+    pace = Pace()
+    pace.answered(10.0, 10)
+    assert pace.next_look_s(0) == 0
+
+
+def test_a_busy_consumer_is_read_from_well_before_it_runs_dry() -> None:
+    pace = Pace()
+    for _ in range(200):
+        pace.answered(0.0001, 10)
+    assert pace.next_look_s(32) < 32 * 0.0001 / 3
+    assert pace.next_look_s(64_000) == LOOK_S
