@@ -164,6 +164,14 @@ def test_connection_is_reused_while_work_waits(endpoint):
     assert stub.accepted < 20
 
 
+def test_server_that_writes_head_and_body_apart_is_not_slow(endpoint):
+    """Without TCP_NODELAY there, every kept connection would wait for our delayed ACK: 40 ms a call."""
+    stub = endpoint((b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok"))
+    with calls(stub) as running:
+        outcomes = running.run(*(delivery(n) for n in range(50)))
+    assert sorted(outcome.run_s for outcome in outcomes)[25] < 0.03
+
+
 def test_connection_close_is_obeyed(endpoint):
     stub = endpoint((response(200, Connection="close"), CLOSE))
     with calls(stub) as running:
