@@ -74,6 +74,23 @@ class Context:
             self._settings = load(self.config_dir)
         return self._settings
 
+    def run_dir(self) -> str:
+        """
+        Where the sockets of this configuration's bus are; a broken configuration is told, not fatal.
+
+        Raises:
+            ConfigError: not even that can be read.
+        """
+        try:
+            return self.settings().node.run_dir
+        except ConfigError as error:
+            from pbus.config.load import run_dir_of
+
+            run_dir = run_dir_of(self.config_dir)
+            count = len(error.problems)
+            self.output.say(f"the configuration has {count} problem{'s'[:count > 1]} now, see 'pbus config check'")
+            return run_dir
+
 
 def pass_context(function: Callable[Concatenate[Context, P], R]) -> Callable[P, R]:
     """Hand the Context of this invocation to a command as its first argument."""

@@ -40,7 +40,7 @@ def start(context: Context, daemon: bool) -> int:
 @pass_context
 def stop(context: Context, fast: bool) -> int:
     """Stop the bus; running jobs may finish (see node.grace)."""
-    _stop_and_wait(context.settings().node.run_dir, fast)
+    _stop_and_wait(context.run_dir(), fast)
     context.output.say("stopped")
     return Exit.DONE
 
@@ -72,7 +72,7 @@ def status(context: Context) -> int:
     from pbus.cli.status_view import document, lines
     from pbus.supervisor.control import call
 
-    answer: dict[str, Any] = call(context.settings().node.run_dir, "status", _ASK_S, reads=True)["status"]
+    answer: dict[str, Any] = call(context.run_dir(), "status", _ASK_S, reads=True)["status"]
     if context.output.form == "table":
         for line in lines(answer, context.output):
             context.output.line(line)

@@ -45,6 +45,24 @@ def load(directory: str) -> Settings:
     return load_with_origins(directory).settings
 
 
+def run_dir_of(directory: str) -> str:
+    """
+    Where the bus of *directory* has its sockets, even if the folder is broken since it started.
+
+    A bus that runs must be seen and stopped whatever somebody has just saved; so problems count
+    only where they may be about this very key.
+
+    Raises:
+        ConfigError: the folder cannot be read, or ``[node]`` itself is wrong.
+    """
+    tree = read(directory, os.environ)
+    run_dir = settings_of(tree).node.run_dir
+    about = [problem for problem in tree.problems if problem.key.startswith("node")]
+    if about:
+        raise ConfigError(about)
+    return run_dir
+
+
 def load_with_origins(directory: str, environment: Mapping[str, str] | None = None) -> Loaded:
     """
     ``load``, keeping where each key came from.
