@@ -221,7 +221,7 @@ class Backend:
         address.taken -= 1
         connection, seat.connection = seat.connection, None
         if connection is not None:
-            if address.circuit.is_open or self._is_old(connection):
+            if address.circuit.is_open:
                 connection.close()
             else:
                 self._park(address, connection)

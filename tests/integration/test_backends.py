@@ -75,6 +75,22 @@ def test_no_connection_is_kept_longer_than_it_may_be_hot(application):
     assert 5 <= application.accepted < jobs / 4
 
 
+def test_successor_opens_after_the_server_has_closed_the_old_one(application):
+    read = application._read
+
+    def slow_to_close(stream: object) -> object:
+        request = read(stream)
+        if request is None:
+            threading.Event().wait(0.005)
+        return request
+
+    application._read = slow_to_close
+    with Calls(schema.FastcgiHandler(address=application.address, script=SCRIPT)) as calls:
+        while application.accepted < 5:
+            calls.run(*(delivery(n) for n in range(20)))
+    assert application.unclosed_peak == 1
+
+
 def test_more_slots_than_processes_do_not_starve_each_other(application):
     """An application that serves one connection at a time, as a php-fpm process does."""
     turn = threading.Lock()
@@ -159,6 +175,25 @@ def test_second_address_takes_over_and_the_first_comes_back(application):
             assert second.peak <= 2
     finally:
         second.close()
+
+
+def test_topics_take_turns_however_many_callers_one_has(application):
+    backends = pools(application, max_connections=1)
+    backend = backends.of_fastcgi(schema.FastcgiHandler(backend="b", script=SCRIPT))
+    served: list[str] = []
+
+    def sit(topic: str) -> None:
+        seat = backend.take(topic)
+        served.append(topic)
+        backend.give(seat)
+
+    first = backend.take("a")
+    callers = [gevent.spawn(sit, topic) for topic in ("a", "a", "a", "b", "c", "b")]
+    gevent.sleep(0.01)
+    backend.give(first)
+    gevent.joinall(callers, timeout=2.0)
+    assert served == ["a", "b", "c", "a", "b", "a"]
+    backends.close()
 
 
 def test_killed_caller_gives_its_place_back(application):

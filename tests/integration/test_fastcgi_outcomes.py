@@ -316,8 +316,9 @@ def test_resend_that_reaches_nobody_is_unsure(application):
     assert (outcomes[1].verdict, outcomes[1].resent) == (Verdict.UNSURE, True)
 
 
-def test_connection_closed_between_two_calls_is_replaced_silently(application):
-    app = application((DONE, CLOSE))  # as php-fpm does after pm.max_requests
+@pytest.mark.parametrize("tcp", [False, True])
+def test_connection_closed_between_two_calls_is_replaced_silently(application, tcp):
+    app = application((DONE, CLOSE), tcp=tcp)  # as php-fpm does after pm.max_requests
     with calls(app) as running:
         for number in range(5):
             outcome = running.run_one(delivery(number))

@@ -266,12 +266,13 @@ def test_switched_symlink_takes_effect_with_the_next_job(pool):
     fpm = pool(ini={"opcache.enable": "1", "opcache.revalidate_freq": "60", "realpath_cache_ttl": "600"})
     for release in ("one", "two"):
         (fpm.scripts / release).mkdir()
-        (fpm.scripts / release / "credit.php").write_text(f"<?php {PING} header('Code: 200'); echo '{release}';")
+        code = f"{PING} header('Code: 200'); echo '{release} ', basename(dirname($_SERVER['SCRIPT_FILENAME']));"
+        (fpm.scripts / release / "credit.php").write_text(f"<?php {code}")
     current = fpm.scripts / "current"
     current.symlink_to("one")
     with calls(fpm, str(current / "credit.php")) as running:
-        assert [outcome.output for outcome in running.run(*(delivery(n) for n in range(5)))] == [b"one"] * 5
+        assert [outcome.output for outcome in running.run(*(delivery(n) for n in range(5)))] == [b"one one"] * 5
         (fpm.scripts / "next").symlink_to("two")
         os.replace(fpm.scripts / "next", current)
         gevent.sleep(1.05)  # how long the resolved path is remembered
-        assert [outcome.output for outcome in running.run(*(delivery(n) for n in range(5)))] == [b"two"] * 5
+        assert [outcome.output for outcome in running.run(*(delivery(n) for n in range(5)))] == [b"two two"] * 5

@@ -60,7 +60,8 @@ class Talker(Generic[Request]):
     Attributes:
         requests: Every request that was read, in order.
         accepted: Connections so far.
-        peak: Most connections open at once.
+        peak: Most connections that clients had open at once.
+        unclosed_peak: The same as the server's threads see it: until they have closed their side.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Talker(Generic[Request]):
         self.requests: list[Request] = []
         self.accepted = 0
         self.peak = 0
+        self.unclosed_peak = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._closing = False
@@ -121,6 +123,7 @@ class Talker(Generic[Request]):
                     return
                 self.accepted += 1
                 self._open.add(connection)
+                self.unclosed_peak = max(self.unclosed_peak, len(self._open))
                 self.peak = max(self.peak, sum(not _has_ended(each) for each in self._open))
             self._spawn(self._serve, connection)
 
