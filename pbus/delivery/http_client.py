@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pbus.clock import Clock
 from pbus.codec import http1, pepper
@@ -24,6 +24,7 @@ from pbus.delivery import answers
 from pbus.delivery.exchange import Exchange
 from pbus.errors import HandlerRejected
 
+_KEPT: Final = "/%:@!$&'()*+,;=~-._?"
 _CONTENT_TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[\x20-\x7e]{1,200}\Z")
 
 
@@ -44,7 +45,7 @@ class HttpClient:
         self, queue: str, topic: str, handler: schema.HttpHandler, *, retry: RetryPolicy, max_post_bytes: int,
         clock: Clock,
     ) -> None:
-        self.target = handler.url
+        self.target = _without_user(handler.url)
         self.pings = handler.contract == "pepper"
         self._queue = queue
         self._topic = topic
@@ -57,7 +58,7 @@ class HttpClient:
     def _head(self, handler: schema.HttpHandler) -> bytes:
         """Request line and the headers that never change; configured ones come last but replace ours."""
         parts = urlsplit(handler.url)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = quote(parts.path or "/", _KEPT) + (f"?{quote(parts.query, _KEPT)}" if parts.query else "")
         host = handler.host or parts.netloc.rpartition("@")[2]
         headers = {"Host": host, "User-Agent": "pbus", "Accept-Encoding": "identity"}
         if self.pings:
@@ -130,3 +131,9 @@ class HttpClient:
         if self.pings:
             return answers.pepper(answer, self._clock.wall_s())
         return answers.plain(answer, self._clock.wall_s(), by_header=self._by_header)
+
+
+def _without_user(url: str) -> str:
+    """The URL as people may see it: what stands before an @ may be a password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -78,7 +78,12 @@ def test_query_and_path_of_the_url_are_sent(endpoint):
         running.run_one()
     with Calls(schema.HttpHandler(url=f"http://{stub.address}")) as running:
         running.run_one()
-    assert [request.line for request in stub.requests] == ["POST /a/b?c=d&e HTTP/1.1", "POST / HTTP/1.1"]
+    with Calls(schema.HttpHandler(url=f"http://user:secret@{stub.address}/礼 物?a=b c")) as running:
+        assert "secret" not in running.run_one().target
+    assert [request.line for request in stub.requests] == [
+        "POST /a/b?c=d&e HTTP/1.1", "POST / HTTP/1.1", "POST /%E7%A4%BC%20%E7%89%A9?a=b%20c HTTP/1.1",
+    ]
+    assert stub.requests[2].headers["Host"] == stub.address
 
 
 def test_pepper_over_http_pings_then_posts_the_form(endpoint):
