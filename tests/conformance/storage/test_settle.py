@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pbus.core.job import SETTLES, Delivery, Move, Push
 from pbus.errors import Conflict
 from tests.conformance.storage.world import ALICE, BOB, CAROL, World, gift, settlement
+from tests.support.waiting import until
 
 
 def one(world: World, body: str = "a") -> Delivery:
@@ -79,6 +82,8 @@ def test_first_counted_attempt_is_dated_once_and_by_the_store(world: World) -> N
     seen = []
     delivery = one(world)
     for counts in (False, True, True):
+        later = time.monotonic() + 0.005
+        until(lambda: time.monotonic() > later, 1.0, "some ms pass")  # noqa: B023 - called at once
         world.settle(delivery, Move.RETRY, counts=counts)
         world.promoted(1)
         (delivery,) = world.claim()
