@@ -77,10 +77,10 @@ class Push:
     content_type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
     """
-    A claimed job on its way to one topic; its owner keeps it until it settles or dies.
+    A claimed job on its way to one topic; its owner keeps it until it settles or dies. Read-only, as Push is.
 
     Attributes:
         id: Job id, ``<unix ms>-<sequence>``.
@@ -107,10 +107,10 @@ class Delivery:
     owner: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Settlement:
     """
-    How one claim ends.
+    How one claim ends. Read-only, as Push is.
 
     Attributes:
         owner: Who must still hold the claim for this to have any effect.
