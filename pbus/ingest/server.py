@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -40,6 +41,7 @@ COMMAND_BYTES: Final = 64 * 1024 * 1024
 LEAST_BULK_BYTES: Final = 1024
 _SWEEP_S: Final = 1.0
 _SPARE: Final = 16
+_RESERVED_FILES: Final = 32
 _LOGGED_A_SWEEP: Final = 10
 _SHORT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _LOOPBACK: Final = ("127.", "::1", "::ffff:127.")
@@ -58,6 +60,7 @@ class Server:
         directory: Names and identities.
         stores: By name.
         limits: What a client may ask for.
+        most_connections: How many may be open at once.
         small_bodies: The largest body is less than what names need, so the parser does not check bodies.
     """
 
@@ -77,6 +80,7 @@ class Server:
         self._child = child
         self.log = child.log
         self._alone = ingest.processes == 1
+        self.most_connections = self._connections_allowed()
         self.small_bodies = ingest.max_body_bytes < LEAST_BULK_BYTES
         self._full, self._before_auth = self._parser_limits(ingest)
         self._listeners = [
@@ -92,6 +96,14 @@ class Server:
         self._logged = 0
         self._unlogged = 0
         self._draining = False
+
+    def _connections_allowed(self) -> int:
+        """As configured, or as many as there are descriptors for (some stay for the stores and the log)."""
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = allowed - len(os.listdir("/proc/self/fd")) - _RESERVED_FILES
+        if free < self.limits.connections:
+            self.log.warning("connections.limited", wanted=self.limits.connections, possible=free, descriptors=allowed)
+        return min(free, self.limits.connections)
 
     @staticmethod
     def _parser_limits(ingest: Ingest) -> tuple[Limits, Limits]:
@@ -175,7 +187,7 @@ class Server:
     def welcome(self, sock: Any, peer: str, local: bool) -> None:
         """A connection has come in; *local*: from this machine."""
         self.accepted_total += 1
-        if len(self.connections) >= self.limits.connections:
+        if len(self.connections) >= self.most_connections:
             self.rejected_total += 1
             with contextlib.suppress(OSError):        # it may be gone already
                 sock.send(error("ERR max number of clients reached"))

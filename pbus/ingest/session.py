@@ -235,7 +235,7 @@ def config(connection: Connection, arguments: list[bytes]) -> bytes:
         return error(f"ERR unknown subcommand '{shown(arguments[1])}'. Try CONFIG HELP.")
     if len(arguments) < 3:
         return error("ERR wrong number of arguments for 'config|get' command")
-    values = {**_CONFIG, "maxclients": str(connection.server.limits.connections)}
+    values = {**_CONFIG, "maxclients": str(connection.server.most_connections)}
     patterns = [pattern.decode("latin-1").lower() for pattern in arguments[2:20]]
     found: dict[str, Value] = {
         name: value for name, value in values.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -251,7 +251,7 @@ def info(connection: Connection, arguments: list[bytes]) -> bytes:
             "redis_version": REDIS_VERSION, "redis_mode": "standalone", "pbus_version": pbus.__version__,
             "process_id": server.pid, "run_id": server.owner, "uptime_in_seconds": int(server.uptime_s),
         },
-        "clients": {"connected_clients": len(server.connections), "maxclients": server.limits.connections},
+        "clients": {"connected_clients": len(server.connections), "maxclients": server.most_connections},
         "stats": {
             "total_connections_received": server.accepted_total, "rejected_connections": server.rejected_total,
             "pushes_stored": server.stored_total, "pushes_refused": server.refused_total,

@@ -156,7 +156,7 @@ class Store:
                 self.away = ""                        # the first failure is told, too
             self._note(error)
             return False
-        except Exception as error:  # noqa: BLE001 - a bug of a driver must not end the tries
+        except Exception as error:
             self._child.log.exception("store.failed", storage=self.name)
             self._mark(repr(error))
             return False
