@@ -54,6 +54,29 @@ class _Topic:
     redelivered_total: int
 
 
+@dataclass(slots=True)
+class _Tally:
+    """What the settlements of one call do to the counters of a topic."""
+
+    acked: int = 0
+    released: int = 0
+    retried: int = 0
+    buried: int = 0
+    failed: int = 0
+
+    def count(self, settlement: Settlement) -> None:
+        """Add one that is no ack."""
+        self.released += settlement.move is Move.RELEASE
+        self.retried += settlement.move is Move.RETRY
+        self.buried += settlement.move is Move.BURY
+        self.failed += settlement.counts or settlement.crash
+
+    def row(self) -> tuple[int, ...]:
+        """Parameters of ``_COUNT_MOVES`` without the topic."""
+        ended = self.acked + self.released + self.retried + self.buried
+        return ended, self.released, self.retried, self.buried, self.buried, self.acked, self.failed
+
+
 def with_work(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want]) -> list[Want]:
     """Those of *wants* whose topic has something ready; a read, so that looking costs no turn."""
     ready = {tid for (tid,) in db.execute(_READY)}
@@ -92,20 +115,26 @@ def settle(
     """
     answers: list[bool] = []
     rings: set[int] = set()
-    counts: dict[int, list[int]] = {}
+    tallies: dict[int, _Tally] = {}
     for settlement in settlements:
         queue, tid = catalog.topic(db, settlement.queue, settlement.topic)
-        number = id_number(settlement.id)
-        claimed: Any = db.execute(_END_CLAIM, (oids.get(settlement.owner, -1), tid, number)).get
+        place = (tid, id_number(settlement.id))
+        claimed: Any = db.execute(_END_CLAIM, (oids.get(settlement.owner, -1), *place)).get
         answers.append(claimed is not None)
         if claimed is None:
             continue
-        _put(db, settlement, (tid, number), claimed, now_ms)
-        _count(counts.setdefault(tid, [0] * 7), settlement)
+        if tid not in tallies:
+            tallies[tid] = _Tally()
+        if settlement.move is Move.ACK:
+            tallies[tid].acked += 1
+            _drop_aside(db, place, claimed)
+            continue
+        tallies[tid].count(settlement)
+        _put(db, settlement, place, claimed, now_ms)
         if settlement.move is Move.RELEASE:
             rings.add(queue.qid)
-    for tid, moved in counts.items():
-        db.execute(_COUNT_MOVES, (*moved, tid))
+    for tid, tally in tallies.items():
+        db.execute(_COUNT_MOVES, (*tally.row(), tid))
     return answers, rings
 
 
@@ -187,12 +216,8 @@ def _aside(db: apsw.Connection, tid: int, number: int) -> Sequence[Any]:
 def _put(
     db: apsw.Connection, settlement: Settlement, place: tuple[int, int], claimed: Sequence[int], now_ms: int
 ) -> None:
-    """Where a claim goes that just ended; *claimed* is what it had come to."""
+    """Where a claim goes that just ended, and not as done; *claimed* is what it had come to."""
     attempts, crashes, redelivered, first_ms, aside = claimed
-    if settlement.move is Move.ACK:
-        if aside:
-            db.execute("DELETE FROM aside WHERE tid = ? AND id = ?", place)
-        return
     if settlement.counts and not first_ms:
         first_ms = now_ms
     attempts += settlement.counts
@@ -209,12 +234,7 @@ def _put(
         db.execute("INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", death)
 
 
-def _count(moved: list[int], settlement: Settlement) -> None:
-    """Add one settlement to what ``_COUNT_MOVES`` writes: running, again, delayed, dead, dead again, done, failed."""
-    moved[0] += 1
-    moved[1] += settlement.move is Move.RELEASE
-    moved[2] += settlement.move is Move.RETRY
-    moved[3] += settlement.move is Move.BURY
-    moved[4] += settlement.move is Move.BURY
-    moved[5] += settlement.move is Move.ACK
-    moved[6] += (settlement.counts or settlement.crash) and settlement.move is not Move.ACK
+def _drop_aside(db: apsw.Connection, place: tuple[int, int], claimed: Sequence[int]) -> None:
+    """A delivery is done: the copy of its body goes, where there is one."""
+    if claimed[-1]:
+        db.execute("DELETE FROM aside WHERE tid = ? AND id = ?", place)
