@@ -111,6 +111,11 @@ class RequestParser:
 
     Any division of the same bytes into chunks gives the same commands (a Run may be cut in two).
     Memory: at most the limits of one command, plus the chunk fed last. One owner: the connection.
+
+    Attributes:
+        limits: May be replaced between two commands.
+        partial: After ``parse``: a command has begun and is not complete, more bytes are owed.
+        unparsed_bytes: Fed and not looked at yet (``parse`` left them, or was not called).
     """
 
     __slots__ = (
@@ -127,10 +132,14 @@ class RequestParser:
         "_short",
         "_skip",
         "limits",
+        "partial",
+        "unparsed_bytes",
     )
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.partial = False
+        self.unparsed_bytes = 0
         self._data = b""                            # fed and not parsed, from _pos
         self._pos = 0
         self._short: bytearray | None = None        # an incomplete element; instead of _data
@@ -143,16 +152,6 @@ class RequestParser:
         self._head = b""                            # how the last command began, up to its last '$'
         self._head_args: list[bytes] = []           # that command
         self._dead = False
-
-    @property
-    def partial(self) -> bool:
-        """A command has begun and is not complete: more bytes are owed."""
-        return self._left > 0 or self._short is not None or self._refusal is not None
-
-    @property
-    def unparsed_bytes(self) -> int:
-        """Bytes that were fed and not looked at yet (``parse`` left them, or was not called)."""
-        return len(self._data) - self._pos
 
     def unread(self) -> bytes | None:
         """
@@ -183,6 +182,7 @@ class RequestParser:
         else:
             self._data = data
         self._pos = 0
+        self.unparsed_bytes = len(self._data)
 
     def parse(self, most: int) -> list[Event]:
         """
@@ -206,6 +206,8 @@ class RequestParser:
             self._dead, self._left, self._refusal = True, 0, None
             self._data, self._pos = b"", 0
             events.append(error)
+        self.partial = self._short is not None or self._left > 0 or self._refusal is not None
+        self.unparsed_bytes = len(self._data) - self._pos
         return events
 
     def _keep(self, need: int) -> None:

@@ -141,8 +141,8 @@ class Committer:
         """Nothing waits, nothing is being written, everything is answered."""
         return not self._waiting and not self._busy and not self._unanswered
 
-    def submit(self, ticket: Ticket) -> None:
-        """Have *ticket* stored with the next batch. Never blocks."""
+    def submit(self, ticket: Ticket) -> bool:
+        """Have *ticket* stored with the next batch; False: it is ``full`` now. Never blocks."""
         self._waiting.append(ticket)
         self._bytes += ticket.size
         self._pushes += len(ticket.pushes)
@@ -150,6 +150,7 @@ class Committer:
             self._wake.set()
         elif len(self._waiting) >= self._company:
             self._gathered.set()
+        return self._bytes <= FULL_BYTES and self._pushes <= FULL_PUSHES
 
     def pause(self, connection: Submitter) -> None:
         """Call its ``proceed`` when there is room again."""

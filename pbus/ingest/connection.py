@@ -127,8 +127,7 @@ class Connection:
             self._pending = collections.deque()
         self._pending.append(ticket)
         self._in_flight_bytes += ticket.size
-        committer.submit(ticket)
-        if committer.full:
+        if not committer.submit(ticket):
             self._paused = True
             committer.pause(self)
 
