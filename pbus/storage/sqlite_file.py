@@ -86,9 +86,7 @@ class SqliteFile:
             # Without a turn it is closed all the same: the process ends.
             with contextlib.suppress(StorageError):
                 turn.enter_context(self._held().turn())
-            with contextlib.suppress(apsw.Error):
-                self._db.close()
-        self._db = None
+            self._disconnect()
         self._parts.close()
 
     @contextlib.contextmanager
@@ -155,12 +153,15 @@ class SqliteFile:
         parts.callback(self._turnstile.close)
         with self._turnstile.turn():
             self._db = self._connect(first)
+        parts.callback(self._disconnect)
         self.doorbell = Doorbell(self.path)
         parts.callback(self.doorbell.close)
         opening.close()
 
     def _connect(self, first: bool) -> apsw.Connection:
-        _refuse_cut_off(self.path)
+        if first:
+            _refuse_cut_off(self.path)
+        _make_private(self.path)
         db = apsw.Connection(str(self.path), statementcachesize=_STATEMENTS_CACHED)
         try:
             db.set_busy_timeout(int(self._timeout_s * 1000))
@@ -178,6 +179,12 @@ class SqliteFile:
         self._inode = (status.st_dev, status.st_ino)
         self._durable = None
         return db
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(apsw.Error):
+                db.close()
 
     def _begin(self, db: apsw.Connection, durable: bool) -> None:
         if durable is not self._durable:
@@ -257,7 +264,8 @@ def _meaning(path: Path, error: apsw.Error) -> StorageError:
 
 def _unopenable(path: Path, error: OSError) -> BootError | Unavailable:
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return BootError(f"{path.parent} cannot be written by this user: {error.strerror}", Exit.NO_PERMISSION)
+        where = error.filename or path.parent
+        return BootError(f"{where} cannot be written by this user: {error.strerror}", Exit.NO_PERMISSION)
     return Unavailable(f"{path}: {error.strerror}")
 
 
@@ -285,8 +293,19 @@ def refuse_old_library(version: str) -> None:
         )
 
 
+def _make_private(path: Path) -> None:
+    """A new file is readable by nobody else, and so are the files that SQLite puts beside it."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def _refuse_cut_off(path: Path) -> None:
-    """A file shorter than its own header says (unless its log file still holds the rest)."""
+    """
+    A file shorter than its own header says (unless its log file still holds the rest).
+
+    Only while no connection of this process has it open: closing any descriptor of a file drops all
+    of the process' POSIX locks on it, SQLite's too.
+    """
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb") as stream:

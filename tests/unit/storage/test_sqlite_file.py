@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from pbus.core.job import Move, Push, Settlement
-from pbus.errors import BootError, Exit, MaybeStored, Unavailable
+from pbus.errors import BootError, Conflict, Exit, MaybeStored, Unavailable
 from pbus.storage import sqlite_file
 from pbus.storage.driver import QueueSpec, TopicSpec, Want
 from pbus.storage.open import StoreTarget
@@ -72,10 +72,11 @@ def closed(path: Path, *pushed: bytes) -> None:
 # --- opening ----------------------------------------------------------------------------------------
 
 
-def test_missing_directory_is_made_for_its_owner_only(path: Path) -> None:
-    closed(path)
+def test_what_is_made_is_made_for_its_owner_only(path: Path, store: SqliteDriver) -> None:
+    push(store, 1, b"a")
 
     assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert {each.name for each in path.parent.iterdir() if each.stat().st_mode & 0o077} == set()
 
 
 @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.7.0", "2.9.9"])
@@ -286,6 +287,37 @@ def test_disk_that_fails_in_the_middle_of_a_commit_is_not_called_stored_nor_refu
         assert bodies(store) == [b"b"]
 
     assert apart(life) == 0
+
+
+def test_disk_that_is_full_at_the_start_is_unavailable_and_opening_can_be_tried_again(path: Path) -> None:
+    def life() -> None:
+        store = driver(path)
+        for room in (0, 4096, 10_000, 40_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            before = len(os.listdir("/proc/self/fd"))
+            with pytest.raises(Unavailable):
+                store.open()
+            assert len(os.listdir("/proc/self/fd")) == before
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        store.open()
+        store.declare([GIFT])
+        push(store, 1, b"a")
+        store.close()
+
+    assert apart(life) == 0
+
+
+def test_append_that_is_older_than_the_last_one_is_refused(store: SqliteDriver) -> None:
+    push(store, 5, b"a")
+
+    with pytest.raises(Conflict, match="not stored"):
+        push(store, 4, b"b")
+    assert bodies(store) == [b"a"]
+
+
+def test_bell_for_a_queue_that_nobody_declared_is_refused(store: SqliteDriver) -> None:
+    with pytest.raises(Unavailable, match="never declared"):
+        store.bell("delivery.0", ["gift", "nowhere"])
 
 
 def test_file_that_another_program_keeps_locked_is_unavailable_within_the_timeout(path: Path) -> None:
