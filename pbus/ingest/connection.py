@@ -77,8 +77,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending", "_queue", "_reader",
-        "_reading", "_shut_s", "_socket", "_started_s", "_state", "_stuck_s", "_unsent", "_waiting", "_writer",
+        "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending", "_postponed", "_queue",
+        "_reader", "_reading", "_shut_s", "_socket", "_started_s", "_state", "_stuck_s", "_unsent", "_waiting",
+        "_writer",
         "access", "began_s", "gone", "id", "library", "name", "peer", "pop", "protocol", "server",
     )
 
@@ -100,6 +101,7 @@ class Connection:
         self._in_flight_bytes = 0
         self._waiting = False                         # a command is not answered yet and nothing may overtake it
         self._paused = False                          # the committer is full
+        self._postponed = False                       # it has had its share of this turn
         self._out: list[bytes] = []                   # replies of this turn
         self._unsent: bytearray | None = None         # what the kernel did not take, and since when it stands still
         self._stuck_s = 0.0
@@ -185,7 +187,7 @@ class Connection:
 
     def proceed(self) -> None:
         """Something it waited for has come: go on."""
-        self._paused = False
+        self._paused = self._postponed = False
         try:
             if self._queue or self._parser.unparsed_bytes:
                 self._work()
@@ -209,7 +211,7 @@ class Connection:
     def check(self, now_s: float) -> bool:
         """Once a second while watched: close it if it is too slow; False when nothing is to be watched."""
         limits = self.server.limits
-        if self._state is State.SHUT and now_s - self._shut_s >= LINGER_S:
+        if self._state is State.SHUT and self._unsent is None and now_s - self._shut_s >= LINGER_S:
             self.close()
         elif self._unsent is not None and now_s - self._stuck_s >= limits.unread_time_s:
             self.server.note_slow(self, "does not read its replies")
@@ -268,7 +270,7 @@ class Connection:
         try:
             parser = self._parser
             parser.feed(data)
-            if not self._waiting:
+            if not (self._waiting or self._postponed):
                 self._work()
             if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
                 self._regulate()
@@ -294,6 +296,7 @@ class Connection:
         while not (self._waiting or self.gone or (self._unsent is not None and self._clogged)):
             if not self._queue:
                 if budget <= 0:
+                    self._postponed = True
                     self.server.later(self)
                     break
                 self._queue = parser.parse(min(budget, self._most))
@@ -418,6 +421,7 @@ class Connection:
             self._stuck_s = self.server.clock.monotonic_s()
         if not unsent:
             self._unsent = None
+            self._shut_s = self._stuck_s              # a client that was shut lingers from here
             self._writer.stop()
         self.proceed()
 

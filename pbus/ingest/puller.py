@@ -53,11 +53,7 @@ class Source(Protocol):
 
 
 class Receiver(Protocol):
-    """A connection, as its pop sees it."""
-
-    @property
-    def gone(self) -> bool:
-        """It is closed; nothing can be delivered to it."""
+    """A connection, as its pop sees it; one that closes cancels its pop."""
 
     def popped(self, pop: Pop) -> None:
         """*pop* is over; ``pop.got`` or ``pop.error`` say how."""
@@ -285,10 +281,7 @@ class Puller:
         if not pop.got and self._store.away:
             where = f"the store '{self._store.name}' is away ({self._store.away})"
             pop.error = f"UNAVAILABLE {where}: nothing taken, try again in 1 s"
-        if pop.connection.gone:
-            self.delivered(pop.got, sent=False)
-        else:
-            pop.connection.popped(pop)
+        pop.connection.popped(pop)
 
     # -- the ear ------------------------------------------------------------------------------
 
@@ -300,6 +293,10 @@ class Puller:
                 self._hear()
             except StorageError as error:
                 self._log.debug("bell.lost", storage=self._store.name, reason=str(error))
+                self._clock.sleep(_SETTLE_AGAIN_S)
+                self.look()
+            except Exception:  # noqa: BLE001 - nobody may wait for ever, and the log has it
+                self._log.exception("pull.failed", storage=self._store.name)
                 self._clock.sleep(_SETTLE_AGAIN_S)
                 self.look()
 

@@ -160,6 +160,23 @@ def test_drain_answers_what_has_begun_and_closes_the_idle(door: Door) -> None:
     assert all(closed(client) for client in (pushing, blocked, half))
 
 
+def test_drain_waits_for_the_push_of_a_client_that_is_gone(door: Door) -> None:
+    client = door.client()
+    door.driver.held_back = True
+    client.command("LPUSH", "gift", "a")
+    door.until(lambda: door.driver.open_appends)
+    client.close()
+    door.server.drain()
+    door.until(lambda: not door.server.connections or door.server.idle)
+    for connection in list(door.server.connections):
+        connection.close()
+
+    assert not door.server.idle
+    door.driver.go.set()
+    door.until(lambda: door.server.idle)
+    assert len(door.driver.appends) == 1
+
+
 def test_scoreboard_shows_connections_and_pushes(door: Door, client: Client) -> None:
     client.ask("LPUSH", "gift", *"abc")
 
