@@ -51,6 +51,9 @@ class SchedulerStore(MemoryStore):
     def close(self) -> None:
         self.calls.append("close")
 
+    def check(self) -> None:
+        self._enter("check")
+
     def owners(self) -> list[str]:
         self._enter("owners")
         return sorted({claim.owner for claim in self._claims.values()})

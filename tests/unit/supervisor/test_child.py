@@ -77,7 +77,7 @@ def _be_child(role: Role, gevent: bool, spec: RoleSpec, board: Scoreboard, contr
         if gevent:
             from gevent import monkey
 
-            monkey.patch_all()
+            monkey.patch_all(ssl=False)  # other tests may have loaded it; patching it then is a warning
         child.start()
         role(child)
         child.last_words()
