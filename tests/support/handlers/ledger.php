@@ -20,9 +20,9 @@ foreach (json_decode($_POST['jobs'] ?? '[]', true) ?: [] as $job) {
     $content = ($job['encoding'] ?? '') === 'base64' ? base64_decode($job['content']) : $job['content'];
     $words = explode(' ', $content);
     $attempt = (int) $job['RetryTimes'];
-    $orders = ['sleep' => 0, 'fail' => 0, 'die' => 0];
+    $orders = ['sleep' => 0, 'linger' => 0, 'fail' => 0, 'die' => 0];
     foreach ($words as $word) {
-        if (preg_match('/^(sleep|fail|die)=(\d+)$/', $word, $match)) {
+        if (preg_match('/^(sleep|linger|fail|die)=(\d+)$/', $word, $match)) {
             $orders[$match[1]] = (int) $match[2];
         }
     }
@@ -37,6 +37,7 @@ foreach (json_decode($_POST['jobs'] ?? '[]', true) ?: [] as $job) {
         $words[0], $attempt, getmypid(), $start, microtime(true), $job['id'], $ok ? 'ok' : 'failed'
     );
     file_put_contents("$dir/$queue.$topic", $line, FILE_APPEND);
+    usleep($orders['linger'] * 1000); // executed, not answered
 }
 header($failed ? 'Code: 500' : 'Code: 200');
 echo $failed ? "$failed failed as ordered" : 'done';
