@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 PRODUCERS = 50
 PIPELINE = 8
-LEAST = 5
+LEAST = 3
 """Connections of each child, so that something is shown for both."""
 RESPAWN_S = 1.0
 RECOVERY_S = 3.0
@@ -27,7 +27,7 @@ RECOVERY_S = 3.0
 
 def test_a_killed_ingest_child_refuses_nobody_and_costs_no_job(scenario: Scenario) -> None:
     bus = scenario.start({"mail": scenario.python(2)}, "[ingest]\nprocesses = 2")
-    with scenario.pushing(threads=PRODUCERS, pipeline=PIPELINE, pause_s=0.02) as producers:
+    with scenario.pushing(threads=PRODUCERS, pipeline=PIPELINE) as producers:
         until(lambda: _all_are_served(scenario), 10, lambda: f"both children serve producers: {_clients(scenario)}")
         clients = _clients(scenario)
         killed, other = sorted(clients, key=lambda pid: len(clients[pid]))
@@ -36,7 +36,7 @@ def test_a_killed_ingest_child_refuses_nobody_and_costs_no_job(scenario: Scenari
         until(lambda: len(set(bus.pids("ingest")) - {killed}) == 2, RESPAWN_S, "a successor of the killed child")
         until(lambda: _all_have_pushed(scenario, killed_s), RECOVERY_S, "every producer has pushed again")
         recovery_s = time.time() - killed_s
-        kept = clients[other] <= _clients(scenario)[other]
+        kept = clients[other] <= _clients(scenario).get(other, set())
         producers.stop()
     scenario.settled()
     scenario.expect(dup=0)
@@ -44,7 +44,7 @@ def test_a_killed_ingest_child_refuses_nobody_and_costs_no_job(scenario: Scenari
     outstanding = PIPELINE * len(clients[killed])
     print(f"clients={len(clients[killed])}+{len(clients[other])} cut={cut} recovery {recovery_s:.2f} s")
     assert kept, "a connection of the other child was cut"
-    assert sum(cut.values()) <= outstanding, f"{cut}: at most {outstanding} commands were outstanding"
+    assert 0 < sum(cut.values()) <= outstanding, f"{cut}: at most {outstanding} commands were outstanding"
     assert not any("refused" in text.lower() for text in cut), cut
     assert [event["status"] for event in bus.events("child.exited")] == [-signal.SIGKILL], bus.tail()
 

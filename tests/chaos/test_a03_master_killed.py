@@ -1,7 +1,7 @@
 """
 A03: kill -9 the master under load, and start again at once, without cleaning anything.
 
-Its children, and their consumers, finish what they can and leave by themselves; the next life waits
+Its children, and their consumers, finish what runs and leave by themselves; the next life waits
 for them. What outlasts the grace is ended by force, and its claims come back at once.
 """
 
@@ -31,7 +31,7 @@ def test_the_children_of_a_killed_master_leave_and_the_next_start_needs_no_clean
         left_behind = _kill_the_master_and_start_again(scenario)
         producers.stop()
     scenario.settled()
-    scenario.expect(dup={"credit": 2 * CALLS, "mail": 2 * CONSUMERS})
+    scenario.expect(dup={"credit": 1, "mail": 0})  # all that ran was finished but the long job, and its HTTP call ran on
     assert left_behind, "nothing outlasted the grace, so it is not shown that claims come back"
 
 

@@ -19,8 +19,8 @@ OUTAGES_S = (0.0, 0.5, 3.0)
 KILLS = len(OUTAGES_S)
 RESUME_S = 2.0
 CALLS, CONSUMERS = 4, 2
-UNDER_LOAD = 100
-LOAD = {"threads": 4, "pause_s": 0.01, "orders": "sleep=3"}
+UNDER_LOAD = 40
+LOAD = {"threads": 4, "pause_s": 0.05, "orders": "sleep=20"}
 
 
 @pytest.mark.parametrize("scenario", ["redis"], indirect=True)
@@ -30,7 +30,7 @@ def test_a_killed_redis_that_fsyncs_every_write_loses_nothing(scenario: Scenario
         slowest_s = max(_kill_redis(scenario, down_s) for down_s in OUTAGES_S)
         producers.stop()
     scenario.settled()
-    scenario.expect(dup={"credit": KILLS * CALLS, "mail": KILLS * CONSUMERS})
+    scenario.expect(dup=0)  # nobody who ran a job died, and what Redis acknowledged it has: not even K
     print(f"{KILLS} kills, K={KILLS * (CALLS + CONSUMERS)}, slowest resume {slowest_s:.2f} s")
     assert slowest_s <= RESUME_S
     assert not scenario.bus.events("child.exited"), scenario.bus.tail()
