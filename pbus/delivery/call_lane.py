@@ -210,6 +210,7 @@ class CallLane:
         if self._problem:
             return 1 if self._trial_due and not self.busy else 0
         if self.busy > self._low_mark:
+            self._told = False  # the mark may have sunk since the desk was told
             return 0
         return self._slot_target + self._rate.prefetch - self.busy
 
@@ -251,7 +252,13 @@ class CallLane:
                     continue  # what waited may have been released meanwhile
                 delivery = self._waiting.popleft()
                 self._running[delivery.id] = delivery
-                self._finish(delivery, self._call(delivery, seat))
+                outcome = self._call(delivery, seat)
+                if self._exclusive and outcome.verdict is Verdict.DOWN and self._is_first_again(delivery):
+                    gevent.sleep(_AGAIN_S)
+                    continue
+                self._finish(delivery, outcome)
+                if self._exclusive and outcome.verdict is Verdict.UNSURE:
+                    self._release_waiting()  # behind it
                 if self._backend.is_contended:
                     self._backend.give(seat)
                     seat = None
@@ -261,6 +268,18 @@ class CallLane:
             self._slots.discard(gevent.getcurrent())
             if seat is not None:
                 self._backend.give(seat)
+
+    def _is_first_again(self, delivery: Delivery) -> bool:
+        """
+        Whether a job that nobody took now goes before what came after it, because order counts.
+
+        Given back it would be overtaken by what waits here. If its backend is down (or we drain),
+        everything has been given back, and so is this one.
+        """
+        if self._draining or self._backend.is_down or self._running.pop(delivery.id, None) is None:
+            return False
+        self._waiting.appendleft(delivery)
+        return True
 
     def _call(self, delivery: Delivery, seat: Seat) -> Outcome:
         """One attempt. Whatever happens in it becomes an outcome: a delivery is never left behind."""
@@ -299,7 +318,10 @@ class CallLane:
         """Everything that has not begun goes back as it was."""
         self._backend.withdraw(self._path)
         while self._waiting:
-            self._desk.finish(self._waiting.popleft(), Outcome(verdict=Verdict.RELEASED, target=self._client.target))
+            delivery = self._waiting.popleft()
+            if delivery.id == self._trial:
+                self._trial, self._trial_due = "", True  # it was not made
+            self._desk.finish(delivery, Outcome(verdict=Verdict.RELEASED, target=self._client.target))
 
     # -- rests --------------------------------------------------------------------------------------
 

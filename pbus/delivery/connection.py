@@ -136,11 +136,14 @@ def connect(address: str, timeout_s: float) -> Any:
     Raises:
         HandlerUnavailable: refused, no such socket, backlog full, unreachable, DNS, timeout.
     """
+    ours = gevent.Timeout(timeout_s)
     try:
-        with gevent.Timeout(timeout_s):
+        with ours:
             where = values.address(address)
             return _connect_unix(where.path) if where.path else _connect_tcp(where.host, where.port)
-    except gevent.Timeout:
+    except gevent.Timeout as fired:
+        if fired is not ours:
+            raise  # the caller's own, for more than this
         raise HandlerUnavailable(f"{address}: no connection within {timeout_s:g} s") from None
     except (OSError, ValueError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

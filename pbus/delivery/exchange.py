@@ -83,9 +83,7 @@ def exchange(
     except gevent.Timeout as fired:
         if fired is not timeout:
             raise
-        sent = run.resent or (seat.connection is not None and seat.connection.sent > 0)
-        run.broken = Verdict.TIMEOUT if sent else Verdict.DOWN
-        run.error = f"no answer within {timeout_s:g} s" if sent else "no connection within the timeout"
+        _out_of_time(run, backend, seat, timeout_s)
     finally:
         timeout.close()
         if run.broken is not None or not run.reader.keep:
@@ -121,6 +119,16 @@ def _run(
         run.resent = run.resent or connection.sent > 0
         seat.close()
         run.reader = new_reader()
+
+
+def _out_of_time(run: Exchange[AnyReader], backend: Backend, seat: Seat, timeout_s: float) -> None:
+    """The attempt's time is over: it may have run, unless nothing was written."""
+    if run.resent or (seat.connection is not None and seat.connection.sent > 0):
+        run.broken, run.error = Verdict.TIMEOUT, f"no answer within {timeout_s:g} s"
+        return
+    run.broken, run.error = Verdict.DOWN, f"{seat.address.name}: no connection within {timeout_s:g} s"
+    if seat.connection is None:
+        backend.failed(seat.address, run.error)
 
 
 def _without_answer(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 
 import gevent
 import pytest
 
+from pbus.clock import SystemClock
+from pbus.codec.fastcgi import ReplyReader
 from pbus.config import schema
 from pbus.core.outcome import Verdict
+from pbus.delivery.backends import Backends
 from pbus.delivery.call_lane import Rate, Rests
+from pbus.delivery.exchange import exchange
 from tests.support import fastcgi_stub
 from tests.support.call_desk import OWNER, Calls, delivery, eventually
 from tests.support.fastcgi_stub import DONE, FastcgiRequest, FastcgiStub, answering
@@ -316,3 +321,79 @@ def test_mistake_in_pbus_costs_one_attempt_and_not_the_topic(application):
         broken = delivery(2, attempt=None)
         assert calls.run_one(broken).error.startswith("pbus itself failed: ")
         assert calls.run_one(delivery(3)).verdict is Verdict.DONE
+
+
+def test_concurrency_1_keeps_the_order_when_its_handler_is_away_for_a_moment():
+    """Too short for the circuit: what did not reach the handler goes first again, before what came after it."""
+    stub = HttpStub(Switch(response(200)))
+    settings = schema.Backend(http=[stub.url], circuit=schema.Circuit(failures=100_000))
+    stub.stop()
+    back = threading.Timer(0.05, stub.listen)
+    back.start()
+    try:
+        with Calls(schema.HttpHandler(url=stub.url), backend=settings) as calls:
+            jobs = [delivery(n) for n in range(1000)]
+            calls.lane.accept(jobs)
+            eventually(lambda: len(calls.desk.outcomes) >= 1000, 10.0, lambda: calls.lane.reason)
+        assert calls.desk.outcomes[0][1].verdict is Verdict.DONE
+        assert [job_id for job_id, _ in calls.desk.outcomes] == [job.id for job in jobs]
+    finally:
+        back.join()
+        stub.close()
+
+
+def test_trial_that_was_given_back_before_it_began_is_made_again(endpoint):
+    stub, switch = endpoint
+    switch.plan = (response(404),)
+    backend = schema.Backend(http=[stub.url], max_connections=1, circuit=schema.Circuit(failures=1))
+    with Calls(schema.HttpHandler(url=stub.url), backend=backend, rests=QUICK) as calls:
+        calls.run(delivery(1))
+        eventually(calls.lane.wants, 2.0, "the trial")
+        pool = calls.backends.of_http(schema.HttpHandler(url=stub.url))
+        seat = pool.take("another/topic")
+        calls.lane.accept([delivery(2)])
+        gevent.sleep(0.02)  # it queues for the seat
+        pool.failed(seat.address, "refused")
+        pool.give(seat)
+        eventually(lambda: calls.desk.verdicts[1:] == ["released"], 2.0, "the trial given back")
+        switch.plan = (response(200),)
+        assert calls.run(delivery(2))[-1].verdict is Verdict.DONE
+
+
+def test_topic_that_became_slow_with_many_in_hand_tells_when_it_has_room(switch, application):
+    with fastcgi(application) as calls:
+        calls.run(delivery(1))
+        calls.lane._rate.prefetch = 200  # as after many fast jobs
+        switch.plan = (Pause(0.02), DONE)
+        calls.lane.accept([delivery(n) for n in range(2, 60)])
+        eventually(lambda: calls.lane._rate.prefetch < 10, 5.0, "the new rate")
+        assert not calls.lane.wants()
+        told = calls.desk.wakes
+        eventually(lambda: calls.lane.busy <= 1, 10.0, "room")
+        assert calls.desk.wakes > told
+
+
+def test_timeout_while_connecting_bounds_the_whole_attempt():
+    """The second address takes the connection and never answers."""
+    silent, full = FastcgiStub(answering(lambda _, __: (HANG,))), socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    where = full.getsockname()
+    stuffing = [socket.socket() for _ in range(4)]
+    for each in stuffing:
+        each.setblocking(False)
+        each.connect_ex(where)
+    backend = schema.Backend(fastcgi=[f"127.0.0.1:{where[1]}", silent.address], connect_timeout_s=5.0)
+    pools = Backends({"b": backend}, processes=1, index=0, clock=SystemClock())
+    pool = pools.of_fastcgi(schema.FastcgiHandler(backend="b", script=SCRIPT))
+    try:
+        with gevent.Timeout(3.0):
+            run = exchange(pool, pool.take("t"), b"x", ReplyReader, 0.3)
+        assert run.broken is Verdict.DOWN
+        assert "no connection" in run.error
+        assert pool.addresses[0].problem
+    finally:
+        pools.close()
+        silent.close()
+        for each in (full, *stuffing):
+            each.close()
