@@ -26,7 +26,7 @@ from pbus.core.job import Delivery, Move, Settlement
 from pbus.delivery.lane import Lane
 from pbus.delivery.store_health import Backoff, StoreHealth
 from pbus.errors import Conflict, StorageError
-from pbus.storage.driver import Bell, Driver, Want
+from pbus.storage.driver import CLAIM_BYTES, Bell, Driver, Want
 
 LOOK_AGAIN_S: Final = 5.0
 COMPARE_S: Final = 30.0
@@ -37,6 +37,10 @@ Path = tuple[str, str]
 
 class Unwritten(Protocol):
     """What of the desk is asked here."""
+
+    @property
+    def is_unsure(self) -> bool:
+        """A settle failed that may have been executed, and is being repeated."""
 
     def pending(self, owner: str) -> set[tuple[str, str, str]]:
         """(queue, topic, id) of claims of *owner* whose end is not written yet."""
@@ -173,8 +177,8 @@ class Claimer:
             self._hungry.update(self._lanes)
 
     def _wanted(self) -> list[Want]:
-        if self._stopped:
-            return []
+        if self._stopped or self._desk.is_unsure:
+            return []  # unsure: what it repeats would end a claim of the same job that we take meanwhile
         return [want for path in tuple(self._hungry) for want in self._lanes[path].wants()]
 
     def _claim(self, wants: list[Want]) -> None:
@@ -192,7 +196,7 @@ class Claimer:
         for delivery in deliveries:
             by_lane[delivery.queue, delivery.topic].append(delivery)
         for path, group in by_lane.items():
-            if len(group) >= asked[path]:
+            if len(group) >= asked[path] or sum(len(delivery.body) for delivery in group) >= CLAIM_BYTES:
                 self._hungry.add(path)
                 self._stirred.set()
             self._lanes[path].accept(group)

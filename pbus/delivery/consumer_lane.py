@@ -79,6 +79,7 @@ class Consumer:
     asked_s: float = 0.0        # when
     suspect: str = ""           # the job that looked overdue at the last tick
     dead_since_s: float = 0.0   # the process is gone; its status is waited for
+    repeated: set[str] = field(default_factory=set)  # ids of results it brought along that are not written yet
 
 
 class ConsumerLane:
@@ -136,13 +137,20 @@ class ConsumerLane:
         return sum(1 for consumer in self._consumers.values() if consumer.link is not None)
 
     def wants(self) -> list[Want]:
-        """A frame for each consumer that has answered half of its last one; whose turn is first changes."""
+        """
+        A frame for each consumer that has answered half of its last one; whose turn is first changes.
+
+        Nothing for one whose repeated results are not written: an earlier delivery child may have
+        written one already, and the repetition would end a new claim of the same job.
+        """
         if self._draining:
             return []
         wants = []
         for consumer in self._consumers.values():
             frame = consumer.pace.frame
-            if consumer.link is not None and not consumer.leaving and len(consumer.hand) <= frame // 2:
+            if consumer.link is None or consumer.leaving or consumer.repeated:
+                continue
+            if len(consumer.hand) <= frame // 2:
                 wants.append(Want(consumer.owner, self.queue, self.topic, frame, exclusive=self._exclusive))
         if len(wants) > 1:
             self._turn = (self._turn + 1) % len(wants)
@@ -210,6 +218,7 @@ class ConsumerLane:
         link.send(encode("attached", link=self._link_n))
         for ticket, result in frame["results"]:
             delivery = known.pop(ticket[0]) if ticket[0] in known else self._delivery(owner, ticket)
+            consumer.repeated.add(ticket[0])
             self._desk.finish(delivery, _outcome(result, consumer.pid))
         for ticket in frame["holds"]:
             job_id = ticket[0]
@@ -248,7 +257,12 @@ class ConsumerLane:
     def settled(self, owner: str, ids: Sequence[str]) -> None:
         """The store has what became of these: the consumer may forget them."""
         consumer = self._consumers.get(owner)
-        if consumer is not None and consumer.link is not None:
+        if consumer is None:
+            return
+        if consumer.repeated:
+            consumer.repeated.difference_update(ids)
+            self._desk.wake()
+        if consumer.link is not None:
             consumer.link.send(encode("settled", ids=list(ids)))
 
     def tick(self) -> None:

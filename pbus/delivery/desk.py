@@ -77,6 +77,8 @@ class StoreDesk:
         self._came_back: Callable[[str], None] = _ignore
         self._backoff = Backoff()
         self._is_fenced = False
+        self.is_unsure = False
+        """A settle failed that may have been executed, and is being repeated; nothing may be claimed meanwhile."""
 
     def connect(self, wake: Callable[[], None], came_back: Callable[[str], None]) -> None:
         """
@@ -159,14 +161,21 @@ class StoreDesk:
                 self._fenced()
                 return None
             except Exception as error:  # noqa: BLE001 a driver's bug must not lose outcomes: said in the log, repeated
-                repeated = True
+                repeated = self.is_unsure = True
                 self._health.away("desk", error)
                 self._report.unwritten(len(settlements) + len(self._inbox), error)
                 gevent.sleep(self._backoff.pause_s())
             else:
                 self._backoff.reset()
                 self._health.back("desk")
+                self._know()
                 return [True] * len(settlements) if repeated else took_effect
+
+    def _know(self) -> None:
+        """Everything that was tried is written: claiming may go on."""
+        if self.is_unsure:
+            self.is_unsure = False
+            self._wake()
 
     def _tell(self, written: list[Entry], took_effect: Sequence[bool]) -> None:
         receipts: dict[tuple[str, str, str], list[str]] = {}

@@ -21,9 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from pbus.core.job import Delivery, Push, Settlement
+
+CLAIM_BYTES: Final = 4 * 1024 * 1024
+"""Bodies of one want: above this it is full, whatever its count says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Appended:
 @dataclass(frozen=True, slots=True)
 class Want:
     """
-    Room for work: up to *count* deliveries of a topic for *owner*.
+    Room for work: up to *count* deliveries of a topic for *owner*, and about CLAIM_BYTES of bodies.
 
     ``exclusive``: granted only while no other owner holds a claim of this topic, over all children
     and nodes. Topics with concurrency 1 use it: their one owner runs its claims one after the

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pbus.core.job import Move, Settlement
 from pbus.core.names import Owner
-from pbus.storage.driver import QueueSpec, TopicNumbers, Want
+from pbus.storage.driver import CLAIM_BYTES, QueueSpec, TopicNumbers, Want
 from pbus.storage.keys import BEATS, FENCED, QueueKeys
 from pbus.storage.redis_link import Words
 
@@ -24,8 +24,6 @@ ANSWER_MS: Final = 600_000
 """How long the answer to an append is kept for a repetition."""
 SETTLED_MS: Final = 60_000
 """How long the answer to a settle is kept; only the call itself repeats it."""
-CLAIM_BYTES: Final = 4 * 1024 * 1024
-"""Bodies of one want: above this it is full, whatever its count says."""
 TRIM_ENTRIES: Final = 10_000
 TRIM_BYTES: Final = 8 * 1024 * 1024
 """Most log entries dropped, and most bytes of bodies put aside, by one trim of a queue."""
@@ -147,11 +145,11 @@ class Scripts:
 
     def trim(self, queue: QueueKeys, topics: Iterable[str]) -> Call:
         keys = [queue.queue, queue.log, queue.sizes, queue.cursors]
-        arguments: list[Any] = [TRIM_ENTRIES, TRIM_BYTES]
+        arguments: list[Any] = [TRIM_ENTRIES, TRIM_BYTES, queue.name]
         for name in topics:
             topic = queue.topic(name)
             keys += (topic.owners, topic.bodies)
-            arguments.append(topic.claims)
+            arguments += (topic.claims, name)
         return Call(self._trim, keys, arguments)
 
     def numbers(self, queue: QueueKeys, topics: Iterable[str]) -> Call:

@@ -8,6 +8,7 @@ which way it may go); the counters of its topic move with it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import apsw
 
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.errors import Unavailable
-from pbus.storage.driver import Want
+from pbus.storage.driver import CLAIM_BYTES, Want
 from pbus.storage.sqlite_log import Catalog, QueueRow, id_number, id_text
 
 _COUNTERS = ("cursor", "taken", "again", "running", "redelivered_total")
@@ -97,7 +98,9 @@ def claim(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want], oids: di
             continue
         came_back = _claim_again(db, topic, want, oid)
         deliveries += came_back
-        deliveries += _claim_log(db, topic, want, oid, want.count - len(came_back))
+        room_bytes = CLAIM_BYTES - sum(len(delivery.body) for delivery in came_back)
+        if len(came_back) < want.count and room_bytes > 0:
+            deliveries += _claim_log(db, topic, want, oid, want.count - len(came_back), room_bytes)
     for topic in topics.values():
         row = (topic.cursor, topic.taken, topic.again, topic.running, topic.redelivered_total, topic.tid)
         db.execute(_WRITE_TOPIC, row)
@@ -167,11 +170,18 @@ def _is_others(db: apsw.Connection, topic: _Topic, oid: int) -> bool:
 def _claim_again(db: apsw.Connection, topic: _Topic, want: Want, oid: int) -> list[Delivery]:
     if not topic.again:
         return []
-    rows: list[Any] = db.execute(topic.queue.came_back, (topic.tid, want.count)).fetchall()
-    deliveries = []
-    for number, attempts, crashes, redelivered, first_ms, aside, *logged in rows:
-        content = _aside(db, topic.tid, number) if aside else logged
-        deliveries.append(_delivery(want, number, content, attempts, crashes, redelivered, first_ms))
+    rows: list[Any] = []
+    deliveries: list[Delivery] = []
+    size = 0
+    with contextlib.closing(db.execute(topic.queue.came_back, (topic.tid, want.count))) as found:
+        for row in found:
+            number, attempts, crashes, redelivered, first_ms, aside, *logged = row
+            content = _aside(db, topic.tid, number) if aside else logged
+            deliveries.append(_delivery(want, number, content, attempts, crashes, redelivered, first_ms))
+            rows.append(row)
+            size += len(content[0])
+            if size >= CLAIM_BYTES:
+                break
     db.executemany(_CLAIM, ((oid, topic.tid, *row[:6]) for row in rows))
     db.execute("DELETE FROM again WHERE tid = ? AND id <= ?", (topic.tid, rows[-1][0]))
     topic.again -= len(rows)
@@ -180,10 +190,16 @@ def _claim_again(db: apsw.Connection, topic: _Topic, want: Want, oid: int) -> li
     return deliveries
 
 
-def _claim_log(db: apsw.Connection, topic: _Topic, want: Want, oid: int, room: int) -> list[Delivery]:
-    if not room:
-        return []
-    rows: list[Any] = db.execute(topic.queue.after, (topic.cursor, room)).fetchall()
+def _claim_log(
+    db: apsw.Connection, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int
+) -> list[Delivery]:
+    rows: list[Any] = []
+    with contextlib.closing(db.execute(topic.queue.after, (topic.cursor, room))) as found:
+        for row in found:
+            rows.append(row)
+            room_bytes -= len(row[1])
+            if room_bytes <= 0:
+                break
     if not rows:
         return []
     last = rows[-1][0]

@@ -111,15 +111,18 @@ local function take_fresh(key, topic, wanted, claims)
   while got < wanted and bytes < most_bytes and not short do
     local page = next_page(wanted, got, bytes)
     local entries = redis.call('XRANGE', log, '(' .. place.cursor, '+', 'COUNT', page)
+    local used = 0
     for i = 1, #entries do
+      if bytes >= most_bytes then break end
       local id, envelope = entries[i][1], entries[i][2][2]
+      used = i
       fresh[#fresh + 1], fresh[#fresh + 2] = id, envelope
       claims[#claims + 1], claims[#claims + 2] = id, ''
       bytes = bytes + #envelope
     end
-    got = got + #entries
-    short = #entries < page
-    if #entries > 0 then place.cursor = entries[#entries][1] end
+    got = got + used
+    short = #entries < page and used == #entries
+    if used > 0 then place.cursor = entries[used][1] end
   end
   if got > 0 then
     redis.call('HDEL', KEYS[key + 1], '')

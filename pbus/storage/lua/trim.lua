@@ -1,8 +1,10 @@
 -- Drop from the start of a log what every topic has taken and retention does not keep.
 --
 -- KEYS     1 queue, 2 log, 3 sizes, 4 cursors, then a topic 2: owners, bodies
--- ARGV     1 most entries, 2 most bytes of bodies to put aside, then a topic: prefix of its claims
+-- ARGV     1 most entries, 2 most bytes of bodies to put aside, 3 name of the queue,
+--          then a topic 2: prefix of its claims, name
 -- returns  how many entries were dropped
+-- errors   NODECL queue: a topic has lost its cursor, so nobody knows what it has taken. Nothing was dropped.
 --
 -- Everything in again, delayed and dead has its body aside already. Claims that the log overtakes get
 -- theirs here, oldest first; where that would be too much for one call, the log waits for the next.
@@ -74,8 +76,8 @@ end
 -- Claims that never were back and lie before *bound*, oldest first.
 local function overtaken(bound)
   local found = {}
-  for i = 3, #ARGV do
-    local key = 5 + (i - 3) * 2
+  for i = 4, #ARGV, 2 do
+    local key = 1 + i
     for _, owner in ipairs(redis.call('SMEMBERS', KEYS[key])) do
       local claims = redis.call('HGETALL', ARGV[i] .. owner)
       for j = 1, #claims, 2 do
@@ -103,6 +105,9 @@ local function put_aside(bound)
   return bound
 end
 
+for i = 5, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[4], ARGV[i]) == 0 then return redis.error_reply('NODECL ' .. ARGV[3]) end
+end
 local first, untaken = id_of(redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]), first_untaken()
 if not first or not untaken or not before(first, untaken) then return 0 end
 local retention = redis.call('HMGET', queue, 'retention_ms', 'retention_bytes')

@@ -6,7 +6,7 @@ import pytest
 
 from pbus.core.job import Move
 from pbus.errors import Conflict, Unavailable
-from pbus.storage.driver import Held, Want
+from pbus.storage.driver import CLAIM_BYTES, Held, Want
 from tests.conformance.storage.world import ALICE, BOB, CAROL, World, gift
 
 
@@ -155,6 +155,22 @@ def test_exclusive_is_free_again_when_a_dead_owner_was_given_back(world: World) 
     world.give_back(ALICE, world.store.held(ALICE))
 
     assert [one.redelivered for one in world.claim(1, owner=BOB, exclusive=True)] == [True]
+
+
+def test_large_bodies_fill_a_claim_before_its_count_and_none_is_skipped(world: World) -> None:
+    bodies = [letter * (CLAIM_BYTES // 4) for letter in "abcdefghij"]
+    for body in bodies:
+        world.append(body)
+    first = world.claim(10)
+    assert 4 <= len(first) <= 5
+    for one in first:
+        world.settle(one, Move.RELEASE)
+    again = world.claim(10)
+    assert [one.id for one in again] == [one.id for one in first]
+    got = [one.body.decode() for one in again]
+    while more := world.claim(10):
+        got += [one.body.decode() for one in more]
+    assert got == bodies
 
 
 def test_claim_of_a_topic_that_nobody_declared_is_refused(world: World) -> None:

@@ -601,3 +601,23 @@ def test_bell_that_is_closed_elsewhere_wakes_up(driver: RedisStreamsDriver) -> N
 
     waiting.join(5)
     assert answers == [frozenset()]
+
+
+@pytest.mark.parametrize("lost", ["key", "field"])
+def test_nothing_is_trimmed_past_a_topic_whose_cursor_is_lost(
+    server: RedisServer, driver: RedisStreamsDriver, lost: str
+) -> None:
+    driver.declare([QueueSpec("gift", (TopicSpec("credit"), TopicSpec("mail")), 0.0, 0)])
+    push(driver, 1, b"a", b"b")
+    for one in driver.claim([Want(ALICE, "gift", "mail", 10)]):
+        driver.settle([ended(one)])
+    with server.client() as client:
+        if lost == "key":
+            client.delete("pbus:{gift}:cursors")
+        else:
+            client.hdel("pbus:{gift}:cursors", "credit")
+
+    for _ in range(3):
+        driver.trim()
+
+    assert [one.body for one in claim(driver)] == [b"a", b"b"]

@@ -13,7 +13,7 @@ from pbus.core.job import Delivery, Move
 from pbus.delivery.claimer import COMPARE_S, LOOK_AGAIN_S, Claimer
 from pbus.delivery.store_health import StoreHealth
 from pbus.errors import Unavailable
-from pbus.storage.driver import Want
+from pbus.storage.driver import CLAIM_BYTES, Want
 from tests.support.memory_store import AWAY, MemoryStore
 
 OWNER = "n/b/1.1"
@@ -48,6 +48,7 @@ class OneLane:
 class NothingPending:
     def __init__(self) -> None:
         self.unwritten: set[tuple[str, str, str]] = set()
+        self.is_unsure = False
 
     def pending(self, owner: str) -> set[tuple[str, str, str]]:
         return self.unwritten
@@ -219,3 +220,22 @@ def test_owners_are_ours_and_those_the_lanes_claim_for() -> None:
     lane: Any = OneLane()
     lane.owners = ["n/b/7.3"]
     assert Room(lane).claimer.owners() == {OWNER, "n/b/7.3"}
+
+
+def test_a_want_that_is_full_of_bytes_leaves_its_lane_hungry() -> None:
+    lane = OneLane()
+    room = Room(lane)
+    room.store.put("1-0", "2-0", body=bytes(CLAIM_BYTES // 2))
+    room.turn()
+    assert len(lane.given) == 2
+    assert room.turn() == ["claim"]
+
+
+def test_nothing_is_claimed_while_nobody_knows_whether_a_settle_was_executed() -> None:
+    lane = OneLane()
+    room = Room(lane)
+    room.store.put("1-0")
+    room.desk.is_unsure = True
+    assert room.turn() == []
+    room.desk.is_unsure = False
+    assert room.turn() == ["claim"]

@@ -415,3 +415,13 @@ def test_what_runs_when_the_grace_is_over_goes_back_without_blame(stage: Stage) 
     assert stage.kills == [OWNER]
     die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
     assert stage.desk.finished == [("1-0", Verdict.UNSURE), ("2-0", Verdict.RELEASED)]
+
+
+def test_nothing_is_claimed_for_a_consumer_whose_repeated_results_are_not_written(stage: Stage) -> None:
+    """A claim of the same job in between would be ended by the old result, while it runs."""
+    stage.attach(results=[[ticket("1-0"), result("1-0", "failed")]])
+    assert stage.lane.wants() == []
+    woken = stage.desk.woken
+    stage.lane.settled(OWNER, ["1-0"])
+    assert stage.desk.woken > woken
+    assert [want.owner for want in stage.lane.wants()] == [OWNER]

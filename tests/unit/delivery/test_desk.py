@@ -176,3 +176,15 @@ def test_a_drivers_bug_loses_no_outcome(office: Office) -> None:
     office.store.fail = None
     office.wait_idle()
     assert office.store.ended == [("1-0", Move.ACK)]
+
+
+def test_a_failed_settle_is_unsure_until_it_is_written(office: Office) -> None:
+    (job,) = office.claimed("1-0")
+    woken: list[bool] = []
+    office.desk.connect(lambda: woken.append(office.desk.is_unsure), office.back.append)
+    office.store.fail_after = AWAY
+    office.desk.finish(job, DONE)
+    gevent.sleep(0)
+    assert office.desk.is_unsure
+    office.wait_idle()
+    assert woken == [False]
