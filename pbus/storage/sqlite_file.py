@@ -113,7 +113,10 @@ class SqliteFile:
                 if write.rings and self.doorbell:
                     self.doorbell.count(write.rings)
                 if self._wal_pages > _WAL_LIMIT_PAGES:
-                    self._copy_back()  # the scheduler, whose duty it is, must be away
+                    # The scheduler, whose duty it is, is away or slow. Whatever goes wrong with it,
+                    # this write is committed: the next one meets a failing disk by itself.
+                    with contextlib.suppress(apsw.Error):
+                        self._copy_back()
             if write.rings and self.doorbell:
                 self.doorbell.ring()
 
@@ -204,7 +207,8 @@ class SqliteFile:
             raise
 
     def _copy_back(self) -> None:
-        self._connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        with contextlib.suppress(apsw.BusyError):  # another process copies at this moment
+            self._connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._wal_pages = 0
 
     def _note_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -414,6 +417,36 @@ def test_checkpoint_moves_pages_into_the_file_and_the_log_starts_anew(path: Path
     push(store, 11, bytes(100_000))
 
     assert wal.stat().st_size == size < 300_000
+
+
+def test_a_write_that_is_stored_is_not_refused_because_somebody_else_checkpoints(
+    path: Path, store: SqliteDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_WAL_LIMIT_PAGES", 0)
+    with checkpointing(path):
+        ids = [push(store, batch, b"x") for batch in (1, 2)]
+        store.checkpoint()
+
+    assert len(ids) == 2
+    assert bodies(store) == [b"x", b"x"]
+
+
+@contextlib.contextmanager
+def checkpointing(path: Path) -> Iterator[None]:
+    """Another process holds the lock under which SQLite checkpoints (byte 121 of the shared memory file)."""
+    code = f"""
+import fcntl, sys
+with open({str(path) + "-shm"!r}, "r+b") as shm:
+    fcntl.lockf(shm, fcntl.LOCK_EX, 1, 121)
+    print(flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        yield
+        process.stdin.close()
 
 
 def test_last_close_leaves_one_whole_file(path: Path) -> None:
