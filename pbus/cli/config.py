@@ -8,6 +8,7 @@ import click
 
 from pbus.cli.context import Context, pass_context
 from pbus.cli.output import output_option
+from pbus.errors import NotFound
 
 
 @click.group()
@@ -41,4 +42,6 @@ def show(context: Context, prefix: str) -> None:
         dataclasses.asdict(row) for row in rows(load_with_origins(context.config_dir))
         if not prefix or row.key == prefix or row.key.startswith(prefix + ".")
     ]
+    if not found:
+        raise NotFound(f"there is no key {prefix!r} in effect; 'pbus config show' lists all of them")
     context.output.rows("settings", ("key", "value", "origin"), found, directory=context.config_dir)

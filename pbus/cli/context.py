@@ -84,11 +84,13 @@ class Context:
         try:
             return self.settings().node.run_dir
         except ConfigError as error:
+            if not os.path.isdir(self.config_dir):
+                raise
             from pbus.config.load import run_dir_of
 
             run_dir = run_dir_of(self.config_dir)
-            count = len(error.problems)
-            self.output.say(f"the configuration has {count} problem{'s'[:count > 1]} now, see 'pbus config check'")
+            count, check = len(error.problems), f"pbus config check -c {self.config_dir}"
+            self.output.say(f"the configuration has {count} problem{'s'[:count > 1]} now, see '{check}'")
             return run_dir
 
 

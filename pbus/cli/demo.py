@@ -43,7 +43,7 @@ _PAUSE_S: Final = 0.2
 _TURN_S: Final = 1.0
 _STUCK_S: Final = 60.0
 _UNSETTLED: Final = ("ready", "running", "delayed")
-_COLUMNS: Final = ("topic", "ready", "running", "delayed", "dead", "done_total", "failed_total", "done_per_s")
+_COLUMNS: Final = ("topic", "ready", "running", "delayed", "dead", "done", "failed", "per_s")
 
 
 @click.command()
@@ -238,7 +238,9 @@ class _Run:
             name = f"{topic['queue']}/{topic['topic']}"
             per_s = (topic["done_total"] - before.get(name, topic["done_total"])) / _TURN_S
             before[name] = topic["done_total"]
-            rows.append({**topic, "topic": name, "done_per_s": per_s})
+            rows.append(
+                {**topic, "topic": name, "done": topic["done_total"], "failed": topic["failed_total"], "per_s": per_s}
+            )
         width = shutil.get_terminal_size().columns if self._output.terminal else None
         return table_lines(_COLUMNS, rows, width)
 
@@ -249,12 +251,13 @@ class _Run:
     def _introduction(self) -> str:
         pbus, conf = _program(), shlex.quote(self._bus.config_dir)
         return (
-            f"pbus is running, its port is 127.0.0.1:{self._bus.port}. Every order goes to a Python function (email)\n"
-            f"and to an HTTP endpoint (billing) that fails 5 % of its attempts. Try in another terminal:\n\n"
+            f"pbus is running, its port is 127.0.0.1:{self._bus.port}. Every order goes to\n"
+            "a Python function (email) and to an HTTP endpoint (billing) that fails 5 %\n"
+            "of its attempts. Try in another terminal:\n\n"
             f"  redis-cli -p {self._bus.port} LPUSH orders '{{\"hello\": \"bus\"}}'\n"
             f"  {pbus} push orders '{{\"hello\": \"bus\"}}' --wait -c {conf}\n"
             f"  {pbus} tail jobs --only failed -c {conf}\n\n"
-            "Ctrl-C stops the bus and says what became of every order.\n"
+            "Ctrl-C stops the bus and says what became of every order.\nFAILED counts attempts.\n"
         )
 
 

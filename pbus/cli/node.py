@@ -67,12 +67,18 @@ def status(context: Context) -> int:
     """
     Show processes, topics and problems.
 
+    Of a topic: READY jobs wait, DELAYED ones wait for their next attempt, DEAD ones were given up; OLDEST is the wait
+    of the oldest ready one; DONE counts deliveries, FAILED counts attempts; SLOTS are calls or processes that it has.
+
     Exits with 0 when running, 3 when not running, 4 when degraded.
     """
     from pbus.cli.status_view import document, lines
     from pbus.supervisor.control import call
 
-    answer: dict[str, Any] = call(context.run_dir(), "status", _ASK_S, reads=True)["status"]
+    try:
+        answer: dict[str, Any] = call(context.run_dir(), "status", _ASK_S, reads=True)["status"]
+    except NotRunning as error:
+        raise NotRunning(f"{error}; 'pbus start --daemon' starts it") from None
     if context.output.form == "table":
         for line in lines(answer, context.output):
             context.output.line(line)

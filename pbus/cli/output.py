@@ -32,6 +32,8 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?\Z")
 _STYLE: Final = re.compile("\x1b\\[[0-9;]*m")
 
+_TRACEBACK: Final = "Traceback (most recent call last):"
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -184,6 +186,13 @@ def table_lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], width
     if width is None:
         return lines
     return [line if len(line) <= width else line[: max(1, width - 1)] + "…" for line in lines]
+
+
+def brief(error: str) -> str:
+    """The line of *error* that says most: of a Python traceback the last, else the first."""
+    first, newline, rest = error.strip().partition("\n")
+    before, traceback, _ = first.partition(_TRACEBACK)
+    return before + rest.rsplit("\n", 1)[-1].strip() if newline and traceback else first
 
 
 def output_option(function: F) -> F:

@@ -11,7 +11,7 @@ import click
 
 from pbus.cli.bus_client import JobEvents, Pusher, queue_called
 from pbus.cli.context import Context, pass_context
-from pbus.cli.output import escape, output_option
+from pbus.cli.output import brief, escape, output_option
 from pbus.clock import Clock, SystemClock
 from pbus.errors import Exit, PbusError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 500
 _BATCH_BYTES: Final = 1024 * 1024
 _NAMED: Final = 20
+_ASK_S: Final = 10.0
 _ENDS: Final = {"job.done": "green", "job.dead": "red"}
 _COLUMNS: Final = ("id", "topic", "result", "run_ms", "wait_ms", "attempt", "status", "target", "error")
 
@@ -29,7 +30,7 @@ _COLUMNS: Final = ("id", "topic", "result", "run_ms", "wait_ms", "attempt", "sta
 @click.argument("queue")
 @click.argument("body", required=False, metavar="[BODY|-|@FILE]")
 @click.option("--lines", "lines_file", metavar="FILE", help="Push each line of FILE (- is standard input) as a job.")
-@click.option("--wait", is_flag=True, help="Wait for the result of each topic; exit 1 if any failed.")
+@click.option("--wait", is_flag=True, help="Wait for the result of each topic; exit 1 if any is dead or late.")
 @click.option("--timeout", default="60s", show_default=True, metavar="DURATION", help="Longest wait with --wait.")
 @output_option
 @pass_context
@@ -47,8 +48,24 @@ def push(context: Context, queue: str, body: str | None, lines_file: str | None,
         topics = _handled_topics(settings, name, report)
         with JobEvents(settings.node.run_dir, name) as events:  # before the push, so that nothing is missed
             ids = _push_all(pusher, bodies, report)
+            _say_why(settings.node.run_dir, name, set(topics), report)  # rather than a minute of silence
             missing = _await(events, ids, topics, report, timeout_s, SystemClock())
+            if missing:
+                _say_why(settings.node.run_dir, name, {topic for _, topic in missing}, report)
             return report.end(missing, timeout, events.lost)
+
+
+def _say_why(run_dir: str, queue: str, topics: set[str], report: _Report) -> None:
+    """Which of *topics* do not run, and why, as far as the bus can tell."""
+    from pbus.supervisor.control import call
+
+    try:
+        rows = call(run_dir, "status", _ASK_S, reads=True)["status"]["topics"]
+    except PbusError:
+        return
+    for row in rows:
+        if row["queue"] == queue and row["topic"] in topics and row["reason"]:
+            report.note(f"{queue}/{row['topic']} is {row['state']}: {brief(row['reason'])}")
 
 
 def _seconds(text: str) -> float:
@@ -63,7 +80,7 @@ def _seconds(text: str) -> float:
 def _bodies(body: str | None, lines_file: str | None) -> Iterable[bytes]:
     """What to push. Files are read as they are; a line is a job without its end."""
     if (body is None) == (lines_file is None):
-        raise click.UsageError("say what to push: BODY, - (standard input), @FILE or --lines FILE")
+        raise click.UsageError("say what to push, in one way: BODY, - (standard input), @FILE or --lines FILE")
     if lines_file is not None:
         return _lines(lines_file)
     assert body is not None
@@ -154,6 +171,7 @@ class _Report:
         self._refusal: PbusError | None = None
         self._refused = 0
         self._failed = False
+        self._noted: set[str] = set()
 
     def ids(self, ids: list[str]) -> None:
         """These were stored."""
@@ -172,8 +190,8 @@ class _Report:
         """A failed attempt that will be repeated."""
         delay_s = float(event.get("delay_s") or 0.0)
         self._say(
-            f"{self._path(event)}: attempt {event.get('attempt')} {event.get('verdict')}: {event.get('error')}; "
-            f"again in {delay_s:.1f} s"
+            f"{self._path(event)}: attempt {event.get('attempt')} {event.get('verdict')}: "
+            f"{brief(str(event.get('error')))}; again in {delay_s:.1f} s"
         )
 
     def result(self, event: Mapping[str, Any]) -> None:
@@ -184,13 +202,15 @@ class _Report:
             self._results.append(row)
             return
         colour = _ENDS[str(event["event"])]
-        said = [f"{row['run_ms']:.1f} ms", f"attempt {row['attempt']}", row["status"], row["target"], row["error"]]
+        said = [f"{row['run_ms']:.1f} ms", f"attempt {row['attempt']}", row["status"], row["target"]]
+        said.append(brief(row["error"]))
         line = "  ".join(str(part) for part in said if part)
         result = self._context.output.style(f"{row['result']:<5}", colour)
         self._context.output.line(f"{escape(self._path(event))}  {result}  {escape(line)}")
         for name, value in row["headers"].items():
             self._context.output.line(escape(f"    {name}: {value}"))
-        for mark, text in (("|", row["output"]), ("!", row["stderr"])):
+        whole = row["error"] if "\n" in row["error"] else ""
+        for mark, text in (("|", row["output"]), ("!", row["stderr"] or whole)):
             for each in text.splitlines():
                 self._context.output.line(f"    {mark} {escape(each)}")
 
@@ -212,8 +232,10 @@ class _Report:
         return Exit.FAILED if self._failed or missing else Exit.DONE
 
     def note(self, text: str) -> None:
-        """Something to know."""
-        self._say(text)
+        """Something to know, said once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self._say(text)
 
     def _say(self, text: str) -> None:
         self._context.output.say(f"pbus: {text}")

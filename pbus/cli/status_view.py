@@ -15,6 +15,7 @@ Rule: one screen says what is wrong first, then what is there. Numbers stand rig
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -53,13 +54,21 @@ def lines(answer: Mapping[str, Any], output: Output) -> Iterator[str]:
         escape(answer["node"]), output.style(answer["state"], _colour(answer["state"])), duration(master["uptime_s"]),
         f"generation {answer['generation']}", f"pid {master['pid']}",
     ])
-    for problem in answer["problems"]:
+    for problem in _problems(answer):
         yield output.style(f"  ! {escape(problem)}", "red")
     yield ""
     yield from _grid(_process_heads, [_process(row) for row in _folded(answer["processes"])], output)
     if answer["topics"]:
         yield ""
         yield from _grid(_topic_heads, [_topic(row) for row in answer["topics"]], output)
+
+
+def _problems(answer: Mapping[str, Any]) -> list[str]:
+    """What is wrong, each once: of texts where one begins with the other, the longer. Then why topics do not run."""
+    told = list(dict.fromkeys(answer["problems"]))
+    told = [text for text in told if not any(other != text and other.startswith(text) for other in told)]
+    idle = [row for row in answer["topics"] if row.get("reason")]
+    return told + [f"{row['queue']}/{row['topic']} {row['state']}: {row['reason']}" for row in idle]
 
 
 def duration(seconds: float) -> str:
@@ -100,7 +109,7 @@ def number(count: float) -> str:
 
 _process_heads: Final = ("process", ">pid", "state", ">up", ">rss", ">running", ">restarts")
 _topic_heads: Final = (
-    "topic", "state", ">ready", ">running", ">delayed", ">dead", ">oldest", ">done", ">failed", ">slots", "",
+    "topic", "state", ">ready", ">running", ">delayed", ">dead", ">oldest", ">done", ">failed", ">slots",
 )
 """A leading ``>`` stands for a column of numbers."""
 
@@ -132,7 +141,6 @@ def _topic(row: Mapping[str, Any]) -> list[Cell]:
         _count(row["done_total"]),
         _count(row["failed_total"], "yellow"),
         (f"{slots['now']} of {limits}", ""),
-        (escape(row.get("reason", "")), "red"),
     ]
 
 
@@ -181,9 +189,11 @@ def _grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) 
     right = [head.startswith(">") for head in heads]
     titles = [head.removeprefix(">").upper() for head in heads]
     widths = [max([len(title), *(len(row[place][0]) for row in rows)]) for place, title in enumerate(titles)]
+    narrow = output.terminal and sum(widths) + len(_GAP) * len(widths) > shutil.get_terminal_size().columns
+    gap = _GAP[1:] if narrow else _GAP
     grid: list[list[Cell]] = [[(title, "bright_black") for title in titles], *(list(row) for row in rows)]
     for row in grid:
-        yield _GAP.join(
+        yield gap.join(
             _cell(output, text, colour, width, is_right)
             for (text, colour), width, is_right in zip(row, widths, right, strict=True)
         ).rstrip()

@@ -17,7 +17,7 @@ import click
 
 from pbus.cli.context import Context, pass_context
 from pbus.cli.log_reader import Entry, LogReader, log_entry, topic_entry
-from pbus.cli.output import escape, output_option, to_json
+from pbus.cli.output import brief, escape, output_option, to_json
 from pbus.clock import SystemClock
 from pbus.errors import NotFound
 
@@ -30,13 +30,22 @@ _REACH_S: Final = 5.0
 
 @click.command()
 @click.argument("what", required=False, default=DEFAULT, metavar="[QUEUE/TOPIC|events|jobs|errors|log]")
-@click.option("--since", metavar="DURATION", help="Begin so long ago, such as 5m or 2h (not for jobs).")
+@click.option("--since", metavar="DURATION", help="Begin so long ago, such as 5m (not for jobs); else 10 lines back.")
 @click.option("--only", metavar="WORD", help="Only lines about this: failed, refused, dead, a level, an event's name.")
 @click.option("--follow/--no-follow", default=True, help="Go on with what comes (default), or stop at the end.")
 @output_option
 @pass_context
 def tail(context: Context, what: str, since: str | None, only: str | None, follow: bool) -> None:
-    """Follow the bus: its events (default), every attempt of its jobs, errors, or what one topic's handlers say."""
+    """
+    Follow the bus until Ctrl-C.
+
+    \b
+    events       what happens to the bus itself (default)
+    errors       its warnings and errors, failed attempts among them
+    log          all of that
+    jobs         every attempt of every job, live
+    QUEUE/TOPIC  what the handlers of that topic say
+    """
     if context.output.form == "csv":
         raise click.UsageError("tail prints text (-o table) or JSON lines (-o json)")
     if what == "jobs":
@@ -65,10 +74,13 @@ def _source(
         return os.path.join(log_dir, FILE_NAME), log_entry, _KEEP[what], _log_line
     queue, slash, topic = what.partition("/")
     if not slash:
-        raise click.UsageError(f"{what!r} is neither QUEUE/TOPIC nor one of jobs, {', '.join(_KEEP)}")
+        there = [f"{what}/{name}" for name in settings.queue[what].topic] if what in settings.queue else []
+        hint = f"; did you mean {' or '.join(there)}?" if there else ""
+        raise click.UsageError(f"{what!r} is neither QUEUE/TOPIC nor one of jobs, {', '.join(_KEEP)}{hint}")
     known = settings.queue.get(queue)
     if known is None or topic not in known.topic:
-        raise NotFound(f"there is no topic {what!r} in {context.config_dir}")
+        there = [f"{queue}/{topic}" for queue, section in settings.queue.items() for topic in section.topic]
+        raise NotFound(f"there is no topic {what!r} in {context.config_dir}; there are: {', '.join(there) or 'none'}")
     return os.path.join(log_dir, FOLDER, file_name(queue, topic)), topic_entry, lambda _: True, _topic_line
 
 
@@ -151,8 +163,14 @@ def _log_line(context: Context, entry: Entry) -> str:
     from pbus.telemetry.lines import text_line
 
     is_json = entry.text.startswith("{")
-    line = text_line(entry.fields) if is_json else escape(entry.text)
+    line = text_line(_shortened(entry.fields)) if is_json else escape(entry.text)
     return _coloured(context, line, _COLOURS.get(str(entry.fields.get("level"))))
+
+
+def _shortened(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A job's line with the line of its error that says most; the topic's own log has all of it."""
+    error = fields.get("error")
+    return {**fields, "error": brief(error)} if "job" in fields and isinstance(error, str) else fields
 
 
 def _topic_line(context: Context, entry: Entry) -> str:
@@ -172,7 +190,7 @@ def _job_line(context: Context, entry: Entry) -> str:
         f"attempt {fields.get('attempt')}",
         f"run {fields.get('run_ms', 0):.1f} ms",
         f"waited {fields.get('wait_ms', 0):.1f} ms",
-        *(str(fields[key]) for key in ("status", "target", "error") if fields.get(key)),
+        *(brief(str(fields[key])) for key in ("status", "target", "error") if fields.get(key)),
     ]
     return _coloured(context, escape("  ".join(parts)), _ENDS.get(str(fields.get("event"))))
 

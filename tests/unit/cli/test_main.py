@@ -195,3 +195,10 @@ def test_reader_that_went_away_is_no_traceback(folders: Path) -> None:
     )
     assert done.stderr == ""
     assert json.loads(done.stdout)["v"] == 1
+
+
+def test_a_folder_or_key_that_is_not_there_is_said(folders: Path) -> None:
+    nowhere = pbus("status", "-c", "nowhere", cwd=folders)
+    assert (nowhere.returncode, "does not exist" in nowhere.stderr) == (78, True)
+    unknown = pbus("config", "show", "queue.nobody", "-c", "one", cwd=folders)
+    assert (unknown.returncode, unknown.stdout) == (5, "")

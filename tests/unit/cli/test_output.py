@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbus.cli.output import Output, cell, csv_cell, escape, table_lines, to_json
+from pbus.cli.output import Output, brief, cell, csv_cell, escape, table_lines, to_json
 
 ROWS = [
     {"topic": "gift/credit", "ready": 3, "error": None},
@@ -106,3 +106,18 @@ def test_talk_goes_to_stderr() -> None:
 def test_colour_is_for_terminals_only() -> None:
     assert Output("table", io.StringIO()).style("x", "red") == "x"
     assert Output("table", Terminal()).style("x", "red") != "x"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("refused", "refused"),
+        ("Uncaught Exception: boom\nStack trace:\n#0 {main}", "Uncaught Exception: boom"),
+        ('Traceback (most recent call last):\n  File "a.py", line 1\nKeyError: \'uid\'\n', "KeyError: 'uid'"),
+        ("2 of 2 failed: Traceback (most recent call last):\n  File\nKeyError: 1", "2 of 2 failed: KeyError: 1"),
+        ("Traceback (most recent call last):", "Traceback (most recent call last):"),
+        ("", ""),
+    ],
+)
+def test_brief_is_the_line_that_says_most(error: str, line: str) -> None:
+    assert brief(error) == line

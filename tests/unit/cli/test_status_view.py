@@ -62,9 +62,15 @@ def test_many_children_of_one_role_are_one_line() -> None:
     assert " ".join(line.split()) == "consumer gift/credit 0..5 (6) ready 1 h 6 min 192.0 MiB 6 0"
 
 
-def test_reason_of_a_topic_stands_beside_it_and_cannot_move_the_cursor() -> None:
+def test_reason_of_a_topic_stands_above_and_cannot_move_the_cursor() -> None:
     text = shown(answer(topics=[topic("web", state="down", reason="refused \x1b[2J")]))
-    assert text.endswith("1 of 1  refused \\x1b[2J")
+    assert text.split("\n")[1] == "  ! gift/web down: refused \\x1b[2J"
+    assert text.endswith("1 of 1")
+
+
+def test_a_problem_that_several_processes_tell_is_shown_once_at_its_longest() -> None:
+    text = shown(answer(problems=["main is away: refused", "main is away", "main is away: refused"]))
+    assert [line for line in text.split("\n") if "!" in line] == ["  ! main is away: refused"]
 
 
 def test_json_is_exactly_what_is_promised() -> None:

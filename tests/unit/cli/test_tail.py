@@ -98,3 +98,18 @@ def test_failed_is_every_attempt_that_was_not_done() -> None:
     assert is_about({"event": "job.dead", "verdict": "permanent"}, "failed")
     assert is_about({"event": "job.retry", "verdict": "timeout"}, "timeout")
     assert not is_about({"event": "job.done", "verdict": "done"}, "failed")
+
+
+def test_traceback_of_a_job_is_its_last_line(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = "Traceback (most recent call last):\n  File\nKeyError: 'uid'"
+    (conf.parent / "pbus.log").write_text(json.dumps({**LINES[1], "error": error}) + "\n")
+    (line,) = tail(conf, capsys, "errors")
+    assert line.endswith("error=\"KeyError: 'uid'\"")
+
+
+def test_names_that_are_nearly_right_are_told_what_is_there(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tail", "-c", str(conf), "gift"]) == 2
+    assert main(["tail", "-c", str(conf), "gift/nobody"]) == 5
+    said = capsys.readouterr().err
+    assert "did you mean gift/credit?" in said
+    assert "there are: gift/credit" in said
