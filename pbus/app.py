@@ -74,7 +74,7 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         ),
         RoleSpec(
             role="scheduler", module="pbus.scheduler.main", title="scheduler", args={"log": settings.log, **shared},
-            drain_stage=_CLEANING, hears=("boots", "numbers"),
+            drain_stage=_CLEANING, hears=("boots", "numbers", "delayed"),
         ),
     ]
     if settings.dashboard.listen:

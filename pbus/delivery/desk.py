@@ -57,13 +57,15 @@ class StoreDesk:
         health: Told how calls went.
         fenced: Called once when the store refuses this boot.
         clock: Where ages come from.
+        delayed: Called with the shortest delay of the retries of a batch, once they are written.
     """
 
     def __init__(
         self, store: Driver, rules: Mapping[tuple[str, str], Rules], *, report: Report, health: StoreHealth,
-        fenced: Callable[[], None], clock: Clock,
+        fenced: Callable[[], None], clock: Clock, delayed: Callable[[float], None] | None = None,
     ) -> None:
         self._store = store
+        self._delayed = delayed
         self._rules = rules
         self._report = report
         self._health = health
@@ -180,6 +182,7 @@ class StoreDesk:
     def _tell(self, written: list[Entry], took_effect: Sequence[bool]) -> None:
         receipts: dict[tuple[str, str, str], list[str]] = {}
         back: set[str] = set()
+        delays: list[float] = []
         for entry, ours in zip(written, took_effect, strict=True):
             delivery = entry.delivery
             if (delivery.queue, delivery.topic) in self._receipts:
@@ -188,10 +191,14 @@ class StoreDesk:
                 self._report.ended(delivery, entry.outcome, entry.settlement)
                 if entry.settlement.move is Move.RELEASE:
                     back.add(delivery.queue)
+                elif entry.settlement.move is Move.RETRY:
+                    delays.append(entry.settlement.delay_s)
         for (queue, topic, owner), ids in receipts.items():
             self._receipts[queue, topic](owner, ids)
         for queue in back:
             self._came_back(queue)
+        if delays and self._delayed is not None:
+            self._delayed(min(delays))
         self._report.batch_over()
 
 

@@ -18,6 +18,7 @@ from pbus.delivery.claimer import Claimer
 from pbus.delivery.desk import StoreDesk
 from pbus.delivery.lane import Lane
 from pbus.delivery.report import Report
+from pbus.delivery.soon_due import SoonDue
 from pbus.delivery.store_health import Backoff, StoreHealth
 from pbus.errors import BootError, StorageError
 from pbus.storage.driver import Driver, QueueSpec
@@ -51,7 +52,11 @@ class StoreSide:
         self._tried = gevent.event.Event()
         self._listener: Any = None
         self._bell: Any = None
-        self.desk = StoreDesk(store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock)
+        soon_due = SoonDue(lambda in_s: child.tell("delayed", store=name, in_s=in_s), child.clock)
+        self.desk = StoreDesk(
+            store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock,
+            delayed=soon_due.delayed,
+        )
         self.claimer: Claimer | None = None
 
     def compare(self, owner: str) -> None:

@@ -8,7 +8,10 @@ from pbus.scheduler.roster import SHORTEST_WAIT_S, Store
 from pbus.storage.driver import Promoted
 
 LONGEST_S: Final = 1.0
-"""Nobody tells the scheduler of a new delay, so it looks at least so often; one call for all topics."""
+"""
+It looks at least so often; one call for all topics. Shorter delays are told (a frame ``delayed``);
+those of other nodes, or whose frame got lost, come up to this much late.
+"""
 LIMIT: Final = 1000
 
 

@@ -68,7 +68,8 @@ class Scheduler:
             _spawn(source.serve)
         child.on_frame("boots", lambda frame: self._boots.told(frame["over"], frame["living"]))
         child.on_frame("numbers", self._numbers)
-        child.on_drain(self._leave.set)
+        child.on_frame("delayed", self._delayed)
+        child.on_drain(self._go)
         child.ready()
         self._leave.wait()
         for thread in working:
@@ -112,7 +113,18 @@ class Scheduler:
     def _work(self, roster: Roster) -> None:
         """Turn after turn until the drain; a fenced roster's turns do nothing any more."""
         while not self._leave.is_set():
-            self._leave.wait(roster.turn())
+            roster.rest(roster.turn())
+
+    def _go(self) -> None:
+        self._leave.set()
+        for roster in self._rosters:
+            roster.stir()
+
+    def _delayed(self, frame: Mapping[str, Any]) -> None:
+        """A delivery child has written a retry that is due before we would look."""
+        for store, roster in zip(self._stores, self._rosters, strict=True):
+            if store.name == frame["store"]:
+                roster.hasten(Due.name, frame["in_s"])
 
     def _fenced(self) -> None:
         if not self._fenced_told:

@@ -117,26 +117,47 @@ class Roster:
         self._tell_fenced = fenced
         self._draw = draw
         self._due_at = {duty.name: 0.0 for duty in duties}
+        self._hastened: dict[str, float] = {}
+        self._stirred = threading.Event()
         self._duties = list(duties)
         self._failures = 0
         self.over = False
+
+    def hasten(self, name: str, in_s: float) -> None:
+        """Give the duty *name* its next turn in *in_s* seconds, if it would come later; for any greenlet."""
+        at_s = self._clock.monotonic_s() + max(0.0, in_s)
+        self._hastened[name] = min(at_s, self._hastened.get(name, at_s))
+        self.stir()
+
+    def stir(self) -> None:
+        """End the wait between two turns."""
+        self._stirred.set()
+
+    def rest(self, seconds: float) -> None:
+        """Wait between two turns, until stirred."""
+        self._stirred.wait(seconds)
+        self._stirred.clear()
 
     def turn(self) -> float:
         """Do what is due; seconds until something is due again."""
         for duty in self._duties:
             if self.over:
                 break
-            if self._due_at[duty.name] > self._clock.monotonic_s():
+            if self._due_s(duty.name) > self._clock.monotonic_s():
                 continue
             if not self._do(duty):
                 return backoff_s(self._failures, self._draw())
         if self.over:
             return LONGEST_BACKOFF_S
-        soonest = min(self._due_at.values(), default=LONGEST_BACKOFF_S)
+        soonest = min(map(self._due_s, self._due_at), default=LONGEST_BACKOFF_S)
         return max(SHORTEST_WAIT_S, soonest - self._clock.monotonic_s())
+
+    def _due_s(self, name: str) -> float:
+        return min(self._due_at[name], self._hastened.get(name, float("inf")))
 
     def _do(self, duty: Duty) -> bool:
         """One turn of *duty*; False when the store is away."""
+        self._hastened.pop(duty.name, None)  # before the turn: what is hastened during it counts
         try:
             with self._store.lock:
                 self._store.prepare()

@@ -7,6 +7,7 @@ What children say to the master, and where it goes: a table of frames.
     fenced                        its boot was declared dead: everybody gets a new one
     kill {owner}                  the job that process runs is out of time
     lane {queue, topic, state, reason, concurrency}
+    delayed {store, in_s}         a retry is due sooner than anybody would look: for those who hear it
     watching {id}                 it publishes job events now
     event {event}                 a job event for followers
     numbers {id, topics, problem} answer to ``numbers {id}``
@@ -31,6 +32,7 @@ from pbus.supervisor.numbers import NumberDesk
 from pbus.telemetry import log as logs
 
 BOOTS: Final = "boots"
+DELAYED: Final = "delayed"
 
 Act = Callable[[Handle, Mapping[str, Any]], None]
 
@@ -56,6 +58,7 @@ class Relay:
             "fenced": lambda child, _: fence(child),
             "kill": self._kill,
             "lane": self._lane,
+            DELAYED: self._delayed,
             "watching": lambda child, _: followers.watching(child),
             "event": lambda _, frame: followers.spread(frame["event"]),
             "numbers": lambda _, frame: numbers.heard(dict(frame)),
@@ -99,6 +102,10 @@ class Relay:
         owner = Owner.parse(frame["owner"])
         done = self._children.kill_owner(owner)
         self._log.warning("child.condemned", by=child.name, owner=frame["owner"], found=done)
+
+    def _delayed(self, _: Handle, frame: Mapping[str, Any]) -> None:
+        for child in self._children.hearing(DELAYED):
+            child.tell(DELAYED, store=str(frame["store"]), in_s=float(frame["in_s"]))
 
     def _lane(self, child: Handle, frame: Mapping[str, Any]) -> None:
         child.lanes[frame["queue"], frame["topic"]] = {

@@ -32,7 +32,8 @@ class RoleSpec:
         needed: The bus is not ``running`` before one of them is ready.
         holds_claims: It may own claims, so it inherits the boot lock.
         hears: Kinds of frames that the master passes on to it: ``boots`` (earlier boots of this
-            node), ``numbers`` (of topics, to be answered), ``watch`` (somebody follows job events).
+            node), ``numbers`` (of topics, to be answered), ``delayed`` (a retry is due soon),
+            ``watch`` (somebody follows job events).
     """
 
     role: str

@@ -74,6 +74,22 @@ def test_retry_comes_when_it_is_due(bus_factory: BusFactory, storage: str, ledge
     assert attempts(ledger) == [("k1", 1), ("k1", 2), ("k1", 3)]
 
 
+def test_short_retries_are_not_held_up_by_the_look_once_a_second(
+    bus_factory: BusFactory, storage: str, ledger: Ledger
+) -> None:
+    retry = 'retry = {first = "50ms", factor = 1.0, jitter = 0.0}'
+    bus = bus_factory(storage + topic(retry), environment=python_environment(ledger))
+    push(bus, "warm-up")
+    until(lambda: attempts(ledger), 10.0, "the first job")
+    begun = time.monotonic()
+    for number in range(10):
+        push(bus, f"job-{number} fail=2")
+        until(lambda number=number: (f"job-{number}", 3) in attempts(ledger), 10.0, "its third attempt")
+    took_s = time.monotonic() - begun
+    print(f"20 retries after 50 ms each: {took_s:.2f} s")
+    assert took_s < 10 * 0.5  # a look a second would need about ten
+
+
 def test_claims_of_a_delivery_child_and_its_consumer_killed_together_go_back(
     bus_factory: BusFactory, storage: str, ledger: Ledger
 ) -> None:

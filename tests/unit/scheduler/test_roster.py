@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import structlog
 from hypothesis import given
@@ -143,3 +146,32 @@ def test_fenced_roster_does_not_spin(scene: Scene) -> None:
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
 def test_backoff_is_never_nothing_and_never_long(failures: int, draw: float) -> None:
     assert 0.05 <= backoff_s(failures, draw) <= LONGEST_BACKOFF_S
+
+
+def test_hastened_duty_has_its_turn_then_and_the_others_do_not(scene: Scene) -> None:
+    scene.roster.turn()
+    scene.roster.hasten("seldom", 0.25)
+    scene.roster.hasten("seldom", 0.5)
+    assert scene.roster.turn() == pytest.approx(0.25)
+    scene.clock.advance(0.25)
+    scene.roster.turn()
+    assert (scene.often.turns, scene.seldom.turns) == (1, 2)
+    assert scene.roster.turn() == pytest.approx(0.75)
+
+
+def test_duty_that_is_hastened_during_its_own_turn_has_another(scene: Scene) -> None:
+    """What it was hastened for may have been written after it had looked."""
+    during = scene.seldom.turn
+    scene.seldom.turn = lambda: (scene.roster.hasten("seldom", 0.0), during())[1]  # type: ignore[method-assign]
+    scene.roster.turn()
+    scene.seldom.turn = during  # type: ignore[method-assign]
+    scene.clock.advance(SHORTEST_WAIT_S)
+    scene.roster.turn()
+    assert scene.seldom.turns == 2
+
+
+def test_hastening_ends_the_wait_between_turns(scene: Scene) -> None:
+    threading.Timer(0.05, lambda: scene.roster.hasten("often", 0.0)).start()
+    begun = time.monotonic()
+    scene.roster.rest(30.0)
+    assert time.monotonic() - begun < 10.0
