@@ -345,7 +345,7 @@ class Connection:
             commands.refuse_too_big(self, event)
         elif isinstance(event, ProtocolError):
             self.server.note_garbage(self, event.reply)
-            self._out.append(error(event.reply))
+            self._out.append(error(f"{event.reply}: not stored, this connection ends"))
             self.shut()
 
     def _regulate(self) -> None:

@@ -18,6 +18,7 @@ from pbus.codec import pepper
 from pbus.codec.resp import Run, TooBig
 from pbus.codec.resp_reply import bulk, error, integer
 from pbus.core.job import Push
+from pbus.core.names import is_name
 from pbus.ingest.access import QueueEntry
 from pbus.ingest.committer import Form, Ticket, away
 from pbus.ingest.store import Store
@@ -235,11 +236,17 @@ def _checked(connection: Connection, queue: QueueEntry) -> QueueEntry:
 def _no_queue(connection: Connection, key: bytes, queue: QueueEntry | None) -> str:
     name = shown(key)
     if queue is not None:
-        what = "topic" if name.partition("/")[2] in queue.topics else "topic's name"
-        return f"NOQUEUE '{name}' is a {what}; push to '{queue.name}': not stored"
+        if name.partition("/")[2] in queue.topics:
+            return f"NOQUEUE '{name}' is a topic; push to '{queue.name}': not stored"
+        return f"NOQUEUE '{name}' is no queue; push to '{queue.name}', all of its topics get the job: not stored"
     allowed = [entry.name for entry in connection.server.directory.queues.values() if connection.access.may_push(entry)]
-    near = difflib.get_close_matches(name[:64], allowed, n=1)
-    hint = f", did you mean '{near[0]}'?" if near else f", add [queue.{name}] to the configuration"
+    first = name.partition("/")[0]
+    near = difflib.get_close_matches(first[:64], allowed, n=1)
+    hint = ", the name of a queue has letters, digits, '_', '.' and '-'"
+    if near:
+        hint = f", did you mean '{near[0]}'?"
+    elif is_name(first):
+        hint = f", add [queue.{first}] to the configuration"
     return f"NOQUEUE there is no queue '{name}': not stored{hint}"
 
 
@@ -253,7 +260,8 @@ def _options(pairs: list[bytes], also: bytes = b"") -> dict[bytes, bytes]:
         if lower in _LATER:
             raise Refused(f"BADVALUE the option '{shown(name)}' is not yet supported: not stored, push without it")
         if lower not in (b"traceparent", also):
-            raise Refused(f"BADVALUE there is no option '{shown(name)}': not stored")
+            known = "body and traceparent" if also else "TRACEPARENT"
+            raise Refused(f"BADVALUE there is no option '{shown(name)}': not stored, there is {known}")
         if lower in fields:
             raise Refused(f"BADVALUE the option '{shown(name)}' is given twice: not stored")
         fields[lower] = value

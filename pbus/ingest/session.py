@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 REDIS_VERSION: Final = "7.2.0"
 """What libraries read to learn which commands they may send."""
-_WRONGPASS: Final = "WRONGPASS invalid username-password pair or user is disabled."
+_WRONGPASS: Final = (
+    "WRONGPASS invalid username-password pair or user is disabled: nothing is stored; AUTH takes the name and the "
+    "password of a queue, of a QUEUE/TOPIC or of a system"
+)
 _NAME_BYTES: Final = 256
 _CONFIG: Final = {
     "save": "", "appendonly": "yes", "appendfsync": "always", "databases": "1", "timeout": "0", "maxmemory": "0",

@@ -45,7 +45,7 @@ def test_garbage_behind_commands_does_not_cost_their_replies(client: Client) -> 
     client.send(encode("LPUSH", "gift", "a") * 3 + b"*x\r\n" + encode("LPUSH", "gift", "b"))
 
     assert [client.read() for _ in range(3)] == [3, 3, 3]
-    assert client.read() == "ERR Protocol error: invalid multibulk length"
+    assert client.read() == "ERR Protocol error: invalid multibulk length: not stored, this connection ends"
     assert closed(client)
 
 
