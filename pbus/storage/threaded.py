@@ -24,8 +24,15 @@ class Threaded:
 
     def __init__(self, driver: Driver, apply: Apply) -> None:
         self._driver = driver
-        self._apply = apply
+        self._in_thread = apply
         self.capabilities = driver.capabilities
+
+    def _apply(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """What *method* answers or raises, on the storage thread."""
+        answer, error = self._in_thread(_attempt, (method, arguments))
+        if error is not None:
+            raise error
+        return answer
 
     def open(self) -> None:
         self._apply(self._driver.open, ())
@@ -101,3 +108,16 @@ class Threaded:
 
     def forget(self, boot: str) -> None:
         self._apply(self._driver.forget, (boot,))
+
+
+def _attempt(method: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    """
+    Answer or exception as a value.
+
+    gevent prints the traceback of whatever a pool's thread raises, whoever waits for it: a store that
+    is away would write to stderr at each call.
+    """
+    try:
+        return method(*arguments), None
+    except Exception as error:  # noqa: BLE001 - it is raised again where the call came from
+        return None, error
