@@ -111,7 +111,9 @@ class StoreSide:
                 break
             except BootError as error:
                 self._child.fail(str(error), error.exit_status)
-            except StorageError as error:
+            except Exception as error:  # a bug of a driver must not end deliveries: said, then tried again
+                if not isinstance(error, StorageError):
+                    self._child.log.error("store.away", storage=self.name, exc_info=error)
                 self._health.away("open", error)
                 self._tried.set()
                 gevent.sleep(backoff.pause_s())

@@ -81,6 +81,9 @@ class Source:
         except StorageError as error:
             self._problem = f"storage {self.name}: {error}"
             return
+        except Exception as error:  # noqa: BLE001 a driver's bug must not end the answers: it is said in them
+            self._problem = f"storage {self.name}: {type(error).__name__}: {error}"
+            return
         self._read_at, self._problem = self._clock.monotonic_s(), ""
 
     def topics(self) -> list[dict[str, Any]]:

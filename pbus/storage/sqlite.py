@@ -172,7 +172,10 @@ class SqliteDriver:
         missing = [queue for queue in queues if queue not in self._catalog.queues]
         if missing:
             raise Unavailable(f"queue {missing[0]!r} was never declared to this store")
-        return doorbell.listen({queue: self._catalog.queues[queue].qid for queue in queues})
+        try:
+            return doorbell.listen({queue: self._catalog.queues[queue].qid for queue in queues})
+        except OSError as error:
+            raise Unavailable(f"no place to listen for pushes: {error}") from error
 
     def beat(self, node: str, boot: str) -> None:
         """See ``Driver.beat``."""

@@ -55,6 +55,13 @@ def test_store_that_is_away_leaves_the_last_known_and_a_problem(
     assert said["problem"] == "numbers of topics are 42 s old: storage main: connection refused"
 
 
+def test_mistake_in_a_driver_does_not_end_the_answers(driver: SchedulerStore, source: Source) -> None:
+    driver.fail = KeyError("a bug")
+    assert "KeyError" in answer([source], SystemClock(), 5)["problem"]
+    driver.fail = None
+    assert answer([source], SystemClock(), 5)["problem"] == ""
+
+
 def test_store_that_was_never_read_has_no_topics(clock: FakeClock) -> None:
     source = Source(Store("main", SchedulerStore(), QUEUES), clock)  # type: ignore[arg-type] # see store.py
     source.refresh()
