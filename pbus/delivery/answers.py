@@ -143,7 +143,8 @@ def _without_code(answer: Answer) -> tuple[Verdict, str]:
     """php-fpm's own answers about the script, or a handler that did not acknowledge."""
     body = answer.body.strip()
     if answer.status == 404 and body in _NO_SCRIPT:
-        return Verdict.NOT_REGISTERED, f"php-fpm finds no script at {answer.target}"
+        hint = "it must be there, and php-fpm's user must be able to read it"
+        return Verdict.NOT_REGISTERED, f"php-fpm finds no script at {answer.target}: {hint}"
     if answer.status == 403 and body == b"Access denied.":
         return Verdict.MISCONFIGURED, f"php-fpm refuses to run {answer.target} (security.limit_extensions)"
     return Verdict.FAILED, _sentence("not acknowledged: the answer has no Code header" + _hint(answer), answer)

@@ -48,7 +48,8 @@ class Report:
             self._failed += 1
             self._log_failure(delivery, outcome, settlement)
         if outcome.stderr:
-            self._topic_log(delivery).write(delivery.id, "ERROR", outcome.stderr.decode("utf-8", "replace"), 0)
+            text = outcome.stderr.decode("utf-8", "replace")
+            self._topic_log(delivery.queue, delivery.topic).write(delivery.id, "ERROR", text, 0)
         if self._child.watched:
             self._child.publish(self._event(delivery, outcome, settlement))
 
@@ -60,6 +61,16 @@ class Report:
         """*count* outcomes wait for the store."""
         if self._spend("", "")[0]:
             self._child.log.warning("settle.waiting", count=count, error=str(error), kind=type(error).__name__)
+
+    def topic_changed(self, queue: str, topic: str, state: str, reason: str) -> None:
+        """A topic stopped (``paused``, ``down``) for that reason, or runs again."""
+        if state == "running":
+            self._child.log.info("topic.running", queue=queue, topic=topic)
+            self._topic_log(queue, topic).write("", "INFO", state, 0)
+            return
+        event = "topic.down" if state == "down" else "topic.paused"
+        self._child.log.warning(event, queue=queue, topic=topic, reason=reason)
+        self._topic_log(queue, topic).write("", "ERROR", f"{state}, its jobs wait: {reason}", 0)
 
     def reopen_logs(self) -> None:
         """The log files were rotated."""
@@ -77,18 +88,18 @@ class Report:
             verdict=outcome.verdict.value, error=settlement.error, **more,
         )
         text = f"attempt {delivery.attempt} {outcome.verdict.value}: {settlement.error}"
-        self._topic_log(delivery).write(delivery.id, "ERROR", text, 0)
+        self._topic_log(delivery.queue, delivery.topic).write(delivery.id, "ERROR", text, 0)
 
     def _spend(self, queue: str, topic: str) -> tuple[bool, int]:
         """Whether one more line may be written about that topic now, and how many were left out before."""
         budget = self._budget.setdefault((queue, topic), _Budget())
         return budget.spend(self._clock.monotonic_s())
 
-    def _topic_log(self, delivery: Delivery) -> TopicLog:
-        key = (delivery.queue, delivery.topic)
-        if key not in self._topic_logs:
-            self._topic_logs[key] = self._make_topic_log(*key)
-        return self._topic_logs[key]
+    def _topic_log(self, queue: str, topic: str) -> TopicLog:
+        log = self._topic_logs.get((queue, topic))
+        if log is None:
+            log = self._topic_logs[queue, topic] = self._make_topic_log(queue, topic)
+        return log
 
     def _event(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> dict[str, Any]:
         run_ms = outcome.run_s * 1000

@@ -60,6 +60,7 @@ class DeliveryChild:
         self._lanes: dict[tuple[str, str], Lane] = {(lane.queue, lane.topic): lane for lane in self._make_lanes()}
         self._door = Door(child.listeners[f"delivery.{child.index}"], self._admit)
         self._told: dict[tuple[str, str], LaneState] = {}
+        self._stopped: dict[tuple[str, str], str] = {}  # topics that do not run, as the log has it
         self._tell_again_s = 0.0
         self._round_s = 0.0
         self._is_fenced = False
@@ -179,6 +180,14 @@ class DeliveryChild:
                     "lane", queue=lane.queue, topic=lane.topic, state=lane.state, reason=lane.reason,
                     concurrency=lane.concurrency,
                 )
+                self._log_lane(path, lane)
+
+    def _log_lane(self, path: tuple[str, str], lane: Lane) -> None:
+        """The log has why a topic does not run (of consumers the master says why they are not there)."""
+        if isinstance(lane, ConsumerLane) or self._stopped.get(path, "running") == lane.state:
+            return
+        self._stopped[path] = lane.state
+        self._report.topic_changed(lane.queue, lane.topic, lane.state, lane.reason)
 
     def _busy(self) -> int:
         return sum(lane.busy for lane in self._lanes.values())
