@@ -7,6 +7,9 @@ that announces more than it may is dropped; the master's loop never notices eith
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import selectors
 import socket
 from collections.abc import Callable
@@ -15,6 +18,12 @@ from typing import Any, Final
 from pbus.codec import frames
 
 _READ_BYTES: Final = 256 * 1024
+_NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
+
+
+def _spare() -> int:
+    """A descriptor that is kept for the moment when there is no other."""
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Channel:
@@ -113,6 +122,7 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._spare = _spare()
         self._channels: dict[int, tuple[Channel, Callable[[dict[str, Any]], None], Callable[[], None]]] = {}
 
     def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
@@ -121,11 +131,26 @@ class Switchboard:
         def accept() -> None:
             try:
                 connection, _ = sock.accept()
-            except OSError:  # gone again, or no descriptor left: the next turn tries again
-                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTOR:
+                    self._turn_away(sock)
+                return  # else it is gone again
             accepted(connection)
 
         self._selector.register(sock, selectors.EVENT_READ, accept)
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        """
+        No descriptor is left: hang up on who waits, by means of the spare one.
+
+        Left waiting, it would keep *sock* readable and the loop turning without end.
+        """
+        with contextlib.suppress(OSError):  # the machine may have none left either: then next time
+            os.close(self._spare)
+            self._spare = -1
+            sock.accept()[0].close()
+        with contextlib.suppress(OSError):
+            self._spare = _spare()
 
     def watch(self, descriptor: int, readable: Callable[[], None]) -> None:
         """Call *readable* whenever *descriptor* can be read."""
@@ -167,6 +192,8 @@ class Switchboard:
             channel.release()
         self._channels.clear()
         self._selector.close()
+        with contextlib.suppress(OSError):
+            os.close(self._spare)
 
     def _receive(self, descriptor: int) -> None:
         channel, on_frame, _ = self._channels[descriptor]

@@ -28,7 +28,7 @@ from pbus.supervisor.channel import Channel, Switchboard
 CONTROL: Final = "control.sock"
 STATUS: Final = "status.sock"
 CALLERS: Final = 128
-"""Connections at once; one more is hung up on."""
+"""Connections to each socket at once; one more is hung up on. Readers never take the place of who may stop the bus."""
 
 _ASK_BYTES: Final = 64 * 1024
 _ANSWER_BYTES: Final = 16 * 1024 * 1024
@@ -101,7 +101,7 @@ class Door:
             sock.close()
 
     def _come_in(self, may_change: bool, connection: socket.socket) -> None:
-        if len(self._callers) >= CALLERS:
+        if sum(caller.may_change is may_change for caller in self._callers) >= CALLERS:
             connection.close()
             return
         channel = Channel(connection, send_bytes=_ANSWER_BYTES, receive_bytes=_ASK_BYTES)

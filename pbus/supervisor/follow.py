@@ -24,6 +24,7 @@ HEARS: Final = "watch"
 _ANSWER_S: Final = 1.0
 _BACKLOG_BYTES: Final = 1024 * 1024
 _ALL: Final = "*"
+_MOST_QUEUES: Final = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -63,9 +64,9 @@ class Followers:
         self._id = 0
 
     def begin(self, caller: Caller, frame: dict[str, Any]) -> None:
-        """A caller asks to follow ``queues`` (absent: all)."""
-        follower = Follower(caller, frozenset(frame.get("queues") or [_ALL]))
-        self._followers.add(follower)
+        """A caller asks to follow ``queues`` (absent: all); who follows already follows these instead."""
+        follower = Follower(caller, _names(frame.get("queues") or [_ALL]))
+        self._followers = {one for one in self._followers if one.caller is not caller} | {follower}
         caller.gone = lambda: self._end(follower)
         follower.answer_by = self._clock.monotonic_s() + _ANSWER_S
         follower.waits_for = {child.n for child in self._tell_children()}
@@ -125,3 +126,15 @@ class Followers:
 
     def _queues(self) -> list[str]:
         return sorted(set().union(*(follower.queues for follower in self._followers)))
+
+
+def _names(queues: Any) -> frozenset[str]:
+    """
+    What a caller may ask for; it comes from outside.
+
+    Raises:
+        ValueError: no list of a bounded number of names.
+    """
+    if not isinstance(queues, list) or len(queues) > _MOST_QUEUES or not all(isinstance(name, str) for name in queues):
+        raise ValueError(f"'queues' is a list of at most {_MOST_QUEUES} names")
+    return frozenset(queues)

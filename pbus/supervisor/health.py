@@ -32,8 +32,8 @@ class Sample:
     cpu_s: float = 0.0
 
     def look(self, pid: int) -> None:
-        """Look at *pid* now; a process that is gone keeps its last figures."""
-        with contextlib.suppress(psutil.Error):
+        """Look at *pid* now; a process that is gone, or cannot be looked at now, keeps its last figures."""
+        with contextlib.suppress(psutil.Error, OSError):  # psutil hands on what /proc cannot be opened for (EMFILE)
             seen = psutil.Process(pid)
             with seen.oneshot():
                 self.rss_bytes = seen.memory_info().rss

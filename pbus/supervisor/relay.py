@@ -72,8 +72,9 @@ class Relay:
             if act is None:
                 raise LookupError(f"no frame is called {frame['kind']!r}")
             act(child, frame)
-        except (LookupError, TypeError, ValueError) as error:
-            self._log.error("child.senseless", child=child.name, frame=frame["kind"], err=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is one frame's; the bus goes on, and the log has it
+            err = f"{type(error).__name__}: {error}"
+            self._log.error("child.senseless", child=child.name, frame=frame["kind"], err=err)
 
     def _ready(self, child: Handle, _: Mapping[str, Any]) -> None:
         child.ready_s = self._clock.monotonic_s()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pbus.codec import frames
+from pbus.supervisor import listeners
 from pbus.supervisor.channel import Channel, Switchboard
 
 Pair = tuple[Channel, socket.socket]
@@ -121,3 +126,34 @@ def test_descriptor_of_a_closed_channel_is_not_given_out_before_it_is_forgotten(
     board.close()
     for sock in (*first, *second):
         sock.close()
+
+
+def test_caller_is_hung_up_on_when_no_descriptor_is_left(tmp_path: Path) -> None:
+    path = str(tmp_path / "sock")
+    listener = listeners.bind_unix(path, 0o600)
+    callers = [listeners.connect_unix(path, 5.0) for _ in range(3)]
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            switchboard, accepted = Switchboard(), []
+            switchboard.listen(listener, accepted.append)
+            _use_up_descriptors()
+            for _ in callers:
+                switchboard.turn(5.0)
+            switchboard.turn(0.0)
+            status = len(accepted) + 10
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 10, "nobody was let in"
+    assert [caller.recv(1) for caller in callers] == [b"", b"", b""]
+    for sock in [listener, *callers]:
+        sock.close()
+
+
+def _use_up_descriptors() -> None:
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with contextlib.suppress(OSError):
+        while True:
+            os.dup(0)

@@ -115,3 +115,20 @@ def test_slow_follower_loses_events_and_learns_how_many(scene: Scene) -> None:
     lost, last = scene.person.told()
     assert (lost["kind"], lost["count"]) == ("lost", 5000 - seen)
     assert last["event"]["id"] == "last"
+
+
+@pytest.mark.parametrize("queues", [[1, "gift"], ["gift", None], "gift", {"gift": 1}, [["gift"]], ["q"] * 1001])
+def test_request_that_makes_no_sense_leaves_no_trace(scene: Scene, queues: object) -> None:
+    with pytest.raises(ValueError, match="names"):
+        scene.followers.begin(scene.caller, {"queues": queues})
+    assert scene.followers.next_s == float("inf")
+    assert [wire.told() for wire in scene.wires] == [[], []]
+
+
+def test_follower_that_asks_again_follows_once_and_is_gone_when_it_leaves(scene: Scene) -> None:
+    scene.followers.begin(scene.caller, {"queues": ["gift"]})
+    scene.followers.begin(scene.caller, {"queues": ["mail"]})
+    scene.all_answer()
+    assert scene.kinds() == ["ok"]
+    scene.caller.gone()
+    assert scene.wires[0].told()[-1]["queues"] == []
