@@ -31,6 +31,7 @@ AFTER_GRACE_S: Final = 5.0
 _UNIX_MODE: Final = 0o666
 _FOLDER_MODE: Final = 0o750
 _TOPIC_LOGS: Final = "topic"
+_INNER_DOORS: Final = "delivery."
 
 
 class House:
@@ -94,9 +95,10 @@ class House:
 
     def begin_boot(self) -> None:
         """A new boot; copies of the old one's lock live on in the children that were born into it."""
-        if self.boot_lock_fd >= 0:
-            os.close(self.boot_lock_fd)
+        old_fd = self.boot_lock_fd
         self.boot, self.boot_lock_fd = self._boots.begin()
+        if old_fd >= 0:
+            os.close(old_fd)
 
     def look_at_boots(self) -> bool:
         """
@@ -105,7 +107,12 @@ class House:
         Cheap while there was none: the folder then holds our own lock only.
         """
         before = (self.over, self.living)
-        self.over, self.living = self._boots.others(self.boot)
+        try:
+            self.over, self.living = self._boots.others(self.boot)
+        except OSError:
+            if not self.boot:
+                raise
+            return False  # no descriptor is left, or somebody tidied up: a bus that runs goes on
         return (self.over, self.living) != before
 
     def forget_boots(self, boots: list[str]) -> None:
@@ -127,6 +134,17 @@ class House:
             return f"{self._refused} is in use: trying again for {PORT_WAIT_S:g} s"
         return ""
 
+    def close_up(self) -> None:
+        """
+        The bus stops: whoever comes from outside now is refused as soon as the children have closed theirs.
+
+        Else the kernel would go on to take connections for us, and producers would wait for
+        answers as long as the slowest job takes. Our own children's doors stay until the end.
+        """
+        for name, sock in self.doors.items():
+            if not name.startswith(_INNER_DOORS):
+                sock.close()
+
     def move_out(self) -> None:
         """Give everything back, the pid lock last."""
         for name, sock in self.doors.items():
@@ -144,7 +162,8 @@ class House:
         """Children that run as another user append to the same log file."""
         if self.uid != -1:
             with contextlib.suppress(OSError):
-                os.chown(os.path.join(self._plan.log_dir, logs.FILE_NAME), self.uid, -1)
+                # The folder is theirs: a link that they put there must not give them somebody else's file.
+                os.chown(os.path.join(self._plan.log_dir, logs.FILE_NAME), self.uid, -1, follow_symlinks=False)
 
     # -- steps --------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class PidLock:
             BootError: another one lives (75), or the file cannot be written (77).
         """
         for _ in range(_TRIES):
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.fd = self._opened()
             if self._locked():
                 os.ftruncate(self.fd, 0)
                 os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
@@ -55,6 +55,13 @@ class PidLock:
             f"already running as pid {pid or 'unknown'}, which holds {self.path}: "
             "stop it with 'pbus stop', or configure another node.run_dir", Exit.TEMPORARY
         )
+
+    def _opened(self) -> int:
+        """Its descriptor; no link is followed, because the folder may be that of the user our children run as."""
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise BootError(f"cannot use {self.path}: {error.strerror}", Exit.NO_PERMISSION) from error
 
     def _locked(self) -> bool:
         """Whether the file of that name is ours now; its last holder may have removed the one we opened."""
@@ -106,6 +113,7 @@ class BootLocks:
             Its name, and the descriptor of its lock; every copy of it keeps the boot alive.
         """
         boot = secrets.token_hex(6)
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)  # somebody may have tidied up since
         descriptor = os.open(self._path(boot), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return boot, descriptor

@@ -249,6 +249,7 @@ class Master:
         if self._stopping_since is None or (fast and self._grace_s > FAST_S):
             self._stopping_since = self._clock.monotonic_s()
             self._grace_s = min(self._grace_s, FAST_S) if fast else self._grace_s
+            self._house.close_up()
             self._log.info("master.stopping", why=why, fast=fast, grace_s=self._grace_s)
             self._notifier.stopping()
 

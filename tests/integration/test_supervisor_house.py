@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -302,6 +303,58 @@ def test_caller_that_never_reads_is_dropped_and_costs_no_memory(idle_bus: IdleFa
         grown = psutil.Process(bus.pid).memory_info().rss - before
     print(f"the master grew by {grown / 1e6:.1f} MB")
     assert grown < 40e6
+
+
+def test_readers_do_not_take_the_place_of_who_may_stop_the_bus(idle_bus: IdleFactory) -> None:
+    bus = idle_bus(role())
+    readers = [listeners.connect_unix(str(bus.run_dir / "status.sock"), 3.0) for _ in range(140)]
+    assert readers[-1].recv(1) == b"", "one more reader is hung up on"
+    assert call(str(bus.run_dir), "ping", 5.0)["pid"] == bus.pid
+    for reader in readers:
+        reader.close()
+
+
+def test_followers_that_make_no_sense_do_not_end_the_master(idle_bus: IdleFactory) -> None:
+    bus = idle_bus(role("delivery", hears=["watch"], args={"gevent": True}))
+    with contextlib.ExitStack() as callers:
+        for _ in range(2):
+            caller = callers.enter_context(listeners.connect_unix(str(bus.run_dir / "status.sock"), 3.0))
+            caller.sendall(frames.encode("watch", queues=[1, "gift"]))
+            assert frames.FrameReader().feed(caller.recv(65536))[0]["exit_status"] == Exit.USAGE
+    assert bus.status()["state"] == "running"
+
+
+def test_master_outlives_a_lack_of_descriptors_and_a_tidied_up_run_dir(idle_bus: IdleFactory) -> None:
+    bus = idle_bus(role())
+    highest = max(map(int, os.listdir(f"/proc/{bus.pid}/fd")))
+    kept = resource.prlimit(bus.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(bus.pid, resource.RLIMIT_NOFILE, (highest + 1, kept[1]))
+    shutil.rmtree(bus.run_dir / "boot")
+    began = time.monotonic()
+    until(lambda: time.monotonic() > began + 1.5, 5, "its duties of a second came round")  # psutil, boots, logs
+    resource.prlimit(bus.pid, resource.RLIMIT_NOFILE, kept)
+    assert bus.status()["state"] == "running"
+
+
+def test_stopping_bus_refuses_who_comes_while_it_waits_for_its_jobs(idle_bus: IdleFactory) -> None:
+    port = free_port()
+    bus = idle_bus(
+        role("ingest", keeps=["ingest.*"]), role("delivery", args={"deaf": True}, drain_stage=1),
+        doors={"ingest.0": f"127.0.0.1:{port}"}, grace_s=6.0,
+    )
+    socket.create_connection(("127.0.0.1", port), 2.0).close()
+    bus.signal(signal.SIGTERM)
+
+    def refused() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), 2.0).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    until(refused, 3, "nobody is let in any more")
+    assert bus.process is not None
+    assert bus.process.poll() is None, "it still waits for its work"
 
 
 # -- what it is ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -114,3 +115,34 @@ def test_boot_that_is_forgotten_must_be_over(tmp_path: Path) -> None:
     home.forget_boots([home.boot])
     assert (tmp_path / "run" / "boot" / f"{home.boot}.lock").exists()
     home.move_out()
+
+
+def test_folder_of_boots_that_somebody_removed_is_made_again_for_the_next(tmp_path: Path) -> None:
+    home = house(tmp_path, FakeClock())
+    home.move_in()
+    assert home.open()
+    shutil.rmtree(tmp_path / "run" / "boot")
+    assert not home.look_at_boots(), "a bus that runs goes on"
+    home.begin_boot()
+    assert (tmp_path / "run" / "boot" / f"{home.boot}.lock").exists()
+    home.move_out()
+
+
+def test_pid_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(0o700)
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "run" / "pbus.pid").symlink_to(tmp_path / "precious")
+    with pytest.raises(BootError):
+        house(tmp_path, FakeClock()).move_in()
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_log_that_is_a_link_gives_nobody_another_file(tmp_path: Path) -> None:
+    home = house(tmp_path, FakeClock())
+    home.uid = 65534
+    (tmp_path / "log").mkdir()
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "log" / "pbus.log").symlink_to(tmp_path / "precious")
+    home.give_logs_away()
+    assert (tmp_path / "precious").stat().st_uid == 0
