@@ -31,7 +31,7 @@ def test_the_children_of_a_killed_master_leave_and_the_next_start_needs_no_clean
         left_behind = _kill_the_master_and_start_again(scenario)
         producers.stop()
     scenario.settled()
-    scenario.expect(dup={"credit": 1, "mail": 0})  # all that ran was finished but the long job, and its HTTP call ran on
+    scenario.expect(dup={"credit": 1, "mail": 0})  # all that ran was finished, but for the long job
     assert left_behind, "nothing outlasted the grace, so it is not shown that claims come back"
 
 
