@@ -122,16 +122,28 @@ def _be_master(settings: Settings, pipe: Pipe) -> NoReturn:
 
 
 def _leave_terminal(log_dir: str) -> None:
-    """Standard streams of a daemon; with ``log_dir = "-"`` standard output stays, it is the log."""
+    """
+    Standard streams of a daemon; with ``log_dir = "-"`` standard output stays, it is the log.
+
+    A log_dir that cannot be had is no matter of this function: the master says so in its own words.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     if log_dir != "-":
-        os.makedirs(log_dir, 0o750, exist_ok=True)
-        talk = os.open(os.path.join(log_dir, STDERR_FILE), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        os.dup2(talk, 1)
-        os.dup2(talk, 2)
-        os.close(talk)
+        talk = _stderr_file(log_dir)
+        os.dup2(null if talk is None else talk, 1)
+        os.dup2(null if talk is None else talk, 2)
+        if talk is not None:
+            os.close(talk)
     os.close(null)
+
+
+def _stderr_file(log_dir: str) -> int | None:
+    try:
+        os.makedirs(log_dir, 0o750, exist_ok=True)
+        return os.open(os.path.join(log_dir, STDERR_FILE), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    except OSError:
+        return None
 
 
 def _lines(descriptor: int) -> Iterator[dict[str, Any]]:

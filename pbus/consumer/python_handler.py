@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -83,9 +84,12 @@ class PythonHandler:
             for part in attribute.split("."):
                 function = getattr(function, part)
         except (Exception, SystemExit) as error:
-            raise LoadError(f"python handler {call!r} cannot be imported: {error_text(error)}") from error
+            where = f" from {path}" if path else ""
+            if path and not os.path.isdir(path):
+                where += " (there is no such folder)"
+            raise LoadError(f"python handler {call!r} cannot be imported{where}: {error_text(error)}") from error
         if not callable(function):
-            raise LoadError(f"python handler {call!r} is a {type(function).__name__}, not a function")
+            raise LoadError(f"python handler {call!r} is of type {type(function).__name__}, not a function")
         return cls(module, function)
 
     def setup(self) -> None:

@@ -100,7 +100,8 @@ class Children:
         for key, history in self.histories.items():
             name = " ".join(part for part in key if part)
             if history.fatal:
-                found[f"fatal {name}"] = f"{name}: {history.fatal}; given up: repair it, then 'pbus restart'"
+                waits = ", its jobs wait" if key[1] else ""
+                found[f"fatal {name}"] = f"{name}: {history.fatal}; given up{waits}: repair it, then 'pbus restart'"
             elif history.in_a_row >= _KEEPS_DYING and not self._thrives(key):
                 found[f"dying {name}"] = f"{name}: ended {history.in_a_row} times in a row: {history.last}; tried again"
         for child in self:

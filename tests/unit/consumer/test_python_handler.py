@@ -200,6 +200,11 @@ def test_a_dotted_function_is_found(folder: Path) -> None:
     assert run(folder, "Group.method") == Answer("done")
 
 
+def test_a_folder_that_does_not_exist_is_named(folder: Path) -> None:
+    with pytest.raises(LoadError, match=r"from .*/absent \(there is no such folder\): .*No module named"):
+        load(folder / "absent", "nowhere_jobs:run")
+
+
 def test_path_is_put_in_front_of_everything(folder: Path) -> None:
     load(folder, "shop_jobs:good")
     assert sys.path[0] == str(folder)
@@ -211,7 +216,7 @@ def test_path_is_put_in_front_of_everything(folder: Path) -> None:
         ("no_such_jobs:run", "No module named 'no_such_jobs'"),
         ("broken_jobs:run", "No module named 'no_such_module_at_all'"),
         ("shop_jobs:missing", "has no attribute 'missing'"),
-        ("shop_jobs:number", "is a int, not a function"),
+        ("shop_jobs:number", "is of type int, not a function"),
         ("leaving_jobs:run", "SystemExit: 4"),
     ],
 )
