@@ -273,6 +273,17 @@ class ConsumerLane:
             else:
                 self._watch(consumer)
 
+    def see_deaths(self) -> None:
+        """
+        Somebody has died: hang up on those whose process is over.
+
+        What they forked may hold their connection open for as long as it likes. Results that wait
+        in the connection are heard first.
+        """
+        for consumer in list(self._consumers.values()):
+            if consumer.link is not None and not self._look(consumer.owner, consumer.pid).alive:
+                consumer.link.close()
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _answered(self, consumer: Consumer, result: dict[str, Any]) -> bool:

@@ -63,6 +63,7 @@ class DeliveryChild:
         self._stopped: dict[tuple[str, str], str] = {}  # topics that do not run, as the log has it
         self._tell_again_s = 0.0
         self._round_s = 0.0
+        self._deaths = 0
         self._is_fenced = False
 
     def live(self) -> None:
@@ -156,8 +157,12 @@ class DeliveryChild:
     # -- a few times a second ---------------------------------------------------------------------
 
     def _tick(self) -> None:
+        deaths = self._child.scoreboard.deaths
+        died, self._deaths = deaths != self._deaths, deaths
         for lane in self._lanes.values():
             if isinstance(lane, ConsumerLane):
+                if died:
+                    lane.see_deaths()
                 lane.tick()
         now_s = self._clock.monotonic_s()
         if now_s < self._round_s:

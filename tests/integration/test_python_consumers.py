@@ -180,6 +180,13 @@ def test_a_killed_consumer_costs_its_job_a_crash_and_nobody_else_anything(shop: 
     assert again.redelivered
 
 
+def test_a_dead_consumer_is_noticed_although_its_daemon_holds_its_connection(shop: OpenShop) -> None:
+    here = shop()
+    here.push("daemon-kill-once 12", "ok 1")
+    assert here.settled(timeout_s=8.0)["done_total"] == 2
+    assert Counter(run.text for run in here.runs()) == {"daemon-kill-once 12": 2, "ok 1": 1}
+
+
 def test_a_job_that_kills_its_consumer_three_times_is_dead(shop: OpenShop) -> None:
     here = shop(consumers=2)
     here.push("kill x", *(f"ok {number}" for number in range(50)))

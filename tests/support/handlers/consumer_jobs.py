@@ -60,6 +60,18 @@ def _kill_once(job: Any, rest: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _daemon_kill_once(job: Any, rest: str) -> None:
+    """Die, and leave a daemon behind that has every descriptor of ours for *rest* seconds."""
+    if job.attempt > 1:
+        return
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(float(rest))
+        os._exit(0)
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _kill(job: Any, rest: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -96,6 +108,7 @@ def _close_descriptors(job: Any, rest: str) -> None:
 
 ACTS = {
     "ok": lambda job, rest: None, "fail": _fail, "fail-once": _fail_once, "retry-once": _retry_once, "dead": _dead,
-    "kill-once": _kill_once, "kill": _kill, "exit-once": _exit_once, "sys-exit-once": _sys_exit_once,
+    "kill-once": _kill_once, "daemon-kill-once": _daemon_kill_once, "kill": _kill, "exit-once": _exit_once,
+    "sys-exit-once": _sys_exit_once,
     "sleep": _sleep, "sleep-once": _sleep_once, "say": _say, "close": _close_descriptors,
 }

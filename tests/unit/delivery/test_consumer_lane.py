@@ -425,3 +425,11 @@ def test_nothing_is_claimed_for_a_consumer_whose_repeated_results_are_not_writte
     stage.lane.settled(OWNER, ["1-0"])
     assert stage.desk.woken > woken
     assert [want.owner for want in stage.lane.wants()] == [OWNER]
+
+
+def test_connection_of_a_dead_consumer_that_somebody_holds_open_is_hung_up(stage: Stage) -> None:
+    dead, _ = stage.attach(OWNER)
+    living, _ = stage.attach(OTHER)
+    stage.lives[OWNER] = Life(alive=False, current="1-0", exit_status=-9)
+    stage.lane.see_deaths()
+    assert (dead.closed, living.closed) == (True, False)

@@ -60,6 +60,14 @@ def test_everything_sent_before_the_end_is_heard_before_gone(pair: Pair) -> None
     assert pair.guest.is_gone
 
 
+def test_what_was_sent_before_we_hang_up_is_heard(pair: Pair) -> None:
+    pair.peer.sendall(encode("result", id="1"))
+    pair.link.close()
+    pair.greenlet.join(2)
+    assert [frame["id"] for frame in pair.guest.frames] == ["1"]
+    assert pair.guest.is_gone
+
+
 def test_sending_never_waits_for_a_consumer_that_does_not_read(pair: Pair) -> None:
     large = encode("jobs", jobs=[b"x" * 1_000_000])
     with gevent.Timeout(2):
