@@ -164,7 +164,11 @@ class Connection:
 
     def popped(self, pop: Pop) -> None:
         """The pop it was blocked in is over."""
-        pulls.answer(self, pop)
+        try:
+            pulls.answer(self, pop)
+        except Exception:  # noqa: BLE001 - a bug ends one connection, its jobs go back, and the log has it
+            self.server.puller(pop.topics[0]).delivered(pop.got, sent=False)
+            self._failed()
 
     def shut(self) -> None:
         """Send what there is to send, and do nothing of what follows."""
@@ -217,8 +221,8 @@ class Connection:
             self.server.note_slow(self, "does not read its replies")
             self.close()
         elif self._started_s is not None:
-            if not self._reading:
-                self._started_s = now_s               # we kept it waiting
+            if not self._reading or self._pending or self._waiting:
+                self._started_s = now_s               # we kept it waiting; what came before is answered first
             elif now_s - self._started_s >= limits.command_time_s:
                 self.server.note_slow(self, "did not complete its command")
                 text = f"ERR the command was not complete after {limits.command_time_s:g} s: not stored"

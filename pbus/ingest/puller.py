@@ -120,6 +120,7 @@ class Puller:
         self._stopped = False
         self._settling = False
         self._limited = False                         # somebody found max_open reached
+        self._ending = False
 
     def start(self) -> None:
         """Begin to claim and to listen."""
@@ -139,6 +140,8 @@ class Puller:
         """Serve *pop* soon; its connection hears of it by ``popped``."""
         self._waiting[pop] = None
         if pop.deadline_s is not None:
+            if self._ending:
+                pop.deadline_s = 0.0                  # it gets what is there, and waits for nothing
             self._blocked.set()
         self._wake.set()
 
@@ -150,7 +153,8 @@ class Puller:
             self.delivered(pop.got, sent=False)
 
     def end_blocked(self) -> None:
-        """Drain: everybody who is blocked gets nothing now."""
+        """Drain: everybody who is blocked gets nothing now, and nobody blocks any more."""
+        self._ending = True
         for pop in list(self._waiting):
             if pop.deadline_s is not None:
                 pop.deadline_s = 0.0

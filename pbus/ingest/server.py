@@ -44,7 +44,8 @@ _SPARE: Final = 16
 _RESERVED_FILES: Final = 32
 _LOGGED_A_SWEEP: Final = 10
 _SHORT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_LOOPBACK: Final = ("127.", "::1", "::ffff:127.")
+_LOOPBACK: Final = ("127.", "::ffff:127.")
+_LOOPBACK_6: Final = "::1"
 _READ: Final = 1
 
 # The interpreter's own class: gevent's makes two watchers a socket, and connections have their own.
@@ -182,7 +183,7 @@ class Server:
             if sock.family == socket.AF_UNIX:
                 self.welcome(sock, "unix", local=True)
             else:
-                self.welcome(sock, f"{address[0]}:{address[1]}", local=address[0].startswith(_LOOPBACK))
+                self.welcome(sock, f"{address[0]}:{address[1]}", local=_is_here(address[0]))
 
     def welcome(self, sock: Any, peer: str, local: bool) -> None:
         """A connection has come in; *local*: from this machine."""
@@ -253,6 +254,9 @@ class Server:
             reply = read()
         except StorageError as failure:
             reply = error(f"UNAVAILABLE {failure}: nothing is known, try again in 1 s")
+        except Exception:                             # one command, one reply, whatever it is; the log has it
+            connection.server.log.exception("client.failed", peer=connection.peer)
+            reply = error("ERR internal error, the log of the bus says more: nothing is known")
         connection.reply(reply)
 
     def _next_turn(self) -> None:
@@ -312,6 +316,11 @@ class Server:
             return
         self._logged += 1
         self.log.warning(event, peer=connection.peer, **fields)
+
+
+def _is_here(host: str) -> bool:
+    """Whether a peer's address is this machine's own; ``::1`` is one address, ``::1:2`` is somebody else's."""
+    return host == _LOOPBACK_6 or host.startswith(_LOOPBACK)
 
 
 def _listener(sock: Any) -> Any:

@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 
 from pbus.config.schema import Ingest, Limits
+from pbus.ingest.server import _is_here
 from tests.unit.ingest.door import Client, Door, encode
 
 
@@ -55,6 +56,28 @@ def test_refused_client_that_does_not_close_is_closed(door: Door, client: Client
     door.later(1.1)
 
     assert not door.server.connections
+
+
+def test_command_that_does_not_end_does_not_answer_for_the_one_before(door: Door, client: Client) -> None:
+    door.driver.held_back = True
+    client.send(encode("LPUSH", "gift", "a") + b"*3\r\n$5\r\nLPUSH\r\n")
+    door.until(lambda: door.server._watched)
+    door.later(11.0)
+    assert client.silent()
+    door.driver.go.set()
+
+    assert client.read() == 1, "it is stored, so nothing else may be said first"
+    door.later(11.0)
+    assert client.read() == "ERR the command was not complete after 10 s: not stored"
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True), ("::1234", False),
+     ("::1:2", False), ("::102:304", False), ("::ffff:10.0.0.1", False), ("10.0.0.127", False)],
+)
+def test_only_loopback_is_this_machine(host: str, here: bool) -> None:
+    assert _is_here(host) is here
 
 
 def test_command_that_does_not_end_is_closed_after_its_time(door: Door, client: Client) -> None:

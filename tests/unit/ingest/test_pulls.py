@@ -258,3 +258,36 @@ def test_look_while_the_store_is_away_says_so(door: Door, client: Client) -> Non
     door.driver.fail = Unavailable("gone")
 
     assert client.ask("LLEN", "gift") == "UNAVAILABLE gone: nothing is known, try again in 1 s"
+
+
+def test_nobody_blocks_again_in_a_draining_door(door: Door, client: Client) -> None:
+    client.command("BRPOP", "gift/credit", "0")
+    door.until(lambda: not door.server.stores["main"].puller.idle)
+    door.server.drain()
+    assert client.read() is None
+    client.command("BRPOP", "gift/credit", "0")
+
+    door.until(lambda: door.server.idle)
+
+
+def test_jobs_of_a_reply_that_cannot_be_made_go_back(door: Door, client: Client) -> None:
+    client.ask("LPUSH", "old/x", "a")
+    door.driver.claim_go.clear()
+    client.command("RPOP", "old/credit")
+    door.until(lambda: not door.server.stores["main"].puller.idle)
+    topics = door.server.directory.queues["old"].topics
+    assert isinstance(topics, dict)
+    topics.clear()                                    # the reply is made of their settings
+    door.driver.claim_go.set()
+
+    door.until(lambda: door.driver.settled == [(Move.RELEASE, "1000-1")])
+
+
+def test_look_that_meets_a_bug_is_answered(door: Door, client: Client) -> None:
+    def broken(queue: str) -> int:
+        raise RuntimeError(queue)
+
+    door.driver.backlog = broken                      # type: ignore[method-assign]
+
+    assert str(client.ask("LLEN", "gift")).startswith("ERR internal error")
+    assert client.ask("PING") == "PONG"
