@@ -91,10 +91,14 @@ def _answer(environ: Mapping[str, Any], endpoints: Mapping[str, Reasons]) -> tup
 
 def _is_loopback(address: str) -> bool:
     """Whether the client sits on this machine; a unix socket has no address."""
+    if not address:
+        return True
     try:
-        return not address or ipaddress.ip_address(address).is_loopback
+        here = ipaddress.ip_address(address)
     except ValueError:
         return False
+    mapped = here.ipv4_mapped if isinstance(here, ipaddress.IPv6Address) else None  # on a listener for both
+    return (mapped or here).is_loopback
 
 
 def _driver(target: StoreTarget) -> Driver:

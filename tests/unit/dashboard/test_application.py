@@ -39,6 +39,12 @@ def test_stranger_is_told_the_status_only() -> None:
     assert body == {"status": "unavailable"}
 
 
+def test_loopback_is_loopback_on_a_listener_for_both_protocols_too() -> None:
+    for host in ("::1", "::ffff:127.0.0.1"):
+        assert ask("/-/livez", ["why"], REMOTE_ADDR=host)[2]["reasons"] == ["why"]
+    assert "reasons" not in ask("/-/livez", ["why"], REMOTE_ADDR="::ffff:10.0.0.9")[2]
+
+
 def test_everything_else_is_404() -> None:
     for path in ("/", "/-/", "/-/livez/", "/metrics", "/-/LIVEZ"):
         assert ask(path, [])[0] == "404 Not Found"
