@@ -136,7 +136,8 @@ def test_caller_is_hung_up_on_when_no_descriptor_is_left(tmp_path: Path) -> None
     if pid == 0:
         status = 1
         try:
-            switchboard, accepted = Switchboard(), []
+            switchboard = Switchboard()
+            accepted: list[socket.socket] = []
             switchboard.listen(listener, accepted.append)
             _use_up_descriptors()
             for _ in callers:
