@@ -269,7 +269,8 @@ def _meaning(path: Path, error: apsw.Error) -> StorageError:
 def _unopenable(path: Path, error: OSError) -> BootError | Unavailable:
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         where = error.filename or path.parent
-        return BootError(f"{where} cannot be written by this user: {error.strerror}", Exit.NO_PERMISSION)
+        text = f"{where} cannot be written by this user: {error.strerror}; let it, or configure another place"
+        return BootError(f"{text} (node.data_dir, or the storage's url)", Exit.NO_PERMISSION)
     return Unavailable(f"{path}: {error.strerror}")
 
 

@@ -10,7 +10,9 @@ master hears signals and answers ``pbus status`` in the meantime.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import pwd
 import socket
 import stat
 from typing import Final
@@ -32,6 +34,8 @@ _UNIX_MODE: Final = 0o666
 _FOLDER_MODE: Final = 0o750
 _TOPIC_LOGS: Final = "topic"
 _INNER_DOORS: Final = "delivery."
+_DOOR_KEYS: Final = {"ingest": "ingest.listen", "dashboard": "dashboard.listen"}
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class House:
@@ -69,12 +73,12 @@ class House:
             BootError: another master lives here (75), or a folder cannot be written (77).
         """
         plan = self._plan
-        self._folder(plan.data_dir)
+        self._folder("node.data_dir", plan.data_dir)
         if plan.log_dir != "-":
-            self._folder(plan.log_dir)
-            self._folder(os.path.join(plan.log_dir, _TOPIC_LOGS))
+            self._folder("node.log_dir", plan.log_dir)
+            self._folder("node.log_dir", os.path.join(plan.log_dir, _TOPIC_LOGS))
         # Last and always: it may be the data folder, too, and what is in it is for us alone.
-        self._folder(plan.run_dir, 0o710 if plan.status_group else 0o700, self.gid)
+        self._folder("node.run_dir", plan.run_dir, 0o710 if plan.status_group else 0o700, self.gid)
         self._pid_lock = PidLock(plan.run_dir, self._clock)
         self._pid_lock.take()
         self._boots = BootLocks(plan.run_dir)
@@ -185,19 +189,22 @@ class House:
         return True
 
     def _bind(self, name: str, address: Address) -> bool:
+        key = _DOOR_KEYS.get(name.partition(".")[0], "node.run_dir")
         try:
             self.doors[name] = listeners.bind(address, _UNIX_MODE if name.startswith("ingest.") else 0o600, self.uid)
+        except BootError as error:
+            raise BootError(f"{key}: {error}; configure another one", error.exit_status) from error
         except listeners.Busy:
             now = self._clock.monotonic_s()
             if self._refused != address or self._refused_since is None:
                 self._refused, self._refused_since = address, now
             if now >= self._refused_since + PORT_WAIT_S:
-                raise BootError(listeners.in_use(address), Exit.TEMPORARY) from None
+                raise BootError(f"{key}: {listeners.in_use(address)}", Exit.TEMPORARY) from None
             return False
         return True
 
-    def _folder(self, path: str, mode: int = 0, gid: int = -1) -> None:
-        """Make *path* ours; without a *mode*, a folder that somebody made before keeps its own."""
+    def _folder(self, key: str, path: str, mode: int = 0, gid: int = -1) -> None:
+        """Make *path*, which *key* names, ours; without a *mode*, a folder that was there before keeps its own."""
         try:
             if not os.path.isdir(path):
                 os.makedirs(path, _FOLDER_MODE)
@@ -206,10 +213,16 @@ class House:
             if mode and stat.S_IMODE(os.stat(path).st_mode) != mode:
                 os.chmod(path, mode)
         except OSError as error:
-            raise BootError(f"cannot make the folder {path}: {error.strerror}", _status(error)) from error
+            hint = _let_us_write() if error.errno in _FORBIDDEN else "configure another one"
+            text = f"{key}: cannot make the folder {path}: {error.strerror}; {hint}"
+            raise BootError(text, Exit.NO_PERMISSION) from error
         if not os.access(path, os.W_OK | os.X_OK):
-            raise BootError(f"cannot write to the folder {path}", Exit.NO_PERMISSION)
+            raise BootError(f"{key}: cannot write to the folder {path}; {_let_us_write()}", Exit.NO_PERMISSION)
 
 
-def _status(error: OSError) -> Exit:
-    return Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.CONFIG
+def _let_us_write() -> str:
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = str(os.geteuid())
+    return f"let user {name} write there, or configure another one"

@@ -47,7 +47,15 @@ def bind(address: Address, mode: int = 0o666, uid: int = -1, gid: int = -1) -> s
         if error.errno == errno.EADDRINUSE:
             raise Busy(str(address)) from error
         status = Exit.NO_PERMISSION if isinstance(error, PermissionError) else Exit.CONFIG
-        raise BootError(f"cannot listen on {address}: {error.strerror or error}", status) from error
+        raise BootError(f"cannot listen on {address}: {_reason(error)}", status) from error
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have that address"
+    if isinstance(error, PermissionError):
+        return f"{error.strerror} (ports below 1024 and folders of others are not for every user)"
+    return error.strerror or str(error)
 
 
 def _bind_tcp(address: Address) -> socket.socket:

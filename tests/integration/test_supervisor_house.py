@@ -84,7 +84,7 @@ def test_port_in_use_ends_the_start_after_ten_seconds_and_says_who_has_it(idle_b
         assert bus.ended() == Exit.TEMPORARY
         assert 9.5 <= time.monotonic() - began <= 13
     text = bus.out.read_text()
-    assert f"failed: 127.0.0.1:{port} is in use by" in text
+    assert f"failed: ingest.listen: 127.0.0.1:{port} is in use by" in text
     assert f"(pid {os.getpid()})" in text
 
 

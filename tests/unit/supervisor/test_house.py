@@ -65,8 +65,9 @@ def test_folder_that_cannot_be_written_is_refused(tmp_path: Path, existing: bool
 
 def test_folder_in_an_impossible_place_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(BootError, match=r"cannot make the folder .*run"):
+    with pytest.raises(BootError, match=r"node.run_dir: cannot make the folder .*run: File exists") as refused:
         house(tmp_path, FakeClock()).move_in()
+    assert refused.value.exit_status == Exit.NO_PERMISSION
 
 
 def test_taken_port_is_tried_for_ten_seconds(tmp_path: Path, taken: socket.socket) -> None:
