@@ -28,6 +28,7 @@ from pbus.ingest.connection import Connection
 from pbus.ingest.puller import Pop, Puller
 from pbus.ingest.store import Store
 from pbus.supervisor.child import Child
+from pbus.telemetry import log as logs
 
 ACCEPTS_A_TURN: Final = 8
 SHORT_PAUSE_S: Final = 1.0
@@ -43,6 +44,8 @@ _SWEEP_S: Final = 1.0
 _SPARE: Final = 16
 _RESERVED_FILES: Final = 32
 _LOGGED_A_SWEEP: Final = 10
+_SAID_EVERY_S: Final = 10.0
+"""Between two lines about the same lack of descriptors."""
 _SHORT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _LOOPBACK: Final = ("127.", "::ffff:127.")
 _LOOPBACK_6: Final = "::1"
@@ -90,6 +93,7 @@ class Server:
         self._acceptors = [self.loop.io(sock.fileno(), _READ) for sock in self._listeners]
         self._accepting = False
         self._pause_until_s = 0.0
+        self._pause_said_s = float("-inf")
         self._watched: dict[Connection, None] = {}
         self._later: dict[Connection, None] = {}
         self._later_timer = self.loop.timer(0.0)
@@ -121,6 +125,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to accept."""
+        logs.hold()
         self._sweep_timer.start(self._sweep)
         self._accept_from(True)
 
@@ -200,7 +205,8 @@ class Server:
     def _pause(self, why: str) -> None:
         """Accept nothing for a moment; said once in ten seconds."""
         now_s = self.clock.monotonic_s()
-        if now_s - self._pause_until_s > 10 * SHORT_PAUSE_S:
+        if now_s >= self._pause_said_s + _SAID_EVERY_S:
+            self._pause_said_s = now_s
             self.log.error("accept.paused", reason=why, connections=len(self.connections))
         self._pause_until_s = now_s + SHORT_PAUSE_S
         self._accept_from(False)

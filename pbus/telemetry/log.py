@@ -78,11 +78,19 @@ def get(**bound: Any) -> Logger:
     return cast(Logger, structlog.get_logger().bind(**bound))
 
 
+def hold() -> None:
+    """Open the file now and not with the first line: that one may be about having no descriptor left."""
+    writer = structlog.get_config()["logger_factory"]()
+    if isinstance(writer, Writer):
+        writer.file.hold()
+
+
 def reopen() -> None:
     """Continue in the file that has the name now (USR1, after a rotation)."""
     writer = structlog.get_config()["logger_factory"]()
     if isinstance(writer, Writer):
         writer.file.reopen()
+        writer.file.hold()
 
 
 class Writer:

@@ -71,6 +71,13 @@ class LogFile:
         except OSError as error:
             self._drop(error.strerror or "error")
 
+    def hold(self) -> None:
+        """Be open from now on: the line that says that descriptors have run out needs none any more."""
+        try:
+            self._look()
+        except OSError:
+            pass  # the next line tries again
+
     def reopen(self) -> None:
         """Continue in the file that has the name now (after a rotation)."""
         if self._fd != _NO_FILE and self._pid == os.getpid():
