@@ -142,6 +142,7 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     nursery.forget()
     if spec.own_group:
         os.setsid()
+        _leave_out(nursery.secrets)
     if nursery.user:
         become(nursery.user)
     process.die_with_parent(signal.SIGTERM)
@@ -243,6 +244,13 @@ def _reset_signals(mask: Iterable[int]) -> None:
         signal.signal(signum, _ignore)
     faulthandler.register(signal.SIGQUIT, file=_STDERR, all_threads=True, chain=False)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _leave_out(secrets: Iterable[str]) -> None:
+    """User code, and what it starts, does not inherit variables that the configuration took a password from."""
+    hidden = set(secrets)
+    for name in [name for name, value in os.environ.items() if value in hidden]:
+        del os.environ[name]
 
 
 def _ignore(signum: int, frame: object) -> None:
