@@ -53,11 +53,20 @@ def _texts(items: list[Any]) -> list[str]:
 
 
 def _address(text: str) -> str:
-    return str(values.address(text)) if text else ""
+    return _place_of(text) if text else ""
 
 
 def _addresses(items: list[Any]) -> list[str]:
-    return [str(values.address(item)) for item in _texts(items)]
+    return [_place_of(item) for item in _texts(items)]
+
+
+def _place_of(text: str) -> str:
+    """One address as it is written; a bare path is the commonest slip."""
+    try:
+        return str(values.address(text))
+    except ValueError as error:
+        hint = f'; did you mean "unix:{text}"?' if text.startswith("/") else ""
+        raise Wrong(f"expected {error}, not {_found(text)}{hint}") from error
 
 
 def _params(table: dict[str, Any]) -> dict[str, str]:
@@ -202,7 +211,8 @@ class Builder:
         if of is Concurrency and _is(raw, int):
             raw = {"min": raw, "max": raw}
         if not isinstance(raw, dict):
-            raise Wrong(f"expected a table such as {_example(of)}, not {_found(raw)}")
+            number = "a number or " if of is Concurrency else ""
+            raise Wrong(f"expected {number}a table such as {_example(of)}, not {_found(raw)}")
         if later and default is None:
             self._later(meta, raw, path)
             return None

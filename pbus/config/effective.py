@@ -58,7 +58,17 @@ def _row(meta: Mapping[str, Any], value: Any, path: KeyPath, tree: Tree) -> Row:
         # It may have come by password_file or inside a URL: the file of its table is the answer.
         origin = tree.file_of(path) if value else DEFAULT
         return Row(dotted(path), MASK if value else "", origin)
-    return Row(dotted(path), written(meta["kind"], value), tree.origin.get(path, DEFAULT))
+    return Row(dotted(path), written(meta["kind"], value), _origin(path, tree))
+
+
+def _origin(path: KeyPath, tree: Tree) -> str:
+    """The file of a key; of a table written as one value (``concurrency = 4``), the file of that."""
+    table: Any = tree.values
+    for key in path[:-1]:
+        table = table.get(key, {})
+        if not isinstance(table, Mapping):
+            return tree.origin.get(path[:-1], DEFAULT)
+    return tree.origin.get(path, DEFAULT)
 
 
 def _params(params: Mapping[str, str], path: KeyPath, tree: Tree) -> Iterator[Row]:

@@ -40,16 +40,15 @@ def numbers(connection: Connection, arguments: list[bytes]) -> bytes | None:
     def read() -> bytes:
         every = store.numbers()
         counts = [every.get((queue.name, name), TopicNumbers()) for name in names]
-        return encode(
-            {
-                "ready": sum(count.ready for count in counts),
-                "running": sum(count.running for count in counts),
-                "delayed": sum(count.delayed for count in counts),
-                "dead": sum(count.dead for count in counts),
-                "oldest_wait_ms": int(1000 * max((count.oldest_wait_s for count in counts), default=0.0)),
-            },
-            protocol,
-        )
+        fields = {
+            "ready": sum(count.ready for count in counts),
+            "running": sum(count.running for count in counts),
+            "delayed": sum(count.delayed for count in counts),
+            "dead": sum(count.dead for count in counts),
+            "oldest_wait_ms": int(1000 * max((count.oldest_wait_s for count in counts), default=0.0)),
+        }
+        # As Redis: the values of a hash are strings. phpredis shows the text ":0" where an integer comes.
+        return encode({name: str(value) for name, value in fields.items()}, protocol)
 
     connection.server.ask(connection, read)
     return None

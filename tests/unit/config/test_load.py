@@ -203,6 +203,11 @@ def test_effective_rows_tell_where_each_value_is_from_and_hide_secrets(tmp_path:
     assert "secret" not in str(found)
 
 
+def test_table_written_as_one_value_is_from_where_that_stands(tmp_path: Path) -> None:
+    found = {row.key: row.origin for row in rows(load(tmp_path, f"{PYTHON_TOPIC}concurrency = 4\n"))}
+    assert found["queue.gift.topic.credit.concurrency.min"] == str(tmp_path / "conf.d/a.toml")
+
+
 def test_key_paths_are_written_as_toml_writes_them(tmp_path: Path) -> None:
     tree = read(str(write(tmp_path, {"a.toml": '[queue."a.b"]\npepper = true\n'})), {})
     assert [dotted(path) for path in tree.origin] == ["queue", 'queue."a.b"', 'queue."a.b".pepper']

@@ -248,7 +248,7 @@ def test_looks(client: Client) -> None:
     assert client.ask("LLEN", "gift") == 3
     assert client.ask("XLEN", "gift") == 3
     assert client.ask("LLEN", "gift/credit") == 2
-    assert client.ask("HGETALL", "gift/credit")[:2] == ["ready", 2]
+    assert client.ask("HGETALL", "gift/credit")[:2] == ["ready", "2"]
     assert client.ask("LLEN", "gift/nope") == "NOTOPIC there is no topic 'gift/nope'"
     assert client.ask("LLEN", "nope") == "NOQUEUE there is no queue 'nope'"
     assert client.ask("LLEN", "safe") == "NOAUTH safe needs AUTH safe PASSWORD first"
