@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from typing import Any
 
 import psutil
 
 from tests.support.bus import BusFactory
 from tests.support.waiting import until
 
-QUEUES = {"gift": {"topic": {"credit": {"pull": {}}}}}
+QUEUES: dict[str, Any] = {"gift": {"topic": {"credit": {"pull": {}}}}}
 
 
 def test_door_without_descriptors_pauses_says_so_and_goes_on(bus_factory: BusFactory) -> None:

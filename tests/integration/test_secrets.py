@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import redis
 
 from tests.support.bus import BusFactory
@@ -22,14 +23,17 @@ def look(job):
 """
 
 
-def test_password_from_the_environment_does_not_reach_handlers(bus_factory: BusFactory, tmp_path: Path) -> None:
+def test_password_from_the_environment_does_not_reach_handlers(
+    bus_factory: BusFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFE_PW", "planted-secret")   # the fixture reads the configuration, too
+    monkeypatch.setenv("OTHER", "something-else")
     (tmp_path / "looking.py").write_text(HANDLER)
     bus = bus_factory(
         {"queue": {
             "safe": {"password": "${SAFE_PW}", "topic": {"own": {"pull": {}}}},
             "gift": {"topic": {"look": {"python": {"call": "looking:look", "path": str(tmp_path)}}}},
         }},
-        environment={"SAFE_PW": "planted-secret", "OTHER": "something-else"},
     )
     seen = tmp_path / "seen"
     redis.Redis(port=bus.port).lpush("gift", str(seen))
