@@ -25,7 +25,7 @@ from pbus.clock import Clock
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
-from pbus.storage.driver import Bell, Want
+from pbus.storage.driver import Bell, Held, Want
 
 LOOK_AGAIN_S: Final = 5.0
 """The bell is lossy by design."""
@@ -48,6 +48,8 @@ class Source(Protocol):
     def claim(self, wants: list[Want]) -> list[Delivery]: ...
 
     def settle(self, settlements: list[Settlement]) -> list[bool]: ...
+
+    def held(self) -> list[Held]: ...
 
     def bell(self) -> Bell: ...
 
@@ -114,6 +116,8 @@ class Puller:
         self._rung: set[str] = set()                  # queues to look at
         self._look_all = False
         self._open: collections.Counter[str] = collections.Counter()
+        self._mine: set[tuple[str, str, str]] = set()  # the same, one by one
+        self._doubt = False                           # a claim failed: the store may hold more for us than we know
         self._settlements: list[Settlement] = []
         self._wake = gevent.event.Event()
         self._blocked = gevent.event.Event()
@@ -181,6 +185,8 @@ class Puller:
             self._wake.wait(self._nap_s())
             self._wake.clear()
             try:
+                if self._doubt and not self._store.away:
+                    self._compare()
                 if self._settlements:
                     self._settle()
                 self._serve()
@@ -195,6 +201,25 @@ class Puller:
         nap_s = [min(_LONGEST_NAP_S, max(0.0, min(deadlines) - self._clock.monotonic_s()))] if deadlines else []
         return min([*nap_s, _SETTLE_AGAIN_S] if self._settlements else nap_s, default=None)
 
+    def _compare(self) -> None:
+        """A claim whose answer was lost may have taken jobs that nobody here knows of: they go back."""
+        try:
+            held = self._store.held()
+        except StorageError:
+            return
+        self._doubt = False
+        for claim in held:
+            if (claim.queue, claim.topic, claim.id) not in self._mine:
+                self._take(claim.queue, claim.topic, claim.id)
+                self._settlements.append(Settlement(
+                    owner=self._owner, queue=claim.queue, topic=claim.topic, id=claim.id, move=Move.RELEASE
+                ))
+
+    def _take(self, queue: str, topic: str, job_id: str) -> None:
+        """A claim is ours until it is settled."""
+        self._mine.add((queue, topic, job_id))
+        self._open[f"{queue}/{topic}"] += 1
+
     def _settle(self) -> None:
         """Write how claims ended; what cannot be written stays and is repeated."""
         batch, self._settlements = self._settlements, []
@@ -207,6 +232,7 @@ class Puller:
         finally:
             self._settling = False
         self._open.subtract([f"{each.queue}/{each.topic}" for each in batch])
+        self._mine.difference_update([(each.queue, each.topic, each.id) for each in batch])
         if self._limited:
             self._limited, self._look_all = False, True
 
@@ -234,6 +260,7 @@ class Puller:
             try:
                 deliveries = self._store.claim(wants)
             except StorageError:
+                self._doubt = True
                 return
             self._hand_out(pops, place, deliveries)
             short = {path for path, wanted in budgets.items() if self._count(deliveries, path) < wanted}
@@ -264,7 +291,7 @@ class Puller:
         for delivery in deliveries:
             path = f"{delivery.queue}/{delivery.topic}"
             ready[path].append(delivery)
-            self._open[path] += 1
+            self._take(delivery.queue, delivery.topic, delivery.id)
         for pop in pops:
             line = ready[pop.topics[place].path]
             while line and pop.room and not pop.over:

@@ -19,7 +19,7 @@ from pbus.core.job import Delivery, Push, Settlement
 from pbus.errors import BootError, Conflict, StorageError, Unavailable
 from pbus.ingest.committer import Committer
 from pbus.ingest.puller import Puller
-from pbus.storage.driver import Appended, Bell, Driver, QueueSpec, TopicNumbers, Want
+from pbus.storage.driver import Appended, Bell, Driver, Held, QueueSpec, TopicNumbers, Want
 from pbus.supervisor.child import Child
 
 _RETRY_FIRST_S: Final = 0.1
@@ -80,6 +80,10 @@ class Store:
     def settle(self, settlements: list[Settlement]) -> list[bool]:
         """``Driver.settle``."""
         return self._call(lambda: self._driver.settle(settlements))
+
+    def held(self) -> list[Held]:
+        """``Driver.held`` of this child."""
+        return self._call(lambda: self._driver.held(self._owner))
 
     def backlog(self, queue: str) -> int:
         """``Driver.backlog``."""

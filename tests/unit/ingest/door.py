@@ -25,7 +25,7 @@ from pbus.core.names import Owner
 from pbus.ingest.access import Directory
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
-from pbus.storage.driver import Appended, Bell, Capabilities, QueueSpec, TopicNumbers, TopicSpec, Want
+from pbus.storage.driver import Appended, Bell, Capabilities, Held, QueueSpec, TopicNumbers, TopicSpec, Want
 
 PULL = Topic(pull=PullHandler())
 PYTHON = Topic(python=PythonHandler(call="a:b"))
@@ -160,6 +160,10 @@ class FakeDriver:
                 self.running[want.queue, want.topic, job_id] = body
                 deliveries.append(Delivery(job_id, want.queue, want.topic, body, 1, 0, False, "", "", 0, want.owner))
         return deliveries
+
+    def held(self, owner: str) -> list[Held]:
+        self._maybe_fail()
+        return [Held(queue, topic, job_id, 0, 0) for queue, topic, job_id in self.running]
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         self._maybe_fail()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import gevent
 import pytest
 
 from pbus.config.schema import PullHandler, Queue, Topic
-from pbus.core.job import Move
+from pbus.core.job import Delivery, Move
 from pbus.errors import Unavailable
+from pbus.storage.driver import Want
 from tests.unit.ingest.door import Client, Door, encode
 
 
@@ -291,3 +293,20 @@ def test_look_that_meets_a_bug_is_answered(door: Door, client: Client) -> None:
 
     assert str(client.ask("LLEN", "gift")).startswith("ERR internal error")
     assert client.ask("PING") == "PONG"
+
+
+def test_jobs_of_a_claim_whose_answer_was_lost_go_back(door: Door, client: Client) -> None:
+    client.ask("LPUSH", "gift", "a", "b")
+    claim = door.driver.claim
+
+    def cut(wants: Sequence[Want]) -> list[Delivery]:
+        door.driver.claim = claim                     # type: ignore[method-assign]
+        claim(wants)
+        raise Unavailable("gone after it was done")
+
+    door.driver.claim = cut                           # type: ignore[method-assign]
+
+    assert str(client.ask("RPOP", "gift/credit")).startswith("UNAVAILABLE ")
+    door.until(lambda: door.driver.settled == [(Move.RELEASE, "1000-1")])
+    assert [client.ask("RPOP", "gift/credit") for _ in range(3)] == ["a", "b", None]
+    door.until(lambda: door.server.stores["main"].puller.idle)
