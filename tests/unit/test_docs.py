@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pbus.config.build import key_of
+from pbus.config.schema import Settings
 
 ROOT = Path(__file__).parents[2]
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
@@ -32,7 +37,17 @@ def logged_events() -> set[str]:
         for node in texts
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and EVENT.match(node.value)
         and node.value.partition(".")[0] in rooms and node.value.rpartition(".")[2] not in ("py", "log", "sock", "lock")
+        and node.value not in configuration_keys()
     }  # fmt: skip
+
+
+@functools.cache
+def configuration_keys() -> frozenset[str]:
+    """``node.run_dir`` and the like: errors name them, and they look like events."""
+    sections = [field for field in dataclasses.fields(Settings) if dataclasses.is_dataclass(field.metadata["of"])]
+    return frozenset(
+        f"{section.name}.{key_of(key)}" for section in sections for key in dataclasses.fields(section.metadata["of"])
+    )
 
 
 def listed_events() -> set[str]:
