@@ -147,14 +147,15 @@ def _without_code(answer: Answer) -> tuple[Verdict, str]:
         return Verdict.NOT_REGISTERED, f"php-fpm finds no script at {answer.target}: {hint}"
     if answer.status == 403 and body == b"Access denied.":
         return Verdict.MISCONFIGURED, f"php-fpm refuses to run {answer.target} (security.limit_extensions)"
-    return Verdict.FAILED, _sentence("not acknowledged: the answer has no Code header" + _hint(answer), answer)
+    what = "not acknowledged: the answer has no Code header"
+    for text in (answer.stderr, answer.body):
+        match = _PHP_ERROR.search(text)
+        if match is not None:  # once: the excerpt would say the same again
+            return Verdict.FAILED, f"{what}; php says: {_shown(match[1])}"
+    return Verdict.FAILED, _sentence(what + _hint(answer), answer)
 
 
 def _hint(answer: Answer) -> str:
-    for text in (answer.stderr, answer.body):
-        match = _PHP_ERROR.search(text)
-        if match is not None:
-            return f"; php says: {_shown(match[1])}"
     for text in (answer.stderr, answer.body):
         match = _HEADERS_SENT.search(text)
         if match is not None:

@@ -138,6 +138,16 @@ def test_end_request_without_the_header_is_not_acknowledged(application, wire, h
     assert hint in outcome.error
 
 
+@pytest.mark.parametrize("reply", [
+    stub.stderr(b"PHP message: PHP Fatal error:  Uncaught Exception: x in /srv/a.php:1") + stub.answer("A: b"),
+    stub.answer("A: b", b"<b>Fatal error</b>:  Uncaught Exception: x in /srv/a.php:1"),
+])
+def test_what_php_says_is_said_once(application, reply):
+    outcome = outcome_of(application((reply,)))
+    said = "not acknowledged: the answer has no Code header; php says: Uncaught Exception: x in /srv/a.php:1"
+    assert outcome.error == said
+
+
 @pytest.mark.parametrize("body", [b"File not found.\n", b"No input file specified.\n"])
 def test_missing_script_is_not_registered(application, body):
     outcome = outcome_of(application((stub.answer("Status: 404 Not Found", body),)))
