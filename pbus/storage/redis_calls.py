@@ -52,14 +52,13 @@ class Calls:
     One storage as one process calls it.
 
     Args:
-        name: The storage's name, for texts.
-        address: Where it is.
+        address: Where it is; texts begin with it, and who tells them says of which storage they are.
         timeout_s: No call takes longer.
         clock: For deadlines and pauses.
     """
 
-    def __init__(self, name: str, address: Address, timeout_s: float, clock: Clock) -> None:
-        self._who = f"storage {name} ({address})"
+    def __init__(self, address: Address, timeout_s: float, clock: Clock) -> None:
+        self._who = str(address)
         self._timeout_s = timeout_s
         self._clock = clock
         self._link = Link(address, clock)
@@ -68,7 +67,7 @@ class Calls:
         self._link.close()
 
     def say(self, what: str) -> str:
-        """*what* is wrong, with which storage it is."""
+        """*what* is wrong, and with which server."""
         return f"{self._who}: {what}"
 
     @contextlib.contextmanager

@@ -55,7 +55,7 @@ class RedisStreamsDriver:
         self._address = parse(target.url, target.password)
         self._clock = clock or SystemClock()
         self._timeout_s = target.call_timeout_s
-        self._calls = Calls(target.name, self._address, target.call_timeout_s, self._clock)
+        self._calls = Calls(self._address, target.call_timeout_s, self._clock)
         self._scripts = Scripts()
         self._log = log.get(storage=target.name)
         self._keys: dict[str, QueueKeys] = {}

@@ -436,8 +436,9 @@ def test_store_that_is_away_at_the_start_can_be_opened_later(tmp_path: Path) -> 
     server = RedisServer(tmp_path)
     try:
         driver = RedisStreamsDriver(StoreTarget("main", server.url, "", 1.0, "n1"))
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as raised:
             driver.open()
+        assert str(raised.value).startswith("redis+unix://"), "who tells it says of which storage it is"
         server.start()
         driver.open()
         driver.close()
