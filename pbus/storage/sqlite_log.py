@@ -95,9 +95,13 @@ class OwnerRow:
     answer: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppendedRun(Sequence[Appended]):
-    """The answer for pushes of one queue; most callers look at one entry of many, so none is made before."""
+    """
+    The answer for pushes of one queue; most callers look at one entry of many, so none is made before.
+
+    Read-only by agreement, as ``Appended`` is: parts of it are cut for every client of a batch.
+    """
 
     first: int
     size: int
@@ -112,10 +116,15 @@ class AppendedRun(Sequence[Appended]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Appended]: ...
     def __getitem__(self, index: int | slice) -> Appended | Sequence[Appended]:
-        numbers = range(self.first, self.first + self.size)
         if isinstance(index, slice):
-            return [Appended(id_text(number), self.backlog, self.topics) for number in numbers[index]]
-        return Appended(id_text(numbers[index]), self.backlog, self.topics)
+            start, stop, step = index.indices(self.size)
+            if step != 1:
+                return [self[place] for place in range(start, stop, step)]
+            return AppendedRun(self.first + start, max(0, stop - start), self.backlog, self.topics)
+        place = index + self.size if index < 0 else index
+        if not 0 <= place < self.size:
+            raise IndexError(index)
+        return Appended(id_text(self.first + place), self.backlog, self.topics)
 
 
 class Catalog:
