@@ -8,8 +8,8 @@ its bell rang, its last claim came back full, or it was not looked at for 5 s. O
 asked and claimed for, so an idle bus costs one call in 5 s however many topics it has.
 
 The comparison of the store's claims with ours runs in the claimer's turn, when no claim call is
-open: what the store lists and nobody here knows was claimed by a call whose reply got lost, and goes
-back.
+open: what the store lists and nobody here knows goes back. It was claimed by a call whose reply got
+lost, or its end was written to a store that has forgotten it.
 """
 
 from __future__ import annotations
@@ -129,6 +129,9 @@ class Claimer:
 
     def _heard(self, rung: Iterable[str] | None) -> None:
         if rung is None:
+            # The store may have been away, and come back without its last seconds: then it lists claims of jobs
+            # whose end it has forgotten, while no call of ours need have failed.
+            self._to_compare.update(self.owners())
             self._hungry.update(self._lanes)
             self._stirred.set()
             return

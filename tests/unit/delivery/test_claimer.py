@@ -170,6 +170,17 @@ def test_the_comparison_leaves_alone_what_a_lane_or_the_desk_has() -> None:
     assert room.store.ended == [("3-0", Move.RELEASE)]
 
 
+def test_what_a_store_forgot_to_be_settled_goes_back_as_soon_as_the_bell_hears_again() -> None:
+    lane = OneLane()
+    room = Room(lane)
+    room.store.put("1-0")
+    room.turn()
+    lane.given, lane.room = [], 0  # it was settled, and the store came back as it had been before
+    room.claimer._heard(None)
+    room.turn()
+    assert room.store.ended == [("1-0", Move.RELEASE)]
+
+
 def test_the_same_id_of_another_topic_is_another_claim() -> None:
     credit, mail = OneLane(), OneLane(topic="mail")
     room = Room(credit, mail)
