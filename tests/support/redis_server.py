@@ -115,6 +115,19 @@ class RedisServer:
         """kill -9: what it has not written is lost."""
         self._end(signal.SIGKILL)
 
+    def written_bytes(self) -> int:
+        """Size of its append-only file now."""
+        return self._append_only_file().stat().st_size
+
+    def forget(self, written_bytes: int) -> None:
+        """While it is down: cut its append-only file to a former size, as a machine that lost power may."""
+        os.truncate(self._append_only_file(), written_bytes)
+
+    def _append_only_file(self) -> Path:
+        """The one that grows; Redis 7 keeps it in a folder, beside what it was rewritten from."""
+        found = [*self._folder.glob("appendonlydir/*.incr.aof"), *self._folder.glob("appendonly.aof")]
+        return max(found, key=lambda path: path.stat().st_mtime)
+
     def stop(self) -> None:
         """Ask it to end, and wait; idempotent."""
         if self._process is not None:
