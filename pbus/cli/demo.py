@@ -222,9 +222,10 @@ class _Run:
 
     def _topics(self) -> list[Any]:
         try:
-            return list(self._bus.topics())
+            topics = list(self._bus.topics())
         except PbusError:
-            return []  # asked again in a moment
+            topics = []  # asked again in a moment
+        return [topic for topic in topics if topic["done_total"] is not None]  # the others were not read yet
 
     def _progress(self, done: int | None) -> None:
         if sys.stderr.isatty():

@@ -129,7 +129,7 @@ def _process(row: Mapping[str, Any]) -> list[Cell]:
 def _topic(row: Mapping[str, Any]) -> list[Cell]:
     slots = row["concurrency"]
     limits = str(slots["min"]) if slots["min"] == slots["max"] else f"{slots['min']}-{slots['max']}"
-    waits = row["oldest_wait_s"]
+    waits = row["oldest_wait_s"] or 0.0
     return [
         (escape(f"{row['queue']}/{row['topic']}"), ""),
         (row["state"], _colour(row["state"])),
@@ -144,8 +144,9 @@ def _topic(row: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def _count(value: int, colour: str = "") -> Cell:
-    return (number(value), colour if value else "bright_black")
+def _count(value: int | None, colour: str = "") -> Cell:
+    """*value*; a dash where nobody could read it yet."""
+    return ("-" if value is None else number(value), colour if value else "bright_black")
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ class Source:
         self._over = False
         self._known: Mapping[tuple[str, str], TopicNumbers] = {}
         self._read_at: float | None = None
-        self._problem = "not read yet"
+        self._problem = "not read"
 
     def ask(self) -> int:
         """A fresh look is wanted; its number, for ``wait``."""
@@ -96,8 +96,10 @@ class Source:
     def problem(self, fresh: bool) -> str:
         """Why the numbers are not of this moment; empty when they are."""
         problem = self._problem or ("" if fresh else f"storage {self.name} does not answer")
-        if not problem or self._read_at is None:
-            return problem
+        if not problem:
+            return ""
+        if self._read_at is None:
+            return f"numbers of topics are not known yet: {problem}"
         return f"numbers of topics are {self._clock.monotonic_s() - self._read_at:.0f} s old: {problem}"
 
 

@@ -27,7 +27,8 @@ class Numbers:
     What is known.
 
     Attributes:
-        topics: (queue, topic) -> ready, running, delayed, dead, oldest_wait_s, done_total, failed_total.
+        topics: (queue, topic) -> ready, running, delayed, dead, oldest_wait_s, done_total, failed_total;
+            those that were never read are missing.
         problem: Why they are not of this moment; empty when they are.
     """
 
@@ -67,8 +68,7 @@ class NumberDesk:
         """A child answers: ``{id, topics: [{queue, topic, ..}], problem}``."""
         problem = frame.get("problem", "")
         topics = {(row["queue"], row["topic"]): row for row in frame.get("topics", ())}
-        if topics or not problem:
-            self._known = topics
+        self._known = {**self._known, **topics} if problem else topics  # another store may not have been read
         if not problem:
             self._known_at = self._clock.monotonic_s()
         question = self._open.pop(frame["id"], None)

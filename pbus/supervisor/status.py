@@ -2,7 +2,7 @@
 What ``pbus status`` answers, put together from what the master knows. Pure: facts in, one map out.
 
 Rule: a topic is as bad as the worst that is known about it, and the bus is *degraded* as long as
-there is a problem.
+there is a problem. What was never read is None, not 0.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _topic(facts: Facts, topic: TopicFact) -> dict[str, Any]:
         "queue": topic.queue,
         "topic": topic.topic,
         "state": _topic_state(facts, path, lanes),
-        **{count: int(known.get(count, 0)) for count in _COUNTS},
-        "oldest_wait_s": round(float(known.get("oldest_wait_s", 0.0)), 3),
+        **{count: known.get(count) for count in _COUNTS},
+        "oldest_wait_s": round(float(known["oldest_wait_s"]), 3) if known else None,
         "concurrency": {"now": now, "min": topic.at_least, "max": topic.at_most},
         "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
         "consumers": [child.pid for child in consumers],

@@ -62,6 +62,12 @@ def test_many_children_of_one_role_are_one_line() -> None:
     assert " ".join(line.split()) == "consumer gift/credit 0..5 (6) ready 1 h 6 min 192.0 MiB 6 0"
 
 
+def test_unknown_numbers_are_dashes() -> None:
+    names = ("ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total")
+    text = shown(answer(topics=[topic("credit", **dict.fromkeys(names))]))
+    assert text.split("\n")[-1].split() == ["gift/credit", "running", *"-------", "1", "of", "1"]
+
+
 def test_reason_of_a_topic_stands_above_and_cannot_move_the_cursor() -> None:
     text = shown(answer(topics=[topic("web", state="down", reason="refused \x1b[2J")]))
     assert text.split("\n")[1] == "  ! gift/web down: refused \\x1b[2J"

@@ -66,14 +66,14 @@ def test_store_that_was_never_read_has_no_topics(clock: FakeClock) -> None:
     source = Source(Store("main", SchedulerStore(), QUEUES), clock)  # type: ignore[arg-type] # see store.py
     source.refresh()
     assert source.topics() == []
-    assert source.problem(fresh=True) == "storage main is away"
+    assert source.problem(fresh=True) == "numbers of topics are not known yet: storage main is away"
 
 
 def test_store_that_hangs_does_not_hold_the_answer_up(driver: SchedulerStore, source: Source) -> None:
     hangs = threading.Event()
     driver.during_call = lambda: assert_freed(hangs)
     said = answer([source], SystemClock(), 0.05)
-    assert "storage main" in said["problem"] or said["problem"] == "not read yet"
+    assert "storage main" in said["problem"] or said["problem"] == "numbers of topics are not known yet: not read"
     hangs.set()
 
 

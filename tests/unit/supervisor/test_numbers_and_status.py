@@ -69,6 +69,16 @@ def test_dead_scheduler_is_not_waited_for(child: Handle) -> None:
     ]
 
 
+def test_a_store_that_was_not_read_takes_nothing_away_from_what_is_known_of_others(wire: Wire, child: Handle) -> None:
+    desk, got = NumberDesk(lambda: [child], FakeClock()), []
+    mail = {**ROW, "topic": "mail"}
+    desk.ask(got.append)
+    desk.heard({"id": wire.told()[0]["id"], "topics": [ROW, mail], "problem": ""})
+    desk.ask(got.append)
+    desk.heard({"id": wire.told()[0]["id"], "topics": [ROW], "problem": "not known yet: away"})
+    assert got[1].topics == {("gift", "credit"): ROW, ("gift", "mail"): mail}
+
+
 def facts(**changes: Any) -> Facts:
     known: dict[str, Any] = {
         "state": "running", "node": "n", "generation": 1, "now_s": 10.0, "problems": [], "master": {"role": "master"},
@@ -88,6 +98,12 @@ def test_status_has_exactly_the_shape_that_is_promised(child: Handle) -> None:
     assert answer["topics"][0]["capacity"] == {"now_per_s": None, "max_per_s": None, "limited_by": None}
     assert answer["topics"][0]["oldest_wait_s"] == 1.25
     assert answer["processes"][1]["uptime_s"] == 10.0
+
+
+def test_numbers_that_nobody_has_read_are_not_given_as_zeros() -> None:
+    [topic] = build(facts(numbers=Numbers({}, "numbers of topics are not known yet: away")))["topics"]
+    counts = ("ready", "running", "delayed", "dead", "done_total", "failed_total", "oldest_wait_s")
+    assert [topic[name] for name in counts] == [None] * 7
 
 
 def test_any_problem_makes_a_running_bus_degraded() -> None:
