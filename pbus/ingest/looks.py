@@ -62,7 +62,7 @@ def _find(connection: Connection, key: bytes) -> tuple[QueueEntry, TopicEntry | 
         queue, topic = directory.topic(key)
         if queue is None:
             return error(f"NOQUEUE there is no queue '{shown(key)}'")
-        if topic is None:
+        if topic is None and (access.kind != "nobody" or access.may_push(queue)):
             return error(f"NOTOPIC there is no topic '{shown(key)}'")
     if access.may_look(queue, topic):
         return queue, topic

@@ -115,6 +115,8 @@ def _topic(connection: Connection, key: bytes) -> TopicEntry:
     if queue is None:
         raise _Refused(f"NOQUEUE there is no queue '{name}': nothing taken")
     if topic is None:
+        if access.kind == "nobody" and not access.may_push(queue):
+            raise _Refused(f"NOAUTH {name} needs AUTH {queue.name} PASSWORD first: nothing taken")
         pulls = ", ".join(entry.path for entry in queue.topics.values() if entry.pull) or "none"
         known = f"topics of {queue.name} that can be pulled: {pulls}"
         raise _Refused(f"NOTOPIC '{name}' is no topic ({known}): nothing taken")

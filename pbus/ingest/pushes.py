@@ -214,8 +214,10 @@ def _route(connection: Connection, key: bytes) -> Route:
         return route
     name, slash, _ = key.partition(b"/")
     queue = server.directory.queue(name) if slash else None
-    if queue is not None and queue.pepper:
-        return Route(_checked(connection, queue).name, server.stores[queue.storage], pepper=True)
+    if queue is not None:
+        _checked(connection, queue)  # who may not push is not told which topics there are
+        if queue.pepper:
+            return Route(queue.name, server.stores[queue.storage], pepper=True)
     raise Refused(_no_queue(connection, key, queue))
 
 

@@ -274,3 +274,12 @@ def test_connections_limit_answers_and_closes() -> None:
     door.until(lambda: len(door.server.connections) == 1)
     assert door.client().ask("PING") == "PONG"
     door.close()
+
+
+@pytest.mark.parametrize(
+    "words", [("LPUSH", "safe/credit", "b"), ("LPUSH", "safe/no", "b"), ("RPOP", "safe/no"), ("LLEN", "safe/no")]
+)
+def test_topics_of_a_protected_queue_are_not_told_to_strangers(door: Door, words: tuple[str, ...]) -> None:
+    said = door.client().ask(*words)
+    assert said.startswith("NOAUTH ")
+    assert "topic" not in said
