@@ -68,7 +68,8 @@ def _problems(answer: Mapping[str, Any]) -> list[str]:
     told = list(dict.fromkeys(answer["problems"]))
     told = [text for text in told if not any(other != text and other.startswith(text) for other in told)]
     idle = [row for row in answer["topics"] if row.get("reason")]
-    return told + [f"{row['queue']}/{row['topic']} {row['state']}: {row['reason']}" for row in idle]
+    reasons = [f"{row['queue']}/{row['topic']} {row['state']}: {row['reason']}" for row in idle]
+    return list(dict.fromkeys([*told, *reasons]))
 
 
 def duration(seconds: float) -> str:

@@ -63,13 +63,10 @@ class Report:
             self._child.log.warning("settle.waiting", count=count, error=str(error), kind=type(error).__name__)
 
     def topic_changed(self, queue: str, topic: str, state: str, reason: str) -> None:
-        """A topic stopped (``paused``, ``down``) for that reason, or runs again."""
+        """Its own log has that a topic stopped (``paused``, ``down``) for that reason, or runs again."""
         if state == "running":
-            self._child.log.info("topic.running", queue=queue, topic=topic)
             self._topic_log(queue, topic).write("", "INFO", state, 0)
             return
-        event = "topic.down" if state == "down" else "topic.paused"
-        self._child.log.warning(event, queue=queue, topic=topic, reason=reason)
         self._topic_log(queue, topic).write("", "ERROR", f"{state}, its jobs wait: {reason}", 0)
 
     def reopen_logs(self) -> None:

@@ -188,7 +188,7 @@ class DeliveryChild:
                 self._log_lane(path, lane)
 
     def _log_lane(self, path: tuple[str, str], lane: Lane) -> None:
-        """The log has why a topic does not run (of consumers the master says why they are not there)."""
+        """The topic's log has why it does not run (of consumers the master says why they are not there)."""
         if isinstance(lane, ConsumerLane) or self._stopped.get(path, "running") == lane.state:
             return
         self._stopped[path] = lane.state

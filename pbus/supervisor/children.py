@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pbus.clock import Clock
@@ -30,6 +30,9 @@ from pbus.telemetry import log as logs
 
 A_TURN: Final = 16
 """Births in one turn of the loop, so that signals are heard between them."""
+
+LONG_WAIT_S: Final = 3.0
+"""A place that stays empty for longer is a problem, whoever else does its work."""
 
 _FROM_CHILD_BYTES: Final = 64 * 1024 * 1024
 _TO_CHILD_BYTES: Final = 4 * 1024 * 1024
@@ -96,18 +99,45 @@ class Children:
 
     def problems(self) -> dict[str, str]:
         """What is wrong with children, by a stable name."""
-        found = {}
+        found, left_s = {}, self._waits()
         for key, history in self.histories.items():
             name = " ".join(part for part in key if part)
             if history.fatal:
                 waits = ", its jobs wait" if key[1] else ""
                 found[f"fatal {name}"] = f"{name}: {history.fatal}; given up{waits}: repair it, then 'pbus restart'"
-            elif history.in_a_row >= _KEEPS_DYING and not self._thrives(key):
-                found[f"dying {name}"] = f"{name}: ended {history.in_a_row} times in a row: {history.last}; tried again"
+            elif self._keeps_dying(key, history, left_s.get(key, 0.0)):
+                then = f"next start in {left_s[key]:.0f} s" if left_s.get(key, 0.0) >= 1.0 else "tried again"
+                often = f" {history.in_a_row} times in a row" if history.in_a_row > 1 else ""
+                found[f"dying {name}"] = f"{name}: ended{often}: {history.last}; {then}"
         for child in self:
             for what, text in child.problems.items():
                 found[f"{child.name} {what}"] = text
         return found
+
+    def _keeps_dying(self, key: Key, history: History, left_s: float) -> bool:
+        """Nobody of that role and topic lives long, or a place of it stays empty for long."""
+        if left_s and backoff.wait_s(max(1, history.in_a_row), self._policy) > LONG_WAIT_S:
+            return True
+        return history.in_a_row >= _KEEPS_DYING and not self._thrives(key)
+
+    def _waits(self) -> dict[Key, float]:
+        """Role and topic -> seconds until the next of its empty places may be lived in again."""
+        now, lived = self._clock.monotonic_s(), {child.place for child in self}
+        given_up = backoff.given_up(self.histories)
+        waits: dict[Key, float] = {}
+        for place, when in self._not_before.items():
+            key = place[:2]
+            if when > now and place not in lived and key not in given_up:
+                waits[key] = min(when - now, waits.get(key, when - now))
+        return waits
+
+    def next_starts(self) -> dict[str, float]:
+        """Path of a topic -> seconds until its next consumer is born, where one is waited for."""
+        return {path: left_s for (_, path), left_s in self._waits().items() if path}
+
+    def told_paths(self, problems: Iterable[str]) -> frozenset[str]:
+        """Topics that *problems* (names of ours) are about."""
+        return frozenset(name.split(" ")[-1] for name in problems if name.startswith(("fatal ", "dying ")))
 
     def _thrives(self, key: Key) -> bool:
         """Whether a child of that role and topic has outlived its own start."""

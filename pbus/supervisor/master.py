@@ -38,6 +38,7 @@ from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.signals import Signals
 from pbus.supervisor.spawn import Nursery
 from pbus.supervisor.status import Facts, build
+from pbus.supervisor.topics import Topics
 from pbus.telemetry import log as logs
 from pbus.telemetry.rotate import rotate
 
@@ -82,7 +83,11 @@ class Master:
         )
         self._followers = Followers(lambda: self._children.hearing(WATCH), self._clock)
         self._numbers = NumberDesk(lambda: self._children.hearing(NUMBERS), self._clock)
-        self._relay = Relay(self._children, self._followers, self._numbers, self._house, self._fence, self._clock)
+        of_consumers = [(topic.queue, topic.topic) for topic in plan.topics if topic.has_consumers]
+        self._topics = Topics(self._children, of_consumers, self._clock)
+        self._relay = Relay(
+            self._children, self._followers, self._numbers, self._house, self._topics, self._fence, self._clock
+        )
         self._door = Door(plan.run_dir, self._switchboard, {
             "ping": Request(self._pinged, reads=True),
             "status": Request(self._asked_for_status, reads=True),
@@ -304,6 +309,8 @@ class Master:
     def _tick(self) -> None:
         self._round.turn(list(self._children))
         self._rotate()
+        if self._stopping_since is None:
+            self._topics.tick()
         if self._house.boot:
             self._look_at_boots()
         if self._started:
@@ -353,6 +360,7 @@ class Master:
             },
             children=children, restarts={child.n: self._children.restarts(child.place) for child in children},
             fatal_paths=self._children.fatal_paths(), topics=self._plan.topics, numbers=numbers,
+            next_starts=self._children.next_starts(),
         )))
 
     @property
@@ -363,7 +371,9 @@ class Master:
 
     def _problems(self) -> list[str]:
         why = self._house.waits_for
-        return [*([why] if why else []), *self._children.problems().values(), *self._silent()]
+        of_children = self._children.problems()
+        idle = self._topics.problems(self._children.next_starts(), self._children.told_paths(of_children))
+        return [*([why] if why else []), *of_children.values(), *idle, *self._silent()]
 
     def _silent(self) -> list[str]:
         """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""

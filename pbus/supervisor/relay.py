@@ -29,6 +29,7 @@ from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.house import House
 from pbus.supervisor.numbers import NumberDesk
+from pbus.supervisor.topics import Topics
 from pbus.telemetry import log as logs
 
 BOOTS: Final = "boots"
@@ -42,13 +43,14 @@ class Relay:
 
     def __init__(
         self, children: Children, followers: Followers, numbers: NumberDesk, house: House,
-        fence: Callable[[Handle], None], clock: Clock,
+        topics: Topics, fence: Callable[[Handle], None], clock: Clock,
     ) -> None:
         """*fence* is called when a child finds that its boot was declared dead."""
         self._children = children
         self._followers = followers
         self._numbers = numbers
         self._house = house
+        self._topics = topics
         self._clock = clock
         self._log = logs.get()
         self._table: dict[str, Act] = {
@@ -113,3 +115,4 @@ class Relay:
             "state": str(frame["state"]), "reason": str(frame.get("reason", "")),
             "concurrency": int(frame.get("concurrency") or 0),
         }
+        self._topics.look((frame["queue"], frame["topic"]))

@@ -7,16 +7,14 @@ there is a problem. What was never read is None, not 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.numbers import Numbers
 from pbus.supervisor.scoreboard import SlotView
-
-WORST_LAST: Final = ("running", "draining", "paused", "down", "fatal")
-"""States of a topic that this version knows, from good to bad."""
+from pbus.supervisor.topics import badness, reason_of, worst
 
 _COUNTS: Final = ("ready", "running", "delayed", "dead", "done_total", "failed_total")
 
@@ -56,6 +54,8 @@ class Facts:
     fatal_paths: frozenset[str]
     topics: Sequence[TopicFact]
     numbers: Numbers
+    next_starts: Mapping[str, float] = field(default_factory=dict)
+    """Path of a topic -> seconds until its next process is born, where one is waited for."""
 
 
 def build(facts: Facts) -> dict[str, Any]:
@@ -92,28 +92,25 @@ def _topic(facts: Facts, topic: TopicFact) -> dict[str, Any]:
     known = facts.numbers.topics.get(name, {})
     lanes = [child.lanes[name] for child in facts.children if name in child.lanes]
     consumers = [child for child in facts.children if child.spec.path == path]
+    state = _topic_state(facts, path, lanes)
     now = len(consumers) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
     return {
         "queue": topic.queue,
         "topic": topic.topic,
-        "state": _topic_state(facts, path, lanes),
+        "state": state,
         **{count: known.get(count) for count in _COUNTS},
         "oldest_wait_s": round(float(known["oldest_wait_s"]), 3) if known else None,
         "concurrency": {"now": now, "min": topic.at_least, "max": topic.at_most},
         "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
         "consumers": [child.pid for child in consumers],
-        "reason": next((lane["reason"] for lane in lanes if lane.get("reason")), ""),
+        "reason": reason_of(state, worst(lanes)[1], facts.next_starts.get(path, 0.0)),
     }
 
 
-def _topic_state(facts: Facts, path: str, lanes: Iterable[Mapping[str, Any]]) -> str:
-    states = [lane["state"] for lane in lanes]
+def _topic_state(facts: Facts, path: str, lanes: Sequence[Mapping[str, Any]]) -> str:
+    states = [worst(lanes)[0]]
     if path in facts.fatal_paths:
         states.append("fatal")
     if facts.state == "stopping":
         states.append("draining")
-    return max(states, key=_badness, default="running")
-
-
-def _badness(state: str) -> int:
-    return WORST_LAST.index(state) if state in WORST_LAST else len(WORST_LAST)
+    return max(states, key=badness)

@@ -74,6 +74,11 @@ def test_reason_of_a_topic_stands_above_and_cannot_move_the_cursor() -> None:
     assert text.endswith("1 of 1")
 
 
+def test_reason_of_a_topic_that_is_a_problem_already_is_shown_once() -> None:
+    text = shown(answer(problems=["gift/web down: refused"], topics=[topic("web", state="down", reason="refused")]))
+    assert [line for line in text.split("\n") if "!" in line] == ["  ! gift/web down: refused"]
+
+
 def test_a_problem_that_several_processes_tell_is_shown_once_at_its_longest() -> None:
     text = shown(answer(problems=["main is away: refused", "main is away", "main is away: refused"]))
     assert [line for line in text.split("\n") if "!" in line] == ["  ! main is away: refused"]

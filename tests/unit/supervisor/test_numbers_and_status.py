@@ -123,6 +123,15 @@ def test_topic_is_as_bad_as_its_worst_lane(wire: Wire) -> None:
     assert topic["state"] == "fatal"
 
 
+def test_topic_says_when_its_next_process_starts(wire: Wire) -> None:
+    idle = {("gift", "credit"): {"state": "down", "reason": "nobody is attached", "concurrency": 0}}
+    child = handle(Scoreboard(8), wire, lanes=idle)
+    [topic] = build(facts(children=[child], next_starts={"gift/credit": 6.2}))["topics"]
+    assert topic["reason"] == "nobody is attached; next start in 6 s"
+    [topic] = build(facts(children=[child], next_starts={"gift/credit": 0.2}))["topics"]
+    assert topic["reason"] == "nobody is attached"
+
+
 def test_consumers_are_counted_and_listed(wire: Wire) -> None:
     board = Scoreboard(8)
     children = [handle(board, wire, n, role="consumer", path="gift/credit") for n in (1, 2)]
