@@ -30,7 +30,8 @@ LINGER_S = 0.1
 def _start(scenario: Scenario) -> PhpFpm:
     fpm = scenario.fpm(pool={"pm.max_requests": "2", "pm.max_children": str(PROCESSES)})
     fpm.start()
-    scenario.start({"credit": scenario.fastcgi(fpm.address, PROCESSES, 'retry = { first = "10ms" }')})
+    more = 'crash_limit = 50\nretry = { first = "10ms" }'  # the kills may meet a job again and again
+    scenario.start({"credit": scenario.fastcgi(fpm.address, PROCESSES, more)})
     return fpm
 
 
