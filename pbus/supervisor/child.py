@@ -99,6 +99,7 @@ class Child:
         self._out: collections.deque[bytes] = collections.deque()
         self._out_bytes = 0
         self._orphan_since: float | None = None
+        self._look_at_log_s = 0.0
         # Native whatever is patched later: nothing that holds it ever waits, so greenlets never meet here.
         self._lock = threading.Lock()
 
@@ -246,6 +247,7 @@ class Child:
             ready = dict(poller.poll(self._nap_ms()))
             if not self.spec.own_group:
                 self.slot.beat()
+                self._tell_losses()
             if self._wake_read in ready:
                 self._take_signals()
             if self._control_fd in ready and not self._talk():
@@ -255,6 +257,14 @@ class Child:
                 self._take_down(self.clock.monotonic_s() - self._orphan_since)
             else:
                 poller.modify(self._control_fd, select.POLLIN | (select.POLLOUT if self._out else 0))
+
+    def _tell_losses(self) -> None:
+        """Once a second: lines that the log does not take are a problem."""
+        now_s = self.clock.monotonic_s()
+        if now_s >= self._look_at_log_s:
+            self._look_at_log_s = now_s + _BEAT_S
+            losses = logs.losses()
+            self.problem("log", f"{self.spec.role} {self.index}: {losses}" if losses else "")
 
     def _nap_ms(self) -> int | None:
         """A consumer sleeps until it is spoken to: its liveness is its process, and there may be hundreds."""

@@ -106,6 +106,7 @@ class Master:
         self._tick_at = 0.0
         self._day: datetime.date | None = None
         self._announced = ""
+        self._losses = ""
 
     # -- the roster ---------------------------------------------------------------------------
 
@@ -309,6 +310,7 @@ class Master:
     def _tick(self) -> None:
         self._round.turn(list(self._children))
         self._rotate()
+        self._losses = logs.losses()
         if self._stopping_since is None:
             self._topics.tick()
         if self._house.boot:
@@ -373,7 +375,8 @@ class Master:
         why = self._house.waits_for
         of_children = self._children.problems()
         idle = self._topics.problems(self._children.next_starts(), self._children.told_paths(of_children))
-        return [*([why] if why else []), *of_children.values(), *idle, *self._silent()]
+        losses = f"master: {self._losses}" if self._losses else ""
+        return [*filter(None, (why, losses)), *of_children.values(), *idle, *self._silent()]
 
     def _silent(self) -> list[str]:
         """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""

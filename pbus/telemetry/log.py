@@ -93,6 +93,13 @@ def reopen() -> None:
         writer.file.hold()
 
 
+def losses() -> str:
+    """Why lines of this process are missing in the log, one sentence; empty when all are there. Tries again first."""
+    writer = structlog.get_config()["logger_factory"]()
+    count, reason = writer.file.catch_up() if isinstance(writer, Writer) else (0, "")
+    return f"logs cannot be written: {reason}, {count} lines dropped" if count else ""
+
+
 class Writer:
     """
     Turns an event into one line of the file. One owner: the process' structlog configuration.

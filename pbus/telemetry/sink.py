@@ -71,6 +71,26 @@ class LogFile:
         except OSError as error:
             self._drop(error.strerror or "error")
 
+    def catch_up(self) -> tuple[int, str]:
+        """
+        Try to tell of dropped lines although nobody writes.
+
+        Returns:
+            How many lines are dropped and not told of, and why; (0, "") when there are none.
+        """
+        if not self.dropped:
+            return 0, ""
+        try:
+            self._look()
+            notice = self._notice("log.dropped", self.dropped, self._reason)
+            if len(notice) <= self._room:
+                self._put(notice)
+                self.dropped = 0
+                return 0, ""
+        except OSError as error:
+            self._reason = error.strerror or "error"
+        return self.dropped, self._reason
+
     def hold(self) -> None:
         """Be open from now on: the line that says that descriptors have run out needs none any more."""
         try:

@@ -111,6 +111,28 @@ def test_full_disk_drops_are_counted_and_told_when_it_is_over(
     assert lines[3] == b"d"
 
 
+def test_a_file_that_nobody_writes_to_any_more_catches_up_too(
+    tmp_path: Path, clock: FakeClock, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / "x.log"
+    file = log_file(path, clock)
+    assert file.catch_up() == (0, "")
+    file.write(b"a" * 4095 + b"\n")
+    request.getfixturevalue("full_disk")
+    file.write(b"b\n")
+    assert file.catch_up() == (1, "File too large")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    assert file.catch_up() == (0, "")
+    assert path.read_bytes().splitlines()[1:] == [b"[log.dropped 1 File too large]"]
+
+
+def test_the_bound_of_the_day_is_not_passed_by_catching_up(tmp_path: Path, clock: FakeClock) -> None:
+    file = log_file(tmp_path / "x.log", clock, day_bytes=1000)
+    for _ in range(11):
+        file.write(b"x" * 99 + b"\n")
+    assert file.catch_up() == (1, "the day's bound is reached")
+
+
 def test_unwritable_place_is_counted(tmp_path: Path, clock: FakeClock) -> None:
     (tmp_path / "file").write_text("")
     file = log_file(tmp_path / "file/x.log", clock)
