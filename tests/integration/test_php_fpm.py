@@ -259,7 +259,7 @@ def test_fewer_processes_than_slots_starve_nobody(pool):
     fpm = pool(pool={"pm.max_children": "2"})
     with calls(fpm, fpm.script("handler.php", DONE), slots=8) as running:
         began_s = time.monotonic()
-        outcomes = running.run(*(delivery(n) for n in range(6000)), timeout_s=60.0)
+        outcomes = running.run(*(delivery(n) for n in range(20_000)), timeout_s=80.0)
         took_s = time.monotonic() - began_s
     assert {outcome.verdict for outcome in outcomes} == {Verdict.DONE}
     slowest_s = max(outcome.run_s for outcome in outcomes)
