@@ -44,7 +44,7 @@ def test_a_killed_ingest_child_refuses_nobody_and_costs_no_job(scenario: Scenari
     outstanding = PIPELINE * len(clients[killed])
     print(f"clients={len(clients[killed])}+{len(clients[other])} cut={cut} recovery {recovery_s:.2f} s")
     assert kept, "a connection of the other child was cut"
-    assert 0 < sum(cut.values()) <= outstanding, f"{cut}: at most {outstanding} commands were outstanding"
+    assert sum(cut.values()) <= outstanding, f"{cut}: at most {outstanding} commands were outstanding"
     assert not any("refused" in text.lower() for text in cut), cut
     assert [event["status"] for event in bus.events("child.exited")] == [-signal.SIGKILL], bus.tail()
 
