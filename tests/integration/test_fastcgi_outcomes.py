@@ -338,7 +338,7 @@ def test_connection_closed_between_two_calls_is_replaced_silently(application, t
 
 
 def test_connection_that_speaks_unasked_is_not_reused(application):
-    app = application((DONE, Pause(0.0), b"more"))
+    app = application((DONE + b"more",))
     with calls(app) as running:
         outcomes = running.run(*(delivery(n) for n in range(5)))
     assert {outcome.verdict for outcome in outcomes} == {Verdict.DONE}
