@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from pbus.errors import Exit
 from tests.support.bus import BusFactory
 from tests.support.waiting import until
@@ -15,9 +18,10 @@ def test_log_that_cannot_be_written_is_a_problem_until_it_can(bus_factory: BusFa
     kept = log.with_suffix(".kept")
     log.rename(kept)
     log.mkdir()  # as good as a full disk: nothing can be appended
-    bus.kill("scheduler")
+    master = bus.pids("master")[0]
 
     def told() -> list[str]:
+        os.kill(master, signal.SIGHUP)  # which it answers with a line in the log
         return [text for text in bus.status()["problems"] if "logs cannot be written" in text]
 
     texts = until(told, 10, "it is said")
