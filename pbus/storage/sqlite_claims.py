@@ -8,6 +8,7 @@ which way it may go); the counters of its topic move with it.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _END_CLAIM = (
     "DELETE FROM claims WHERE oid = ? AND tid = ? AND id = ? RETURNING attempts, crashes, redelivered, first_ms, aside"
 )
+_TOGETHER = "oid = ?1 AND tid = ?2 AND id IN (SELECT value FROM json_each(?3))"
+_HELD_TOGETHER = f"SELECT count(*) FROM claims WHERE {_TOGETHER} AND NOT aside"
+_END_TOGETHER = f"DELETE FROM claims WHERE {_TOGETHER}"
 _COUNT_MOVES = (
     "UPDATE topics SET running = running - ?, again = again + ?, delayed = delayed + ?, dead = dead + ?, "
     "dead_total = dead_total + ?, done_total = done_total + ?, failed_total = failed_total + ? WHERE tid = ?"
@@ -116,18 +120,18 @@ def settle(
     Returns:
         Per settlement whether it took effect; the queues (qid) that have something ready by it.
     """
-    answers: list[bool] = []
+    tallies: dict[int, _Tally] = collections.defaultdict(_Tally)
+    answers = _ack_together(db, catalog, settlements, oids, tallies)
     rings: set[int] = set()
-    tallies: dict[int, _Tally] = {}
-    for settlement in settlements:
+    for at, settlement in enumerate(settlements):
+        if answers[at]:
+            continue
         queue, tid = catalog.topic(db, settlement.queue, settlement.topic)
         place = (tid, id_number(settlement.id))
         claimed: Any = db.execute(_END_CLAIM, (oids.get(settlement.owner, -1), *place)).get
-        answers.append(claimed is not None)
         if claimed is None:
             continue
-        if tid not in tallies:
-            tallies[tid] = _Tally()
+        answers[at] = True
         if settlement.move is Move.ACK:
             tallies[tid].acked += 1
             _drop_aside(db, place, claimed)
@@ -139,6 +143,36 @@ def settle(
     for tid, tally in tallies.items():
         db.execute(_COUNT_MOVES, (*tally.row(), tid))
     return answers, rings
+
+
+def _ack_together(
+    db: apsw.Connection, catalog: Catalog, settlements: Sequence[Settlement], oids: dict[str, int],
+    tallies: dict[int, _Tally],
+) -> list[bool]:
+    """
+    The usual case in two statements: an owner is done with deliveries of a topic, all of them its own.
+
+    Every statement lets the other threads of this process in, and waits for them afterwards: beside
+    a busy one, a statement a delivery costs four times what it costs alone.
+
+    Returns:
+        Per settlement whether it took effect; those that did not are not looked at yet.
+    """
+    answers = [False] * len(settlements)
+    groups: dict[tuple[str, str, str], list[int]] = collections.defaultdict(list)
+    for at, one in enumerate(settlements):
+        if one.move is Move.ACK:
+            groups[one.owner, one.queue, one.topic].append(at)
+    for (owner, queue, topic), places in groups.items():
+        _, tid = catalog.topic(db, queue, topic)
+        row = (oids.get(owner, -1), tid, str([id_number(settlements[at].id) for at in places]))
+        # Fewer: one was settled before, is somebody else's, came twice, or has its body aside.
+        if db.execute(_HELD_TOGETHER, row).get == len(places):
+            db.execute(_END_TOGETHER, row)
+            tallies[tid].acked += len(places)
+            for at in places:
+                answers[at] = True
+    return answers
 
 
 def due_topics(db: apsw.Connection, now_ms: int) -> tuple[list[tuple[int, int, str, str]], int | None]:
