@@ -67,12 +67,11 @@ def test_idle_connections_are_closed_soon(application):
 
 def test_no_connection_is_kept_longer_than_it_may_be_hot(application):
     with Calls(schema.FastcgiHandler(address=application.address, script=SCRIPT)) as calls:
-        begun = time.monotonic()
         jobs = 0
-        while time.monotonic() - begun < HOT_S * 6:
+        while application.accepted < 5:  # for ever, were a busy connection kept; the test has a deadline
             calls.run(*(delivery(n) for n in range(20)))
             jobs += 20
-    assert 5 <= application.accepted < jobs / 4
+    assert application.accepted < jobs / 4
 
 
 def test_successor_opens_after_the_server_has_closed_the_old_one(application):
