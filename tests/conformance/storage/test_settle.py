@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -223,6 +224,42 @@ def test_settle_of_many_answers_each_in_order(world: World) -> None:
     assert world.numbers().done_total == 2
     assert world.numbers("mail").ready == 4
     assert world.numbers(queue="order").done_total == 1
+
+
+def test_acks_of_one_call_take_effect_each_for_itself(world: World) -> None:
+    world.append("a", "b", "c", "d")
+    first, second, third, fourth = world.claim(4)
+    world.settle(second, Move.ACK)
+    not_mine = dataclasses.replace(fourth, owner=BOB)
+
+    acks = [settlement(one, Move.ACK) for one in (first, second, third, third, not_mine)]
+
+    assert world.store.settle(acks) == [True, False, True, False, False]
+    assert places(world) == (0, 1, 0, 0)
+    assert world.numbers().done_total == 3
+
+
+def test_the_first_settle_of_a_claim_in_one_call_counts(world: World) -> None:
+    world.append("a", "b")
+    first, second = world.claim(2)
+
+    answers = world.store.settle([
+        settlement(first, Move.BURY), settlement(second, Move.ACK), settlement(first, Move.ACK),
+    ])
+
+    assert answers == [True, True, False]
+    assert (places(world), world.numbers().done_total) == ((0, 0, 0, 1), 1)
+
+
+def test_acks_of_one_call_count_for_their_owners_and_topics(world: World) -> None:
+    world.declare(gift("credit", "mail"))
+    world.append("a", "b")
+    claimed = [*world.claim(1, owner=ALICE), *world.claim(1, owner=BOB), *world.claim(2, topic="mail")]
+
+    assert world.store.settle([settlement(one, Move.ACK) for one in claimed]) == [True] * 4
+
+    assert world.store.owners() == []
+    assert (world.numbers().done_total, world.numbers(topic="mail").done_total) == (2, 2)
 
 
 def test_settle_of_nothing_answers_nothing(world: World) -> None:
