@@ -160,9 +160,8 @@ def _ack_together(
     """
     answers = [False] * len(settlements)
     groups: dict[tuple[str, str, str], list[int]] = collections.defaultdict(list)
-    others = {one.id for one in settlements if one.move is not Move.ACK}
     for at, one in enumerate(settlements):
-        if one.move is Move.ACK and one.id not in others:  # else the order of the call decides
+        if one.move is Move.ACK:
             groups[one.owner, one.queue, one.topic].append(at)
     for (owner, queue, topic), places in groups.items():
         _, tid = catalog.topic(db, queue, topic)

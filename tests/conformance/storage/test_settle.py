@@ -239,16 +239,17 @@ def test_acks_of_one_call_take_effect_each_for_itself(world: World) -> None:
     assert world.numbers().done_total == 3
 
 
-def test_the_first_settle_of_a_claim_in_one_call_counts(world: World) -> None:
-    world.append("a", "b")
-    first, second = world.claim(2)
+def test_two_ends_of_a_claim_in_one_call_take_effect_once(world: World) -> None:
+    first, second = one(world), one(world)
 
     answers = world.store.settle([
         settlement(first, Move.BURY), settlement(second, Move.ACK), settlement(first, Move.ACK),
     ])
 
-    assert answers == [True, True, False]
-    assert (places(world), world.numbers().done_total) == ((0, 0, 0, 1), 1)
+    assert answers[1]
+    assert answers[0] is not answers[2]
+    assert places(world) == (0, 0, 0, int(answers[0]))
+    assert world.numbers().done_total == 1 + answers[2]
 
 
 def test_acks_of_one_call_count_for_their_owners_and_topics(world: World) -> None:
