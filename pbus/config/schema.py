@@ -177,8 +177,8 @@ class Storage:
     password: str = setting("password of a Redis; rather use password_file", "str", "", effect="restart", secret=True)
     password_file: str = setting("file that holds the password", "path", "", effect="restart")
     tls: dict[str, str] = setting("cert, key, ca of a Redis", "params", {}, later=True)
-    min_free_bytes: int = setting("SQLite: pushes stop below this free space", "size", 64 * 1024 * 1024, key="min_free", later=True)
-    high_water: float = setting("fill at which importance 3 is refused", "share", 0.85, later=True)
+    min_free_bytes: int = setting("SQLite: pushes stop below this free space", "size", 64 * 1024 * 1024, key="min_free", least=0)
+    high_water: float = setting("share of maxmemory (Redis) or of the disk (SQLite) at which pushes of importance 3 are refused; 2 at 0.92, 1 at 0.97", "share", 0.85)
     call_timeout_s: float = setting("longest wait for one call", "duration", 5.0, key="call_timeout", least=0.05, most=60.0)
 
 
@@ -192,7 +192,7 @@ class System:
     cost_center: str = setting("for the monthly report", "text", "")
     password: str = setting("AUTH NAME PW may push to all its queues; rather use password_file", "str", "", secret=True)
     password_file: str = setting("file that holds the password; two lines: both are valid while one replaces the other", "path", "")
-    weight: int = setting("fair share when something is short", "int", 1, least=1, most=1000, later=True)
+    weight: int = setting("fair share when something is short", "int", 1, least=1, most=1000)
 
     @property
     def passwords(self) -> tuple[str, ...]:
@@ -204,8 +204,8 @@ class System:
 class Circuit:
     """``[backend.NAME] circuit``: when an address is left alone for a while."""
 
-    failures: int = setting("failures within the window that open it", "int", 5, least=1, later=True)
-    window_s: float = setting("that window", "duration", 2.0, key="window", later=True)
+    failures: int = setting("failures within the window that open it", "int", 5, least=1)
+    window_s: float = setting("that window", "duration", 2.0, key="window", least=0.01)
     probe_first_s: float = setting("first probe after", "duration", 0.5, key="probe_first", least=0.01)
     probe_max_s: float = setting("longest wait between probes", "duration", 2.0, key="probe_max", least=0.01)
 
@@ -218,11 +218,11 @@ class Backend:
     http: list[str] = setting("http://HOST:PORT", "strings", [])
     max_connections: int = setting("per address and node, all topics together; 0: their sum", "int", 0, least=0)
     reserve: int = setting("php-fpm processes left to the web site", "int", 0, least=0)
-    prefer: str = setting("which of several addresses", "str", "local", one_of=("local", "spread"), later=True)
+    prefer: str = setting("which of several addresses", "str", "local", one_of=("local", "spread"))
     connect_timeout_s: float = setting("longest wait for a connection", "duration", 0.2, key="connect_timeout", least=0.01)
-    status_path: str = setting("php-fpm's pm.status_path", "str", "", later=True)
+    status_path: str = setting("php-fpm's pm.status_path", "str", "")
     max_post_bytes: int = setting("largest encoded request (php: post_max_size)", "size", 8 * 1024 * 1024, key="max_post", least=1024)
-    rate_per_s: float = setting("calls a second", "rate", 0.0, key="rate", later=True)
+    rate_per_s: float = setting("calls a second", "rate", 0.0, key="rate")
     circuit: Circuit = setting("when an address is left alone", "table", of=Circuit)
 
 
@@ -320,19 +320,19 @@ class Retry:
 class Brake:
     """``brake = { .. }``: a topic that fails almost always is tried gently."""
 
-    failed_percent: int = setting("share of failures that trips it", "int", 90, later=True)
-    min_jobs: int = setting("and at least so many jobs", "int", 50, later=True)
-    window_s: float = setting("within", "duration", 30.0, key="window", later=True)
-    probe_first_s: float = setting("first probe after", "duration", 1.0, key="probe_first", later=True)
-    probe_max_s: float = setting("longest wait between probes", "duration", 30.0, key="probe_max", later=True)
+    failed_percent: int = setting("share of failures that trips it", "int", 90, least=1, most=100)
+    min_jobs: int = setting("and at least so many jobs", "int", 50, least=1)
+    window_s: float = setting("within", "duration", 30.0, key="window", least=0.1)
+    probe_first_s: float = setting("first probe after", "duration", 1.0, key="probe_first", least=0.01)
+    probe_max_s: float = setting("longest wait between probes", "duration", 30.0, key="probe_max", least=0.01)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetters:
     """``dead = { .. }``: how long and how many dead letters are kept."""
 
-    keep_s: float = setting("kept for", "duration", 30 * 86_400.0, key="keep", later=True)
-    max: int = setting("at most", "int", 100_000, later=True)
+    keep_s: float = setting("kept for", "duration", 30 * 86_400.0, key="keep", least=0)
+    max: int = setting("at most; 0: no bound", "int", 100_000, least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,20 +348,20 @@ class Topic:
     catch_up_s: float = setting("the backlog should be gone within this time", "duration", 10.0, key="catch_up", later=True)
     timeout_s: float = setting("longest attempt; 0s: none", "duration", 60.0, key="timeout", least=0)
     retry: Retry = setting("when a failed delivery is tried again; whichever bound ends first", "table", of=Retry)
-    on_unknown: str = setting("an attempt that may have run", "str", "retry", one_of=("retry", "hold"), later=True)
-    brake: Brake = setting("gentleness after a poisoned deploy", "table", of=Brake, later=True)
-    rate_per_s: float = setting("jobs a second", "rate", 0.0, key="rate", later=True)
+    on_unknown: str = setting("an attempt that may have run", "str", "retry", one_of=("retry", "hold"))
+    brake: Brake = setting("gentleness after a poisoned deploy", "table", of=Brake)
+    rate_per_s: float = setting("jobs a second", "rate", 0.0, key="rate")
     batch: int = setting("jobs a call", "int", 1, least=1, most=1000, later=True)
-    weight: int = setting("fair share when the node is short", "int", 1, least=1, later=True)
+    weight: int = setting("fair share when the node is short", "int", 1, least=1)
     crash_limit: int = setting("a job that killed its consumer so often is dead", "int", 3, least=1, effect="live")
-    busy_limit_s: float = setting("busy answers count as failures after", "duration", 3_600.0, key="busy_limit", later=True)
+    busy_limit_s: float = setting("busy answers count as failures after", "duration", 3_600.0, key="busy_limit", least=0)
     start: str = setting("where a new topic starts", "str", "now", key="from", one_of=("now", "history"))
     shadow_of: str = setting("compare with this topic instead of counting", "str", "", later=True)
     sample: float = setting("share of the jobs", "percent", 1.0, later=True)
     password: str = setting("for pull consumers of this topic", "str", "", secret=True)
     password_file: str = setting("file that holds the password", "path", "")
     tags: list[str] = setting("nodes with consume = 'tagged' look for these", "strings", [], later=True)
-    dead: DeadLetters = setting("how long dead letters are kept", "table", of=DeadLetters, later=True)
+    dead: DeadLetters = setting("how long dead letters are kept", "table", of=DeadLetters)
     alarm: Mapping[str, Any] = setting("oldest_wait, backlog, failed_percent", "json", {}, later=True)
 
     @property
@@ -391,11 +391,11 @@ class Queue:
     pepper: bool = setting("the Pepperbus contract for producers and RPOP", "bool", False)
     retention_s: float = setting("settled jobs stay readable for", "duration", 3_600.0, key="retention", least=0, effect="live")
     retention_bytes: int = setting("and at most so many bytes of them", "size", 256 * 1024 * 1024, least=0, effect="live")
-    max_backlog: int = setting("pushes are refused above", "int", 1_000_000, later=True)
-    max_backlog_bytes: int = setting("pushes are refused above", "size", 4 * 1024**3, later=True)
-    importance: int = setting("3 is refused first when the store fills", "int", 2, least=1, most=3, later=True)
-    dedupe_window_s: float = setting("a dedupe key counts for", "duration", 600.0, key="dedupe_window", later=True)
-    ttl_s: float = setting("jobs older than this are not run; 0s: never", "duration", 0.0, key="ttl", later=True)
+    max_backlog: int = setting("pushes are refused above; 0: no bound", "int", 1_000_000, least=0)
+    max_backlog_bytes: int = setting("pushes are refused above; 0: no bound", "size", 4 * 1024**3, least=0)
+    importance: int = setting("3 is refused first when the store fills", "int", 2, least=1, most=3)
+    dedupe_window_s: float = setting("a dedupe key counts for", "duration", 600.0, key="dedupe_window", least=0.001)
+    ttl_s: float = setting("jobs older than this are not run; 0s: never", "duration", 0.0, key="ttl", least=0)
     index: list[str] = setting("JSON values by which jobs are found", "strings", [], later=True)
     topic: Mapping[str, Topic] = setting("a subscription: sees every job of the queue, has exactly one handler (fastcgi, http, python, command or pull)", "tables", {}, of=Topic)
 

@@ -1,24 +1,32 @@
 """
-A job's way to one topic: the places a delivery can be, and what moves it.
+A job's way to one topic: the places a delivery can be, what moves it, and who may.
 
-    push --> ready --claim--> running --ack-----> done
-               ^                 | |--retry---> delayed --due--> ready
-               |                 | |--bury----> dead --revive--> ready
-               +-----release-----+
+    push -----> ready --claim--> running --ack-----> done
+      |         ^ ^ |              | |               ^
+      |         | | +---release----+ |               |accept
+      |         | |                  +--bury---> dead+
+      |         | +-------revive------------------+
+      |         +-----due-----+      +--retry--+
+      +--with delay------> delayed <-----------+
+                              |
+    ready, delayed --cancel--> cancelled        ready, delayed --expire--> expired
 
-Rule: ``TABLE`` is the only place that says which move is allowed. Drivers carry it out as a
-compare-and-set on the owner of the claim, and the conformance suite checks them against it.
+Rule: ``TABLE`` is the only place that says which move is allowed. Drivers carry it out (a settle as a
+compare-and-set on the owner of the claim), and the conformance suite checks them against it.
+
+A delivery whose key is held by another one of its topic is ready, but is not claimed before that one
+has ended. A dead letter that is deleted, or dropped by its bounds, stays counted as dead.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class State(enum.StrEnum):
-    """Where a delivery is. ``done``, ``cancelled`` and ``expired`` are ends."""
+    """Where a delivery is. ``done``, ``cancelled``, ``expired`` are ends; ``dead`` is one until it is revived."""
 
     READY = "ready"
     RUNNING = "running"
@@ -38,25 +46,75 @@ class Move(enum.StrEnum):
     BURY = "bury"
     RELEASE = "release"
     DUE = "due"
+    EXPIRE = "expire"
+    CANCEL = "cancel"
     REVIVE = "revive"
+    ACCEPT = "accept"
+    FORGIVE = "forgive"
 
 
-TABLE: Final[dict[tuple[State, Move], State]] = {
-    (State.READY, Move.CLAIM): State.RUNNING,
-    (State.RUNNING, Move.ACK): State.DONE,
-    (State.RUNNING, Move.RETRY): State.DELAYED,
-    (State.RUNNING, Move.BURY): State.DEAD,
-    (State.RUNNING, Move.RELEASE): State.READY,
-    (State.DELAYED, Move.DUE): State.READY,
-    (State.DEAD, Move.REVIVE): State.READY,
+class By(enum.StrEnum):
+    """Who may cause a move."""
+
+    OWNER = "owner"       # the process that holds the claim, or whoever knows that it is dead
+    CLAIMER = "claimer"   # a child that has room for work
+    STORE = "store"       # time: the store itself while it claims or promotes
+    PERSON = "person"     # an operator, or a producer about its own jobs
+    BRAKE = "brake"       # a delivery child whose topic was braked
+
+
+class Rule(NamedTuple):
+    """A line of ``TABLE``: where the move leads, and who may cause it."""
+
+    to: State
+    by: By
+
+
+TABLE: Final[dict[tuple[State, Move], Rule]] = {
+    (State.READY, Move.CLAIM): Rule(State.RUNNING, By.CLAIMER),
+    (State.RUNNING, Move.ACK): Rule(State.DONE, By.OWNER),
+    (State.RUNNING, Move.RETRY): Rule(State.DELAYED, By.OWNER),
+    (State.RUNNING, Move.BURY): Rule(State.DEAD, By.OWNER),
+    (State.RUNNING, Move.RELEASE): Rule(State.READY, By.OWNER),
+    (State.DELAYED, Move.DUE): Rule(State.READY, By.STORE),
+    (State.READY, Move.EXPIRE): Rule(State.EXPIRED, By.STORE),
+    (State.DELAYED, Move.EXPIRE): Rule(State.EXPIRED, By.STORE),
+    (State.READY, Move.CANCEL): Rule(State.CANCELLED, By.PERSON),
+    (State.DELAYED, Move.CANCEL): Rule(State.CANCELLED, By.PERSON),
+    (State.DEAD, Move.REVIVE): Rule(State.READY, By.PERSON),
+    (State.DEAD, Move.ACCEPT): Rule(State.DONE, By.PERSON),
+    # An attempt given back: the delivery stays where it waits; a dead one waits again.
+    (State.READY, Move.FORGIVE): Rule(State.READY, By.BRAKE),
+    (State.DELAYED, Move.FORGIVE): Rule(State.DELAYED, By.BRAKE),
+    (State.DEAD, Move.FORGIVE): Rule(State.READY, By.BRAKE),
 }
 
 SETTLES: Final = frozenset({Move.ACK, Move.RETRY, Move.BURY, Move.RELEASE})
+ENDS: Final = frozenset({State.DONE, State.DEAD, State.CANCELLED, State.EXPIRED})
 
 
 def successor(state: State, move: Move) -> State | None:
     """Where *move* takes a delivery that is in *state*; None where it is not allowed."""
-    return TABLE.get((state, move))
+    rule = TABLE.get((state, move))
+    return rule.to if rule else None
+
+
+@dataclass(slots=True)
+class PushOptions:
+    """
+    What a producer may ask for beside the body. Read-only by agreement.
+
+    Attributes:
+        delay_ms: Not handed out earlier than this after the push; 0: at once.
+        dedupe: A second push with it, within the queue's window, is answered with the first one's id; empty: none.
+        ttl_ms: Not begun any more so long after the push: it expires; 0: never.
+        key: Deliveries of one key never overlap within a topic and keep their order; empty: none.
+    """
+
+    delay_ms: int = 0
+    dedupe: str = ""
+    ttl_ms: int = 0
+    key: str = ""
 
 
 @dataclass(slots=True)
@@ -69,12 +127,17 @@ class Push:
         body: The bytes, opaque.
         traceparent: W3C trace context or empty.
         content_type: What the producer said the body is, or empty.
+        options: None: a plain push, nearly all of them.
+        span: How many pushes from this one on are one command, stored all or none; 0: it belongs to
+            an earlier one. All of a span are of one queue. One with ``dedupe`` has span 1.
     """
 
     queue: str
     body: bytes
     traceparent: str = ""
     content_type: str = ""
+    options: PushOptions | None = None
+    span: int = 1
 
 
 @dataclass(slots=True)
@@ -92,6 +155,9 @@ class Delivery:
         traceparent, content_type: As pushed.
         first_ms: When its first counted attempt ended, unix ms by the store; 0 before.
         owner: Who holds the claim.
+        key: As pushed; empty: none.
+        forgiven: Of the attempts before this one, how many the retry policy does not count (given
+            back by the brake, or made before somebody revived it).
     """
 
     id: str
@@ -105,6 +171,8 @@ class Delivery:
     content_type: str
     first_ms: int
     owner: str
+    key: str = ""
+    forgiven: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,8 +188,11 @@ class Settlement:
         crash: It killed its consumer; counted apart from attempts. Not looked at by ACK.
         redelivered: Whoever gets it next is told that it may have run before; once said it stays.
         delay_s: RETRY: seconds until it is due again.
+        key_rest_s: BURY of a delivery with a key: the key rests so long before the next one of it is
+            handed out (a handler that nobody could kill may still run). A RETRY holds its key anyway.
         reason: RETRY, BURY: class of the failure, a short stable word (``failed``, ``timeout``..).
         error: RETRY, BURY: text for people, at most 2 KiB.
+        fingerprint: BURY: the group of its error (``core.fingerprint``), 16 hex digits.
     """
 
     owner: str
@@ -133,5 +204,7 @@ class Settlement:
     crash: bool = False
     redelivered: bool = False
     delay_s: float = 0.0
+    key_rest_s: float = 0.0
     reason: str = ""
     error: str = ""
+    fingerprint: str = ""

@@ -2,8 +2,31 @@
 What a storage driver must do, and what its callers may rely on.
 
 A queue is a log; a topic is a cursor in it plus its claims. A driver keeps, per queue, the log of
-pushed jobs and two counters, and per topic the cursor, the claims, what came back (``again``, read
-before the log so that order returns), what is delayed, and the dead letters.
+pushed jobs, its counters and its dedupe keys, and per topic the cursor, the claims, what came back
+(``again``, read before the log so that order returns), what is delayed, what waits for its key, and
+the dead letters with the groups of their errors.
+
+Where a push with options is
+----------------------------
+* Delay: one entry in the log, marked; in the same write every topic of the queue gets it as a delayed
+  delivery. Claims pass over marked entries; only a topic made later (``from = "history"``) finds them
+  there, and takes those whose time has come.
+* Ttl: judged when the delivery is about to be claimed or becomes due, by the store's clock, against
+  the time in its id. Then it has expired: counted, never handed out.
+* Key: a delivery holds its key in its topic from its first claim until it ends; a retry, a release and
+  a delay after a failure keep it. One that meets a held key on its way is set aside in order; whoever
+  ends the holder makes the next one ready (``again``, before the log) and rings the bell: nobody polls.
+* Dedupe: the key is written with the job and read in the same write.
+
+Numbers
+-------
+For every topic, at any moment between two calls::
+
+    jobs pushed since it started = ready + running + delayed + dead
+                                   + done_total + cancelled_total + expired_total + forgotten_total
+
+A delivery is *taken* by its topic when it is claimed for the first time, cancelled or expired; the backlog
+of a queue is the pushed jobs that its slowest topic has not taken. Delayed pushes are in it, retries are not.
 
 Rules
 -----
@@ -47,33 +70,60 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as the store must know it. ``start`` is ``now`` or ``history`` (a new topic only)."""
+    """
+    A topic as the store must know it.
+
+    Attributes:
+        start: ``now`` or ``history`` (a new topic only).
+        dead_keep_s, dead_max: Bounds of its dead letters; 0: none. The oldest go first, counted as forgotten.
+    """
 
     name: str
     start: str = "now"
+    dead_keep_s: float = 0.0
+    dead_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
-    """A queue as the store must know it; retention applies to jobs that every topic has settled."""
+    """
+    A queue as the store must know it.
+
+    Attributes:
+        retention_s, retention_bytes: For jobs that every topic has settled.
+        max_backlog, max_backlog_bytes: Spans that would go above are refused; 0: no bound. A span
+            that is larger than the bound alone is stored when the backlog is empty.
+        dedupe_window_s: How long a dedupe key counts, from its push on.
+    """
 
     name: str
     topics: tuple[TopicSpec, ...]
     retention_s: float
     retention_bytes: int
+    max_backlog: int = 0
+    max_backlog_bytes: int = 0
+    dedupe_window_s: float = 600.0
 
 
 @dataclass(slots=True)
 class Appended:
     """
-    A stored push: its job id, the queue's backlog after it (never 0), how many topics get it.
+    The answer to a push. Read-only by agreement: freezing it triples the cost of making one.
 
-    Read-only by agreement: freezing it triples the cost of making one, and there is one a push.
+    Attributes:
+        id: Job id; of a duplicate the first one's; empty when refused.
+        backlog: Of the queue, after all pushes of the call; of a stored push never 0.
+        topics: How many get it.
+        duplicate: Its dedupe key was there already: nothing was stored, ``id`` is stored.
+        refused: Empty: stored. ``jobs`` or ``bytes``: the queue's max_backlog or max_backlog_bytes is
+            reached, this span is not stored.
     """
 
     id: str
     backlog: int
     topics: int
+    duplicate: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +160,10 @@ class TopicNumbers:
     Where the deliveries of a topic are, now; totals are since the topic was created.
 
     ``oldest_wait_s`` is the age of the oldest ready delivery's job (by its id), 0.0 without one.
-    ``ready`` includes what is delayed and due. ``failed`` counts attempts that failed (settled with
-    ``counts`` or ``crash``), ``redelivered`` claims handed out with that flag.
+    ``ready`` includes what is delayed and due, and what waits for its key. ``failed`` counts attempts that
+    failed (settled with ``counts`` or ``crash``), ``redelivered`` claims handed out with that flag,
+    ``forgotten`` dead letters that were deleted or dropped by their bounds. ``paused_ms``: since when, unix
+    ms; 0: it is not.
     """
 
     ready: int = 0
@@ -123,6 +175,34 @@ class TopicNumbers:
     failed_total: int = 0
     dead_total: int = 0
     redelivered_total: int = 0
+    cancelled_total: int = 0
+    expired_total: int = 0
+    forgotten_total: int = 0
+    paused_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueNumbers:
+    """What waits in a queue (jobs, bytes of their bodies), what its log keeps, and all that was ever pushed."""
+
+    backlog: int = 0
+    backlog_bytes: int = 0
+    kept: int = 0
+    pushed_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """
+    How full the store is.
+
+    Attributes:
+        share: 0..1 of what it may use (Redis: maxmemory; a file: its disk); 0.0 where nothing bounds it.
+        free_bytes: What is left; None where nothing bounds it.
+    """
+
+    share: float = 0.0
+    free_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +218,7 @@ class Promoted:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead delivery: when (unix ms), after how many attempts, why."""
+    """A dead delivery: when (unix ms), after how many attempts, why; ``fingerprint`` names the group of its error."""
 
     queue: str
     topic: str
@@ -148,6 +228,66 @@ class DeadLetter:
     crashes: int
     reason: str
     error: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """
+    Dead letters of a topic whose errors have one fingerprint.
+
+    Attributes:
+        count: Those that are there now.
+        total: All that ever were.
+        first_ms, last_ms: When the first and the newest one died, unix ms; the first stays when letters go.
+        reason, error: Of the newest one, its whole text.
+        sample: Id of the newest one.
+    """
+
+    queue: str
+    topic: str
+    fingerprint: str
+    count: int
+    total: int
+    first_ms: int
+    last_ms: int
+    reason: str
+    error: str
+    sample: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    Where one delivery is: ``ready``, ``running``, ``delayed``, ``dead``, or ``ended`` (done, cancelled or expired:
+    the store does not keep which). Times are unix ms, 0 where they do not apply.
+    """
+
+    state: str
+    attempts: int = 0
+    crashes: int = 0
+    redelivered: bool = False
+    first_ms: int = 0
+    due_ms: int = 0
+    at_ms: int = 0
+    owner: str = ""
+    reason: str = ""
+    error: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job that the store still has, and where it is on its way to each topic. ``expires_ms``: 0 without ttl."""
+
+    id: str
+    queue: str
+    body: bytes
+    traceparent: str
+    content_type: str
+    key: str
+    expires_ms: int
+    topics: Mapping[str, Place]
 
 
 class Bell(Protocol):
@@ -199,7 +339,8 @@ class Driver(Protocol):
         """
         Store jobs durably, each once for all topics of its queue, in the given order.
 
-        Atomic per queue: all pushes of one queue or none. Idempotent by (owner, batch): a repeated
+        Atomic per queue: one write. In it each span is stored or refused as a whole, in order: a span
+        above the queue's max_backlog is refused alone, the next one may fit. Idempotent by (owner, batch): a repeated
         call with the same number answers what the first one stored, and the driver itself repeats
         after a lost reply. *batch* grows by one per call of an owner; calls of one owner do not overlap.
         If we die here: what was stored is stored, nobody was told.
@@ -218,6 +359,9 @@ class Driver(Protocol):
         """
         Take ready deliveries, oldest first (what came back before the log), for their owners.
 
+        A paused topic has none. What has expired is ended, what has been cancelled is passed over, what
+        meets a held key is set aside; none of that is handed out.
+
         Atomic per queue. Not idempotent: after a lost reply the store lists claims that the child
         does not know of (``held``); it releases them.
 
@@ -230,7 +374,9 @@ class Driver(Protocol):
         """
         End claims. Each is a compare-and-set on (owner, queue, topic, id).
 
-        Idempotent (a repeated one answers False and changes nothing). Atomic per queue.
+        Idempotent (a repeated one answers False and changes nothing). Atomic per queue. The end of a
+        delivery with a key makes the next one of that key ready in the same write, and rings the bell.
+        A BURY counts in the group of its fingerprint, and drops the oldest letters above ``dead_max``.
         If we die here: the claim is settled or still owned by us, never half.
 
         Returns:
@@ -253,7 +399,7 @@ class Driver(Protocol):
 
     def promote_due(self, limit: int = 1000) -> Promoted:
         """
-        Move delayed deliveries whose time has come to ready and ring the bell of their queues.
+        Move delayed deliveries whose time has come to ready (or to expired) and ring the bell of their queues.
 
         At most *limit* per topic and call. Idempotent; safe from several nodes at once. A RETRY
         without a delay is due at once, and ready after the next call of this.
@@ -263,7 +409,8 @@ class Driver(Protocol):
         """
         Drop log entries that every topic has settled and that retention does not keep.
 
-        Bodies that an open claim, a delayed or a dead delivery still needs are put aside first.
+        Bodies that an open claim, a delayed, a waiting or a dead delivery still needs are put aside first.
+        Also drops dead letters older than ``dead_keep_s`` and dedupe keys whose window is over.
         Bounded work per call (about 10,000 entries). Returns how many entries were dropped; call
         again while it is not 0. Safe from several nodes at once.
         """
@@ -273,16 +420,88 @@ class Driver(Protocol):
 
     def backlog(self, queue: str) -> int:
         """
-        Pushed jobs of *queue* that its slowest topic has not claimed.
+        Pushed jobs of *queue* that its slowest topic has not taken: delayed pushes count, retries do not.
 
-        Retries do not count. 0 for a queue without topics.
+        0 for a queue without topics.
         """
 
     def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
-        """Numbers of every declared topic, in one call; keys are (queue, topic)."""
+        """Numbers of every topic that was ever declared and not dropped, in one call; keys are (queue, topic)."""
 
-    def dead_letters(self, queue: str, topic: str, limit: int = 100) -> list[DeadLetter]:
-        """The newest *limit* dead letters of a topic, newest first."""
+    def queue_numbers(self) -> dict[str, QueueNumbers]:
+        """Numbers of every queue that was ever declared, in one call."""
+
+    def fill(self) -> Fill:
+        """How full the store is; a cheap read, asked about once a second by every ingest child."""
+
+    # -- what people and producers do to deliveries; none of it needs an owner, all of it is refused for running ones
+
+    def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
+        """
+        End deliveries that are ready or delayed as cancelled; *topic* empty: of every topic, in one write.
+
+        Returns:
+            Per id how many deliveries were cancelled; 0: running, ended or unknown.
+        """
+
+    def purge(self, queue: str, topic: str) -> int:
+        """
+        Cancel everything of a topic that is ready or delayed, oldest first; dead letters stay.
+
+        Bounded work per call (about 10,000 deliveries); call again while it is not 0.
+        """
+
+    def revive(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """
+        Make dead deliveries ready again, with all attempts of the policy before them.
+
+        ``attempt`` goes on counting, ``forgiven`` becomes the attempts so far, ``crashes`` and
+        ``first_ms`` 0; redelivered. One whose key is held waits for it. Rings the bell. False: not dead (any more).
+        """
+
+    def accept(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """Settle dead deliveries as done: a person knows that it is. False: not dead (any more)."""
+
+    def forget_dead(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """Delete dead letters; they stay counted, as forgotten. False: not dead (any more)."""
+
+    def forgive(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """
+        Give an attempt back: ``forgiven`` + 1 of deliveries that are ready or delayed; a dead one becomes ready.
+
+        Not idempotent: a repeated call gives another one back, at most all that were made. False: running or ended.
+        """
+
+    def dead_letters(
+        self, queue: str, topic: str, limit: int = 100, *, fingerprint: str = "", before: DeadLetter | None = None
+    ) -> list[DeadLetter]:
+        """
+        The newest *limit* dead letters of a topic, newest first; of one group; those after *before* in that order.
+
+        Bounded work: with *fingerprint* a page may be short although there are more, but is empty only at the end.
+        """
+
+    def dead_groups(self, queue: str, topic: str) -> list[DeadGroup]:
+        """Groups of errors of a topic that have dead letters now, the largest first; at most 1,000."""
+
+    def job(self, queue: str, id: str) -> JobRecord | None:
+        """A job by its id; None: the store does not have its body (any more)."""
+
+    def jobs(self, queue: str, after: str = "", limit: int = 100) -> list[JobRecord]:
+        """
+        Jobs of *queue* with an id above *after*, in order, as far as about 4 MiB of bodies: all of which the store
+        has the body, in the log or put aside. Empty at the end.
+        """
+
+    def pause(self, queue: str, topic: str, paused: bool) -> None:
+        """Nothing of a paused topic is claimed, on any node, until it is resumed (that rings the bell). Idempotent."""
+
+    def drop_topic(self, queue: str, topic: str) -> bool:
+        """
+        Remove a topic with everything of it (``pbus topic rm --purge``). False: there is none of that name.
+
+        A child that still declares it makes it again, empty.
+        """
 
     def bell(self, name: str, queues: Sequence[str]) -> Bell:
         """An ear for pushes to *queues*; *name* is unique among the living children of this node."""

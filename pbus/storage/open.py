@@ -74,9 +74,15 @@ def queue_specs(queues: Mapping[str, Queue], storage_name: str) -> list[QueueSpe
     return [
         QueueSpec(
             name=name,
-            topics=tuple(TopicSpec(topic, settings.start) for topic, settings in sorted(queue.topic.items())),
+            topics=tuple(
+                TopicSpec(topic, settings.start, settings.dead.keep_s, settings.dead.max)
+                for topic, settings in sorted(queue.topic.items())
+            ),
             retention_s=queue.retention_s,
             retention_bytes=queue.retention_bytes,
+            max_backlog=queue.max_backlog,
+            max_backlog_bytes=queue.max_backlog_bytes,
+            dedupe_window_s=queue.dedupe_window_s,
         )
         for name, queue in sorted(queues.items())
         if queue.storage == storage_name

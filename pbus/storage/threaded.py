@@ -9,11 +9,13 @@ role passes ``apply`` of its own one-thread pool.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.storage.driver import (
-    Appended, Bell, DeadLetter, Driver, Held, Promoted, QueueSpec, TopicNumbers, Want,
+    Appended, Bell, DeadGroup, DeadLetter, Driver, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
+    TopicNumbers, Want,
 )
 
 Apply = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
@@ -89,8 +91,62 @@ class Threaded:
         answer: dict[tuple[str, str], TopicNumbers] = self._apply(self._driver.numbers, ())
         return answer
 
-    def dead_letters(self, queue: str, topic: str, limit: int = 100) -> list[DeadLetter]:
-        answer: list[DeadLetter] = self._apply(self._driver.dead_letters, (queue, topic, limit))
+    def queue_numbers(self) -> dict[str, QueueNumbers]:
+        answer: dict[str, QueueNumbers] = self._apply(self._driver.queue_numbers, ())
+        return answer
+
+    def fill(self) -> Fill:
+        answer: Fill = self._apply(self._driver.fill, ())
+        return answer
+
+    def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
+        answer: list[int] = self._apply(self._driver.cancel, (queue, topic, ids))
+        return answer
+
+    def purge(self, queue: str, topic: str) -> int:
+        answer: int = self._apply(self._driver.purge, (queue, topic))
+        return answer
+
+    def revive(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        answer: list[bool] = self._apply(self._driver.revive, (queue, topic, ids))
+        return answer
+
+    def accept(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        answer: list[bool] = self._apply(self._driver.accept, (queue, topic, ids))
+        return answer
+
+    def forget_dead(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        answer: list[bool] = self._apply(self._driver.forget_dead, (queue, topic, ids))
+        return answer
+
+    def forgive(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        answer: list[bool] = self._apply(self._driver.forgive, (queue, topic, ids))
+        return answer
+
+    def dead_letters(
+        self, queue: str, topic: str, limit: int = 100, *, fingerprint: str = "", before: DeadLetter | None = None
+    ) -> list[DeadLetter]:
+        page = partial(self._driver.dead_letters, queue, topic, limit, fingerprint=fingerprint, before=before)
+        answer: list[DeadLetter] = self._apply(page, ())
+        return answer
+
+    def dead_groups(self, queue: str, topic: str) -> list[DeadGroup]:
+        answer: list[DeadGroup] = self._apply(self._driver.dead_groups, (queue, topic))
+        return answer
+
+    def job(self, queue: str, id: str) -> JobRecord | None:
+        answer: JobRecord | None = self._apply(self._driver.job, (queue, id))
+        return answer
+
+    def jobs(self, queue: str, after: str = "", limit: int = 100) -> list[JobRecord]:
+        answer: list[JobRecord] = self._apply(self._driver.jobs, (queue, after, limit))
+        return answer
+
+    def pause(self, queue: str, topic: str, paused: bool) -> None:
+        self._apply(self._driver.pause, (queue, topic, paused))
+
+    def drop_topic(self, queue: str, topic: str) -> bool:
+        answer: bool = self._apply(self._driver.drop_topic, (queue, topic))
         return answer
 
     def bell(self, name: str, queues: Sequence[str]) -> Bell:
