@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 
 import gevent
@@ -60,9 +59,13 @@ def test_ten_topics_never_exceed_max_connections_and_none_starves(application):
 def test_idle_connections_are_closed_soon(application):
     with Calls(schema.FastcgiHandler(address=application.address, script=SCRIPT), slots=4) as calls:
         calls.run(*(delivery(n) for n in range(50)))
-        begun = time.monotonic()
-        eventually(lambda: application.open == 0, 2.0, "no connection is kept without work")
-        assert time.monotonic() - begun < LINGER_S * 6
+        naps = 0
+        (address,) = calls.lane._backend.addresses
+        while address.taken or address.parked:  # a machine that stands still delays the naps as it does the sweeper
+            gevent.sleep(LINGER_S / 2)
+            naps += 1
+        assert naps <= 6
+        eventually(lambda: application.open == 0, 10.0, "the application sees them closed")
 
 
 def test_no_connection_is_kept_longer_than_it_may_be_hot(application):

@@ -10,7 +10,7 @@ from typing import Any
 
 import gevent
 
-from pbus.clock import SystemClock
+from pbus.clock import Clock, SystemClock
 from pbus.config import schema
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome
@@ -29,22 +29,47 @@ def delivery(number: int = 1, body: bytes = b"{}", **fields: Any) -> Delivery:
     return Delivery(**(values | fields))
 
 
+class JobClock(SystemClock):
+    """
+    The machine's clock, and each outcome moves it by *job_s* more.
+
+    So what may last for some time lasts for at most ``time / job_s`` jobs, however fast the machine is.
+    """
+
+    def __init__(self, job_s: float) -> None:
+        self._job_s = job_s
+        self._moved_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self._moved_s
+
+    def job_done(self) -> None:
+        """An outcome came."""
+        self._moved_s += self._job_s
+
+
 class CallDesk:
     """
     Stands in for the desk and, with ``pump``, for the claimer.
+
+    Args:
+        clock: A JobClock is moved by each outcome.
 
     Attributes:
         outcomes: (job id, outcome) in order.
         wakes: How often a lane asked to be looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.outcomes: list[tuple[str, Outcome]] = []
         self.wakes = 0
+        self._clock = clock
 
     def finish(self, delivery: Delivery, outcome: Outcome) -> None:
         """See ``lane.Desk.finish``."""
         self.outcomes.append((delivery.id, outcome))
+        if isinstance(self._clock, JobClock):
+            self._clock.job_done()
 
     def wake(self) -> None:
         """See ``lane.Desk.wake``."""
@@ -95,22 +120,23 @@ class Calls:
         queue, topic: Whose lane.
         backends: Share somebody else's pools.
         rests: How long it rests.
+        clock: Instead of the machine's: a still one keeps connections for ever, a ``JobClock`` for some jobs at most.
         topic_settings: Further keys of the topic (``timeout_s``, ``retry``).
     """
 
     def __init__(
         self, handler: schema.FastcgiHandler | schema.HttpHandler, *, backend: schema.Backend | None = None,
         slots: int = 1, queue: str = "gift", topic: str = "credit", backends: Backends | None = None,
-        rests: Rests | None = None, **topic_settings: Any,
+        rests: Rests | None = None, clock: Clock | None = None, **topic_settings: Any,
     ) -> None:
-        clock = SystemClock()
+        clock = clock or SystemClock()
         key = "http" if isinstance(handler, schema.HttpHandler) else "fastcgi"
         settings: dict[str, Any] = {
             key: handler, "concurrency": schema.Concurrency(min=slots, max=slots), "timeout_s": 10.0
         }
         self._own = backends is None
         self.backends = backends or Backends({"b": backend} if backend else {}, processes=1, index=0, clock=clock)
-        self.desk = CallDesk()
+        self.desk = CallDesk(clock)
         self.lane = make_call_lane(
             queue, topic, schema.Topic(**(settings | topic_settings)), concurrency=slots, backends=self.backends,
             desk=self.desk, owner=OWNER, clock=clock, rests=rests,
