@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
+from pbus.clock import FakeClock
 from pbus.config import schema
 from pbus.core.outcome import Outcome, Verdict
 from tests.support import fastcgi_stub as stub
@@ -38,6 +39,11 @@ def application() -> Iterator[OpenStub]:
 
 def calls(application: FastcgiStub, **settings: object) -> Calls:
     return Calls(schema.FastcgiHandler(address=application.address, script=SCRIPT), **settings)
+
+
+def calls_on_kept_connections(application: FastcgiStub) -> Calls:
+    """The clock stands still, so a connection stays hot: only the first call has a fresh one."""
+    return calls(application, clock=FakeClock())
 
 
 def jobs_of(application: FastcgiStub) -> list[FastcgiRequest]:
@@ -286,7 +292,7 @@ def test_end_of_a_fresh_connection_without_an_answer_is_a_crash(application, end
 @pytest.mark.parametrize("ending", [CLOSE, RESET])
 def test_partial_answer_is_a_crash_even_on_a_kept_connection(application, ending):
     app = application((DONE,), (DONE[:30], ending))
-    with calls(app) as running:
+    with calls_on_kept_connections(app) as running:
         outcomes = running.run(delivery(1), delivery(2))
     assert [outcome.verdict for outcome in outcomes] == [Verdict.DONE, Verdict.CRASHED]
     assert not outcomes[1].resent
@@ -295,7 +301,7 @@ def test_partial_answer_is_a_crash_even_on_a_kept_connection(application, ending
 
 def test_kept_connection_that_ends_without_an_answer_is_resent_once(application):
     app = application((DONE,), (CLOSE,), (DONE,))
-    with calls(app) as running:
+    with calls_on_kept_connections(app) as running:
         outcomes = running.run(delivery(1), delivery(2))
     assert [outcome.verdict for outcome in outcomes] == [Verdict.DONE, Verdict.DONE]
     assert [outcome.resent for outcome in outcomes] == [False, True]
@@ -304,7 +310,7 @@ def test_kept_connection_that_ends_without_an_answer_is_resent_once(application)
 
 def test_resend_that_ends_without_an_answer_is_a_crash(application):
     app = application((DONE,), (CLOSE,))
-    with calls(app) as running:
+    with calls_on_kept_connections(app) as running:
         outcomes = running.run(delivery(1), delivery(2))
     assert (outcomes[1].verdict, outcomes[1].resent) == (Verdict.CRASHED, True)
     assert len(jobs_of(app)) == 3
@@ -319,7 +325,7 @@ def test_resend_that_reaches_nobody_is_unsure(application):
         return (CLOSE,)
 
     try:
-        with calls(app) as running:
+        with calls_on_kept_connections(app) as running:
             outcomes = running.run(delivery(1), delivery(2))
     finally:
         app.close()
