@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import leftovers
+from tests.support import leftovers, nightly, seeds
 from tests.support.bus import bus_factory  # noqa: F401 - a fixture for every test that wants a real bus
 from tests.support.waiting import until
 
@@ -21,13 +21,26 @@ _ROOT = Path(__file__).parent
 hypothesis.settings.register_profile("pbus", deadline=None)  # the machine may be busy; timeouts are per test
 hypothesis.settings.load_profile("pbus")
 
-TIMEOUT_S = {"unit": 20, "conformance": 60, "integration": 90, "chaos": 120, "bench": 600}
-"""Deadline of one test by folder; a ``timeout`` marker of its own wins."""
+TIMEOUT_S = {"unit": 20, "conformance": 60, "integration": 90, "chaos": 120, "bench": 600, "soak": 0}
+"""Deadline of one test by folder; a ``timeout`` marker of its own wins. A soak takes as long as it was told."""
+
+NIGHTLY_FACTOR = 5
+"""Full figures take longer."""
 
 os.environ.pop("PBUS_CONFIG", None)  # the configuration of whoever runs the tests is none of theirs
 
 _GRACE_S = 3.0
 """How long what a test has stopped may take to be gone."""
+
+
+def pytest_report_header() -> list[str]:
+    return [f"seed: {seeds.VARIABLE}={seeds.fix()}" + (", full figures" if nightly.NIGHTLY else "")]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if nightly.ROUNDS > 1:
+        metafunc.fixturenames.append("round_number")
+        metafunc.parametrize("round_number", range(nightly.ROUNDS))
 
 
 def _folder(path: Path) -> str:
@@ -42,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.path}: tests live in one of {', '.join(TIMEOUT_S)}")
         item.add_marker(getattr(pytest.mark, kind))
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S[kind]))
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S[kind] * (NIGHTLY_FACTOR if nightly.NIGHTLY else 1)))
 
 
 @pytest.fixture(autouse=True)
