@@ -1,8 +1,15 @@
 """
 A TCP proxy that breaks on demand: what networks do to a store, without a network.
 
-It knows no protocol: bytes from the server mean that something was executed. Faults apply to
-connections that are open and to new ones; ``heal`` ends them all.
+    refuse       nobody listens                  cut_replies   executed, not answered, closed: the next ones
+    disconnect   open connections are closed     cut_share     the same for a share of all replies
+    blackhole    nothing passes, either way      cut_after     a reply ends in the middle, closed
+    mute         requests pass, replies do not   delay, drip   replies come late, or a byte at a time
+    half_open    open connections are forgotten by the server's side, and nobody tells the client
+
+It knows no protocol: a piece of bytes from the server means that something was executed. Faults apply to
+connections that are open and to new ones (``half_open`` and ``disconnect``: to open ones); ``heal`` ends
+them all.
 """
 
 from __future__ import annotations
@@ -13,10 +20,32 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from tests.support import seeds
+
 _PIECE = 65536
+
+
+@dataclass(slots=True, eq=False)
+class _Pair:
+    """One connection: both sides of the proxy, and whether what it carries vanishes."""
+
+    client: socket.socket
+    server: socket.socket
+    forgotten: bool = False
+
+    def close(self) -> None:
+        """End both; the threads that read them close them."""
+        for side in (self.client, self.server):
+            _end(side)
+
+
+def _end(side: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        side.shutdown(socket.SHUT_RDWR)
 
 
 class FaultProxy:
@@ -25,14 +54,14 @@ class FaultProxy:
 
     Args:
         target: Path of a unix socket, or (host, port).
-        seed: For the share of replies that are cut; printed by whoever uses it.
+        name: Its generator for the share of replies that are cut (``seeds``); one a proxy of a test.
     """
 
-    def __init__(self, target: str | tuple[str, int], *, seed: int = 1) -> None:
+    def __init__(self, target: str | tuple[str, int], *, name: str = "proxy") -> None:
         self._target = target
-        self._random = random.Random(seed)
+        self._random: random.Random = seeds.generator("fault proxy", name)
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._open: set[_Pair] = set()
         self._threads: list[threading.Thread] = []
         self._flowing = threading.Event()
         self._flowing.set()
@@ -41,11 +70,14 @@ class FaultProxy:
         self._cut_after_bytes: int | None = None
         self._delay_s = 0.0
         self._drip_s = 0.0
+        self._muted = False
         self._closed = False
         self.cuts = 0
         """Replies that were executed and never delivered."""
         self.connections = 0
         """Connections accepted so far."""
+        self.replies = 0
+        """Pieces of replies that came from the server."""
         self.port = 0
         self._listener = self._listen()
 
@@ -80,22 +112,38 @@ class FaultProxy:
         """Connections stay open and are accepted; not one byte passes in any direction."""
         self._flowing.clear()
 
+    def mute(self) -> None:
+        """Requests pass and are executed; their replies vanish, and connections stay open."""
+        self._muted = True
+
     def refuse(self) -> None:
         """Connections are refused, those that are open are closed."""
         self._stop_listening()
         self.disconnect()
 
+    def half_open(self) -> None:
+        """Open connections are closed towards the server, stay open for the client, and carry nothing ever again."""
+        with self._lock:
+            for pair in self._open:
+                pair.forgotten = True
+                _end(pair.server)
+
     def disconnect(self) -> None:
         """Close every open connection now."""
         with self._lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+            for pair in self._open:
+                pair.close()
 
     def heal(self) -> None:
-        """End all faults. What a black hole has swallowed is delivered."""
+        """
+        End all faults.
+
+        What a black hole has swallowed is delivered, as a network does that was cut off for a while. What
+        was muted or forgotten is gone.
+        """
         self._cut_next, self._cut_share, self._cut_after_bytes = 0, 0.0, None
         self._delay_s = self._drip_s = 0.0
+        self._muted = False
         self._flowing.set()
         if self._listener.fileno() < 0:
             self._listener = self._listen()
@@ -131,6 +179,7 @@ class FaultProxy:
         self._listener.close()
 
     def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -147,13 +196,14 @@ class FaultProxy:
             except OSError:
                 client.close()
                 continue
-            for connection in (client, server):
-                if connection.family != socket.AF_UNIX:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for side in (client, server):
+                if side.family != socket.AF_UNIX:
+                    side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = _Pair(client, server)
             with self._lock:
-                self._open |= {client, server}
-            self._start(self._pump, client, server, self._forward)
-            self._start(self._pump, server, client, self._reply)
+                self._open.add(pair)
+            self._start(self._pump, pair, client, server, self._forward)
+            self._start(self._pump, pair, server, client, self._reply)
 
     def _connect(self) -> socket.socket:
         if isinstance(self._target, str):
@@ -162,20 +212,21 @@ class FaultProxy:
             return server
         return socket.create_connection(self._target, 5)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, deliver: Callable[..., bool]) -> None:
+    def _pump(
+        self, pair: _Pair, source: socket.socket, sink: socket.socket, deliver: Callable[..., bool]
+    ) -> None:
         try:
             while data := source.recv(_PIECE):
                 self._flowing.wait()
-                if not deliver(sink, data):
+                if not pair.forgotten and not deliver(sink, data):
                     break
         except OSError:
             pass  # one of the two ends is gone, which ends the other
         finally:
-            for connection in (source, sink):
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-            with self._lock:
-                self._open.discard(source)
+            if not (pair.forgotten and source is pair.server):  # the client is not told
+                pair.close()
+                with self._lock:
+                    self._open.discard(pair)
             source.close()
 
     def _forward(self, server: socket.socket, data: bytes) -> bool:
@@ -184,6 +235,9 @@ class FaultProxy:
 
     def _reply(self, client: socket.socket, data: bytes) -> bool:
         """Deliver bytes of the server; False: the connection ends here."""
+        self.replies += 1
+        if self._muted:
+            return True
         if self._cuts():
             return False
         if self._delay_s:
