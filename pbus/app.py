@@ -56,8 +56,7 @@ def listening(settings: Settings) -> list[str]:
 
 
 def _roles(settings: Settings) -> list[RoleSpec]:
-    stores = _stores(settings)
-    shared: dict[str, Any] = {"queues": settings.queue, "stores": stores, "node": settings.node}
+    shared: dict[str, Any] = {"queues": settings.queue, "stores": stores(settings), "node": settings.node}
     roles = [
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
@@ -117,11 +116,12 @@ def _doors(settings: Settings) -> dict[str, Address]:
     return doors
 
 
-def _stores(settings: Settings) -> Mapping[str, StoreTarget]:
+def stores(settings: Settings) -> Mapping[str, StoreTarget]:
+    """Every storage, as this node reaches it."""
     return {
         name: StoreTarget(
             name=name, url=storage.url, password=storage.password, call_timeout_s=storage.call_timeout_s,
-            node=settings.node.name,
+            node=settings.node.name, min_free_bytes=storage.min_free_bytes, high_water=storage.high_water,
         )
         for name, storage in settings.storage.items()
     }

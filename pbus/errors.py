@@ -90,6 +90,10 @@ class Unavailable(StorageError):
     """The store cannot be reached or cannot write now. What was asked did certainly not happen."""
 
 
+class StoreFull(Unavailable):
+    """The store has no room for pushes now; claims, settles and everything else go on."""
+
+
 class MaybeStored(StorageError):
     """The store went away in the middle of a write and stayed away: nobody can tell."""
 

@@ -39,6 +39,8 @@ class StoreTarget:
         password: Empty when it needs none.
         call_timeout_s: No call takes longer, seconds.
         node: Name of this node (an embedded file belongs to one node).
+        min_free_bytes: A file's disk: pushes are refused (``StoreFull``) below this free space.
+        high_water: Share of what the store may use at which the first pushes are refused; the door's business.
     """
 
     name: str
@@ -46,6 +48,8 @@ class StoreTarget:
     password: str = field(repr=False)
     call_timeout_s: float
     node: str
+    min_free_bytes: int = 64 * 1024 * 1024
+    high_water: float = 0.85
 
 
 def schemes() -> frozenset[str]:
