@@ -106,14 +106,14 @@ class Connection:
             return False
         return False
 
-    def retire(self) -> None:
+    def retire(self, within_s: float = RETIRE_S) -> None:
         """
-        Say that nothing more comes and wait a moment for the peer to close too.
+        Say that nothing more comes and wait a moment, *within_s* at most, for the peer to close too.
 
         So a server never sees more connections than we may have, and the php-fpm process behind
         this one is free before its successor queues up.
         """
-        with contextlib.suppress(OSError), gevent.Timeout(RETIRE_S, False):
+        with contextlib.suppress(OSError), gevent.Timeout(within_s, False):
             self._sock.shutdown(socket.SHUT_WR)
             while self.receive():
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

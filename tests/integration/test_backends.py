@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 
 import gevent
 import pytest
 
-from pbus.clock import SystemClock
+from pbus.clock import FakeClock, SystemClock
 from pbus.config import schema
 from pbus.core.outcome import Verdict
 from pbus.delivery.backends import HOT_S, LINGER_S, Backends
-from tests.support.call_desk import Calls, delivery, eventually
+from pbus.delivery.connection import Connection
+from tests.support.call_desk import Calls, JobClock, delivery, eventually
 from tests.support.fastcgi_stub import DONE, FastcgiStub, answering
 from tests.support.talker import Pause
 
 SCRIPT = "/srv/credit.php"
+HOT_JOBS = 20
+"""For so many jobs a connection is hot where a ``JobClock`` says what time it is."""
 
 
 @pytest.fixture
@@ -24,6 +28,10 @@ def application():
     stub = FastcgiStub(answering(lambda _, __: (Pause(0.002), DONE)))
     yield stub
     stub.close()
+
+
+def handler_of(stub: FastcgiStub) -> schema.FastcgiHandler:
+    return schema.FastcgiHandler(address=stub.address, script=SCRIPT)
 
 
 def pools(stub: FastcgiStub, processes: int = 1, **settings: object) -> Backends:
@@ -57,7 +65,7 @@ def test_ten_topics_never_exceed_max_connections_and_none_starves(application):
 
 
 def test_idle_connections_are_closed_soon(application):
-    with Calls(schema.FastcgiHandler(address=application.address, script=SCRIPT), slots=4) as calls:
+    with Calls(handler_of(application), slots=4) as calls:
         calls.run(*(delivery(n) for n in range(50)))
         naps = 0
         (address,) = calls.lane._backend.addresses
@@ -69,48 +77,65 @@ def test_idle_connections_are_closed_soon(application):
 
 
 def test_no_connection_is_kept_longer_than_it_may_be_hot(application):
-    with Calls(schema.FastcgiHandler(address=application.address, script=SCRIPT)) as calls:
-        jobs = 0
-        while application.accepted < 5:  # for ever, were a busy connection kept; the test has a deadline
-            calls.run(*(delivery(n) for n in range(20)))
-            jobs += 20
-    assert application.accepted < jobs / 4
+    with Calls(handler_of(application), clock=JobClock(HOT_S / HOT_JOBS)) as calls:
+        calls.run(*(delivery(n) for n in range(10 * HOT_JOBS)))
+    assert application.accepted >= 10 * HOT_JOBS / (HOT_JOBS + 2)  # the first use of a connection does not count
 
 
-def test_successor_opens_after_the_server_has_closed_the_old_one(application):
-    read = application._read
-
-    def slow_to_close(stream: object) -> object:
-        request = read(stream)
-        if request is None:
-            threading.Event().wait(0.005)
-        return request
-
-    application._read = slow_to_close
-    with Calls(schema.FastcgiHandler(address=application.address, script=SCRIPT)) as calls:
-        while application.accepted < 5:
-            calls.run(*(delivery(n) for n in range(20)))
-    assert application.unclosed_peak == 1
+def test_hot_connection_is_used_again(application):
+    with Calls(handler_of(application), clock=FakeClock()) as calls:
+        calls.run(*(delivery(n) for n in range(100)))
+    assert application.accepted == 1
 
 
-def test_more_slots_than_processes_do_not_starve_each_other(application):
-    """An application that serves one connection at a time, as a php-fpm process does."""
-    turn = threading.Lock()
+def test_successor_opens_after_the_old_one_was_shut_down(application):
+    with Calls(handler_of(application), clock=JobClock(HOT_S / HOT_JOBS)) as calls:
+        calls.run(*(delivery(n) for n in range(10 * HOT_JOBS)))
+    assert application.accepted > 5
+    assert application.peak == 1
+
+
+def test_connection_that_retires_waits_for_the_server_to_close():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    connection = Connection(ours)
+    closed: list[bool] = []
+
+    def server() -> None:
+        with theirs:
+            while theirs.recv(100):
+                pass
+            threading.Event().wait(0.05)
+            closed.append(True)
+
+    thread = threading.Thread(target=server)
+    thread.start()
+    connection.retire(within_s=10.0)
+    assert closed
+    connection.close()
+    thread.join()
+
+
+def test_more_slots_than_processes_do_not_starve_each_other():
+    """An application that serves one connection at a time, in the order of their coming, as a php-fpm process does."""
 
     class OneAtATime(FastcgiStub):
-        def _serve(self, connection):
-            with turn:
-                super()._serve(connection)
+        def _spawn(self, target, *args):
+            if target == self._serve:
+                target(*args)  # in the thread that accepts
+            else:
+                super()._spawn(target, *args)
 
+    slots = 4
     stub = OneAtATime(answering(lambda _, __: (DONE,)))
     try:
-        with Calls(schema.FastcgiHandler(address=stub.address, script=SCRIPT), slots=4, timeout_s=5.0) as calls:
-            outcomes = calls.run(*(delivery(n) for n in range(2000)), timeout_s=30.0)
-            slowest_s = max(outcome.run_s for outcome in outcomes)
+        with Calls(handler_of(stub), slots=slots, timeout_s=30.0, clock=JobClock(HOT_S / HOT_JOBS)) as calls:
+            calls.run(*(delivery(n) for n in range(1000)), timeout_s=30.0)
     finally:
         stub.close()
-    assert {outcome.verdict for outcome in outcomes} == {Verdict.DONE}
-    assert slowest_s < HOT_S * 8
+    assert set(calls.desk.verdicts) == {"done"}
+    begun = (int(job_id.partition("-")[2]) for job_id, _ in calls.desk.outcomes)
+    assert max(end - number for end, number in enumerate(begun)) <= slots * (HOT_JOBS + 2)
 
 
 def test_same_address_is_the_same_backend(application):
