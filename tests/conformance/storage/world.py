@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.job import Delivery, Move, Push, PushOptions, Settlement
 from pbus.storage.driver import Appended, Driver, Held, Promoted, QueueSpec, TopicNumbers, TopicSpec, Want
 from pbus.storage.open import StoreTarget, make
 from tests.conformance.storage.places import Place
@@ -19,14 +20,36 @@ CAROL = "n1/b2/1.1"
 
 
 def gift(*topics: str, name: str = "gift", start: str = "now", retention_s: float = 3600.0,
-         retention_bytes: int = 1 << 28) -> QueueSpec:
-    """Queue ``gift`` with these topics (``credit`` when none is named)."""
-    specs = tuple(TopicSpec(topic, start) for topic in topics or ("credit",))
-    return QueueSpec(name, specs, retention_s, retention_bytes)
+         retention_bytes: int = 1 << 28, dead_keep_s: float = 0.0, dead_max: int = 0, **bounds: Any) -> QueueSpec:
+    """Queue ``gift`` with these topics (``credit`` when none is named); *bounds* as in ``QueueSpec``."""
+    specs = tuple(TopicSpec(topic, start, dead_keep_s, dead_max) for topic in topics or ("credit",))
+    return QueueSpec(name, specs, retention_s, retention_bytes, **bounds)
 
 
 def pushes(*bodies: str, queue: str = "gift") -> list[Push]:
     return [Push(queue, body.encode()) for body in bodies]
+
+
+def command(*bodies: str, queue: str = "gift") -> list[Push]:
+    """Pushes of one command: stored all or none."""
+    return [Push(queue, body.encode(), span=0 if at else len(bodies)) for at, body in enumerate(bodies)]
+
+
+def asked(body: str, queue: str = "gift", **options: Any) -> Push:
+    """One push with *options* (``core.job.PushOptions``)."""
+    return Push(queue, body.encode(), options=PushOptions(**options))
+
+
+def pass_ms(span_ms: int) -> None:
+    """Let so much time pass, by the clock that every store of this machine goes by."""
+    end_ns = time.time_ns() + span_ms * 1_000_000
+    until(lambda: time.time_ns() > end_ns, 5.0, "some ms pass")
+
+
+def accounted(numbers: TopicNumbers) -> int:
+    """Deliveries that a topic knows of, wherever they are: as many as jobs were pushed since it started."""
+    return (numbers.ready + numbers.running + numbers.delayed + numbers.dead + numbers.done_total
+            + numbers.cancelled_total + numbers.expired_total + numbers.forgotten_total)
 
 
 def settlement(delivery: Delivery, move: Move, **how: Any) -> Settlement:
@@ -70,8 +93,17 @@ class World:
 
     def append(self, *bodies: str, queue: str = "gift", owner: str = ALICE) -> list[Appended]:
         """Push *bodies* under the owner's next batch number."""
+        return self.push(*pushes(*bodies, queue=queue), owner=owner)
+
+    def push(self, *jobs: Push, owner: str = ALICE) -> list[Appended]:
+        """Append *jobs* in one call, under the owner's next batch number."""
         self._batches[owner] = self._batches.get(owner, 0) + 1
-        return list(self.store.append(owner, self._batches[owner], pushes(*bodies, queue=queue)))
+        return list(self.store.append(owner, self._batches[owner], jobs))
+
+    def ask(self, body: str, **options: Any) -> Appended:
+        """Push one job with *options*."""
+        (answer,) = self.push(asked(body, **options))
+        return answer
 
     def claim(self, count: int = 1, topic: str = "credit", *, queue: str = "gift", owner: str = ALICE,
               exclusive: bool = False) -> list[Delivery]:
@@ -80,6 +112,18 @@ class World:
     def bodies(self, count: int = 100, topic: str = "credit", *, queue: str = "gift") -> list[str]:
         """Claim, and look at nothing but the bodies."""
         return [delivery.body.decode() for delivery in self.claim(count, topic, queue=queue)]
+
+    def where(self, topic: str = "credit", queue: str = "gift") -> tuple[int, int, int, int]:
+        """Ready, running, delayed, dead of a topic."""
+        numbers = self.numbers(topic, queue)
+        return numbers.ready, numbers.running, numbers.delayed, numbers.dead
+
+    def buried(self, *bodies: str, **how: Any) -> list[str]:
+        """Push, claim and bury jobs; their ids."""
+        ids = [one.id for one in self.append(*bodies)]
+        for delivery in self.claim(len(bodies)):
+            assert self.settle(delivery, Move.BURY, **({"counts": True, "reason": "failed"} | how))
+        return ids
 
     def settle(self, delivery: Delivery, move: Move, **how: Any) -> bool:
         (answer,) = self.store.settle([settlement(delivery, move, **how)])
