@@ -40,6 +40,7 @@ def _kill_one_in_the_middle_of_its_work(scenario: Scenario, number: int) -> int:
         held = {claim.id for owner in driver.owners() for claim in driver.held(owner) if claim.topic == "credit"}
     until(lambda: bus.pids("delivery") not in ([], [old]), RECOVERY_S, "another delivery child is there")
     until(lambda: held <= {run.id for run in ledger.runs("gift", "credit")}, RECOVERY_S, "what it held has run")
-    print(f"round {number}: K={len(held)} recovered after {time.monotonic() - killed_s:.2f} s")
+    scenario.recoveries_s.append(time.monotonic() - killed_s)
+    print(f"round {number}: K={len(held)} recovered after {scenario.recoveries_s[-1]:.2f} s")
     assert bus.pids("consumer") == consumers
     return len(held)

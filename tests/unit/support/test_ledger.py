@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledger import ERR, OK, UNKNOWN, Ledger
+from tests.support.ledger import ERR, OK, UNKNOWN, Ledger, Standing
 
 
 @pytest.fixture
@@ -19,16 +19,19 @@ def ledger(tmp_path: Path) -> Ledger:
     return ledger
 
 
-def ran(ledger: Ledger, *keys: str, result: str = "ok", topic: str = "credit") -> None:
+def ran(ledger: Ledger, *keys: str, result: str = "ok", topic: str = "credit", at: str = "1.0 2.0") -> None:
     with (ledger.ran_dir / f"gift.{topic}").open("a") as file:
         for key in keys:
-            file.write(f"{key} 1 42 1.0 2.0 {key[1:]}-1 {result}\n")
+            file.write(f"{key} 1 42 {at} {key[1:]}-1 {result}\n")
 
 
 def test_everything_executed_once_is_well(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     ran(ledger, "k0", "k1", "k2", "k4")
     ledger.expect_nothing_lost("gift", ["credit"])
-    assert "ok=3 unknown=2 refused=1 executed=4 failed_attempts=0 lost=0 phantom=0 dup=0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ok=3 unknown=2 refused=1 executed=4 failed_attempts=0" in said
+    assert "lost=0 phantom=0 dup=0" in said
+    assert "PBUS_SEED=" in said
 
 
 def test_accepted_job_that_is_nowhere_is_lost(ledger: Ledger) -> None:
@@ -45,20 +48,27 @@ def test_failed_attempt_is_not_execution(ledger: Ledger) -> None:
     assert verdict.failed_attempts == 1
 
 
-def test_job_that_is_still_in_the_store_is_not_lost(ledger: Ledger) -> None:
+@pytest.mark.parametrize("place", ["ready", "running", "delayed", "dead"])
+def test_job_that_is_still_in_the_store_is_not_lost(ledger: Ledger, place: str) -> None:
     ran(ledger, "k0", "k1")
-    assert not ledger.verdict("gift", ["credit"], {"credit": ["2-1"]})["credit"].lost
+    standing = Standing(**{place: frozenset({"k2"})})
+    assert not ledger.verdict("gift", ["credit"], {"credit": standing})["credit"].lost
 
 
-def test_job_in_the_store_whose_key_nobody_knows_stands_in_for_one(ledger: Ledger) -> None:
-    ran(ledger, "k0")
-    assert ledger.verdict("gift", ["credit"], {"credit": ["77-1"]})["credit"].lost_count == 1
-
-
-def test_refused_job_that_ran_is_a_phantom(ledger: Ledger) -> None:
-    ran(ledger, "k0", "k1", "k2", "k3")
+@pytest.mark.parametrize("where", ["ran", "stored"])
+def test_refused_job_that_exists_is_a_phantom(ledger: Ledger, where: str) -> None:
+    ran(ledger, "k0", "k1", "k2", *(["k3"] if where == "ran" else []))
+    standing = Standing(ready=frozenset({"k3"} if where == "stored" else ()))
     with pytest.raises(AssertionError, match="phantom: k3"):
-        ledger.expect_nothing_lost("gift", ["credit"])
+        ledger.expect_nothing_lost("gift", ["credit"], {"credit": standing})
+
+
+def test_push_that_was_refused_and_repeated_with_success_is_no_phantom(ledger: Ledger) -> None:
+    file = ledger.producer("again")
+    file.record("k3", 3.0, 4.0, OK, "3-1")
+    file.close()
+    ran(ledger, "k0", "k1", "k2", "k3")
+    assert ledger.expect_nothing_lost("gift", ["credit"])["credit"].refused == 0
 
 
 def test_second_run_is_a_duplicate(ledger: Ledger) -> None:
@@ -74,6 +84,88 @@ def test_each_topic_is_judged_by_itself(ledger: Ledger) -> None:
     verdicts = ledger.verdict("gift", ["credit", "mail"])
     assert verdicts["credit"].lost_count == 0
     assert verdicts["mail"].lost_count == 3
+
+
+def test_job_done_without_a_run_is_told(ledger: Ledger) -> None:
+    ran(ledger, "k0", "k1", "k2")
+    with pytest.raises(AssertionError, match="1 more are done than ever ran"):
+        ledger.expect_nothing_lost("gift", ["credit"], {"credit": Standing(done=4)})
+
+
+# -- what people and time end -------------------------------------------------------------------------
+
+
+def test_cancelled_job_is_not_lost_where_it_was_cancelled(ledger: Ledger) -> None:
+    with ledger.canceller("test") as canceller:
+        canceller.record("k2", "credit", 3.0, certain=True)
+    for topic in ("credit", "mail"):
+        ran(ledger, "k0", "k1", topic=topic)
+    standing = Standing(cancelled=1)
+    verdicts = ledger.verdict("gift", ["credit", "mail"], {"credit": standing, "mail": standing})
+    assert (verdicts["credit"].lost_count, verdicts["credit"].cancelled) == (0, {"k2"})
+    assert verdicts["mail"].lost == {"k2"}
+
+
+def test_cancel_that_the_store_did_not_count_explains_nothing(ledger: Ledger) -> None:
+    with ledger.canceller("test") as canceller:
+        canceller.record("k2", "", 3.0, certain=False)
+    ran(ledger, "k0", "k1")
+    assert ledger.verdict("gift", ["credit"], {"credit": Standing(cancelled=0)})["credit"].lost_count == 1
+
+
+def test_job_that_ran_after_it_was_cancelled_for_certain_is_a_phantom(ledger: Ledger) -> None:
+    with ledger.canceller("test") as canceller:
+        canceller.record("k0", "credit", 3.0, certain=True)
+        canceller.record("k1", "credit", 3.0, certain=False)
+    ran(ledger, "k0", "k1", "k2", at="4.0 5.0")
+    assert ledger.verdict("gift", ["credit"])["credit"].phantom == {"k0"}
+
+
+def test_expired_job_is_one_with_a_ttl_that_the_store_counted(ledger: Ledger) -> None:
+    file = ledger.producer("ttl")
+    for number in (7, 8):
+        file.record(f"k{number}", 1.0, 2.0, OK, f"{number}-1", "ttl=100 key=a")
+    file.close()
+    ran(ledger, "k0", "k1", "k2")
+    verdict = ledger.verdict("gift", ["credit"], {"credit": Standing(expired=1)})["credit"]
+    assert (verdict.lost, verdict.expired, verdict.lost_count) == (frozenset(), {"k7", "k8"}, 1)
+
+
+# -- replies and order --------------------------------------------------------------------------------
+
+
+def test_reply_to_the_wrong_caller_is_seen_by_its_id(ledger: Ledger) -> None:
+    file = ledger.producer("other")
+    file.record("k9", 1.0, 2.5, OK, "0-1")
+    file.close()
+    ran(ledger, "k0", "k1", "k2")
+    assert ledger.strangers("gift", "credit") == {"k9": "0-1"}
+    assert ledger.longest_call_s() == 1.5
+
+
+def keyed(ledger: Ledger, *runs: tuple[int, str]) -> None:
+    file = ledger.producer("keyed")
+    for number, at in runs:
+        file.record(f"k{number}", 1.0, 2.0, OK, f"{number}-1", "key=a")
+        ran(ledger, f"k{number}", at=at)
+    file.close()
+
+
+def test_jobs_of_one_key_one_after_the_other_are_in_order(ledger: Ledger) -> None:
+    keyed(ledger, (20, "1.0 2.0"), (21, "2.0 3.0"))
+    ran(ledger, "k0", at="1.5 1.6")
+    order = ledger.key_order("gift", "credit")
+    assert (order.overlaps, order.inversions) == ((), ())
+
+
+def test_overlap_and_inversion_of_one_key_are_seen(ledger: Ledger) -> None:
+    keyed(ledger, (21, "1.0 9.0"), (20, "2.0 3.0"), (22, "4.0 5.0"))
+    order = ledger.key_order("gift", "credit")
+    assert order.overlaps == (("k21", "k20"), ("k21", "k22"))
+    assert order.inversions == (("k21", "k20"),)
+
+
+# -- the files ----------------------------------------------------------------------------------------
 
 
 def test_nothing_pushed_proves_nothing(tmp_path: Path) -> None:
