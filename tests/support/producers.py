@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support import seeds
 from tests.support.ledger import ERR, OK, UNKNOWN, Ledger, PushedFile
+from tests.support.mix import Wish, draw
 from tests.support.programs import requires, requires_php_redis
 
 _ROOT = Path(__file__).parents[2]
@@ -89,18 +92,22 @@ class RedisPy(Program):
         name: Part of its keys and of its file's name; one a producer.
         typed: XADD instead of LPUSH, so that the reply is the job's id.
         password: Sent by AUTH before anything else.
+        mix: Shares of pushes with options (``mix``); means typed. A push with ``dedupe`` is repeated until it is
+            answered, and a share ``again`` of them although they were.
     """
 
     def __init__(
         self, ledger: Ledger, port: int, queue: str, *, count: int = 0, threads: int = 4, pipeline: int = 1,
         orders: str = "", pause_s: float = 0.0, name: str = "py", typed: bool = False, password: str = "",
+        mix: Mapping[str, float] | None = None,
     ) -> None:
         argv = [
             sys.executable, "-m", "tests.support.producers", str(ledger.pushed_path(name)), "--port", str(port),
             "--queue", queue, "--count", str(count), "--threads", str(threads), "--pipeline", str(pipeline),
             "--orders", orders, "--pause", str(pause_s), "--name", name, "--password", password,
+            "--mix", json.dumps(mix or {}),
         ]
-        super().__init__([*argv, "--typed"] if typed else argv)
+        super().__init__([*argv, "--typed"] if typed or mix else argv)
 
 
 class PhpRedis(Program):
@@ -150,6 +157,9 @@ class _Connection(threading.Thread):
         self._prefix = f"{options.name}.{number}"
         self._count = count
         self._told_to_stop = stop
+        self._mix: dict[str, float] = json.loads(options.mix)
+        self._chance = seeds.generator("producer", self._prefix)
+        self._owed: list[Wish] = []
         self._file = PushedFile(Path(f"{options.path}.{number}"))
         self._redis = redis.Redis(
             port=options.port, password=options.password or None, retry=Retry(NoBackoff(), 0), socket_timeout=10,
@@ -162,29 +172,40 @@ class _Connection(threading.Thread):
             size = self._options.pipeline
             if self._options.count:
                 size = min(size, self._count - done)
-            self._push([f"{self._prefix}-{number}" for number in range(done, done + size)])
+            self._push([*self._take_owed(), *(self._wish(number) for number in range(done, done + size))])
             done += size
             if self._options.pause:
                 self._told_to_stop.wait(self._options.pause)
         self._file.close()
         self._redis.close()
 
-    def _push(self, keys: list[str]) -> None:
+    def _wish(self, number: int) -> Wish:
+        return draw(self._chance, self._mix, f"{self._prefix}-{number}", self._options.orders)
+
+    def _take_owed(self) -> list[Wish]:
+        owed, self._owed = self._owed, []
+        return owed
+
+    def _push(self, wishes: list[Wish]) -> None:
         sent_s = time.time()
         batch = self._redis.pipeline(transaction=False)
-        for key in keys:
-            body = " ".join(filter(None, (key, self._options.orders, _PADDING)))
+        for wish in wishes:
+            body = " ".join(filter(None, (wish.key, wish.orders, _PADDING)))
             if self._options.typed:
-                batch.xadd(self._options.queue, {"body": body})
+                batch.execute_command("XADD", self._options.queue, "*", "body", body, *wish.words())
             else:
                 batch.lpush(self._options.queue, body)
         try:
             replies: list[Any] = batch.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
-            replies = [error] * len(keys)
+            replies = [error] * len(wishes)
         replied_s = time.time()
-        for key, reply in zip(keys, replies, strict=True):
-            self._file.record(key, sent_s, replied_s, *_understood(reply))
+        for wish, reply in zip(wishes, replies, strict=True):
+            options = " ".join(f"{name}={value}" for name, value in wish.options.items())
+            result, about = _understood(reply)
+            self._file.record(wish.key, sent_s, replied_s, result, about, options)
+            if "dedupe" in wish.options and (result != OK or self._chance.random() < self._mix.get("again", 0.0)):
+                self._owed.append(wish)
         self._file.sync()
         if any(isinstance(reply, Exception) for reply in replies):
             self._redis.connection_pool.disconnect()
@@ -215,6 +236,7 @@ def main() -> None:
     parser.add_argument("--name", default="py")
     parser.add_argument("--password", default="")
     parser.add_argument("--typed", action="store_true")
+    parser.add_argument("--mix", default="{}")
     options = parser.parse_args()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
