@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pbus.core.brake import BrakePolicy
 from pbus.core.outcome import Rules
 from pbus.core.retry import RetryPolicy
 
@@ -326,6 +327,14 @@ class Brake:
     probe_first_s: float = setting("first probe after", "duration", 1.0, key="probe_first", least=0.01)
     probe_max_s: float = setting("longest wait between probes", "duration", 30.0, key="probe_max", least=0.01)
 
+    @property
+    def policy(self) -> BrakePolicy:
+        """The same, as core/brake.py judges by it."""
+        return BrakePolicy(
+            failed_percent=self.failed_percent, min_jobs=self.min_jobs, window_s=self.window_s,
+            probe_first_s=self.probe_first_s, probe_max_s=self.probe_max_s,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetters:
@@ -348,13 +357,13 @@ class Topic:
     catch_up_s: float = setting("the backlog should be gone within this time", "duration", 10.0, key="catch_up", later=True)
     timeout_s: float = setting("longest attempt; 0s: none", "duration", 60.0, key="timeout", least=0)
     retry: Retry = setting("when a failed delivery is tried again; whichever bound ends first", "table", of=Retry)
-    on_unknown: str = setting("an attempt that may have run", "str", "retry", one_of=("retry", "hold"))
+    on_unknown: str = setting("an attempt that may have run and has no known end: again, or a dead letter that a person settles", "str", "retry", one_of=("retry", "hold"))
     brake: Brake = setting("gentleness after a poisoned deploy", "table", of=Brake)
     rate_per_s: float = setting("jobs a second", "rate", 0.0, key="rate")
     batch: int = setting("jobs a call", "int", 1, least=1, most=1000, later=True)
     weight: int = setting("fair share when the node is short", "int", 1, least=1)
     crash_limit: int = setting("a job that killed its consumer so often is dead", "int", 3, least=1, effect="live")
-    busy_limit_s: float = setting("busy answers count as failures after", "duration", 3_600.0, key="busy_limit", least=0)
+    busy_limit_s: float = setting("a job that is answered busy for longer than this fails; 0s: never", "duration", 3_600.0, key="busy_limit", least=0)
     start: str = setting("where a new topic starts", "str", "now", key="from", one_of=("now", "history"))
     shadow_of: str = setting("compare with this topic instead of counting", "str", "", later=True)
     sample: float = setting("share of the jobs", "percent", 1.0, later=True)
@@ -375,7 +384,11 @@ class Topic:
     @property
     def rules(self) -> Rules:
         """What core/outcome.py judges an attempt by."""
-        return Rules(retry=self.retry.policy, crash_limit=self.crash_limit)
+        return Rules(
+            retry=self.retry.policy, crash_limit=self.crash_limit, hold=self.on_unknown == "hold",
+            busy_limit_s=self.busy_limit_s, timeout_s=self.timeout_s,
+            killable=self.python is not None or self.command is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

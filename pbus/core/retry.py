@@ -63,7 +63,7 @@ def is_exhausted(attempt: int, age_s: float, policy: RetryPolicy) -> str:
     Why a delivery whose attempt just failed gets no further one.
 
     Args:
-        attempt: 1-based number of the attempt that failed.
+        attempt: 1-based number of the attempt that failed, of those that count; 0: only the age is judged.
         age_s: Seconds since its first attempt ended.
         policy: The bounds.
 
