@@ -1,88 +1,225 @@
 """
 What a store must look like, kept in a few lists: the reference for random interleavings.
 
-Moves are looked up in ``core.job.TABLE``; nothing here knows how a driver works.
+Moves are looked up in ``core.job.TABLE``; nothing here knows how a driver works. Where a driver may choose
+(when it notices that a job has expired, whom of a key it has met already), the model judges its choice.
 """
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from pbus.core.job import Delivery, Move, Settlement, State, successor
+from pbus.core.job import Delivery, Move, PushOptions, Settlement, State, successor
+
+PLAIN = PushOptions()
+LONG_MS = 3_600_000
+"""A delay, ttl or rest that no test sees the end of; shorter ones are over when the model hears of them."""
+
+
+def in_order(job_id: str) -> tuple[int, int]:
+    """Ids as numbers, so that they sort as they were given out."""
+    ms, sequence = job_id.split("-")
+    return int(ms), int(sequence)
 
 
 @dataclass
 class Place:
-    """One delivery: where it is and what it has come to."""
+    """
+    One delivery: where it is and what it has come to.
+
+    Attributes:
+        due: Delayed, and its time has come.
+        late: Its ttl is over: it will expire when the store looks at it.
+        in_log: It was never claimed nor moved: read after what came back.
+        fresh: The topic has not taken it: it is in the backlog.
+        hidden: Delayed when its topic was made from history: the store may not have noticed yet.
+    """
 
     id: str
     body: bytes
+    key: str = ""
     state: State = State.READY
     owner: str = ""
     attempts: int = 0
     crashes: int = 0
+    forgiven: int = 0
     redelivered: bool = False
+    fingerprint: str = ""
     due: bool = False
-    from_log: bool = True
+    late: bool = False
+    in_log: bool = True
+    fresh: bool = True
+    hidden: bool = False
 
 
 @dataclass
 class Topic:
-    """A topic's deliveries in the order of their jobs, and its totals."""
+    """
+    A topic's deliveries in the order of their jobs, and its totals.
 
+    Attributes:
+        holds: Key -> delivery that was claimed under it and has not ended.
+        resting: Keys that rest for longer than any test.
+        totals: done, failed, dead, redelivered, cancelled, expired, forgotten.
+        groups: Fingerprint -> how many died of it, ever.
+    """
+
+    dead_max: int = 0
+    paused: bool = False
     places: dict[str, Place] = field(default_factory=dict)
-    done: int = 0
-    failed: int = 0
-    dead: int = 0
-    redelivered: int = 0
+    holds: dict[str, str] = field(default_factory=dict)
+    resting: set[str] = field(default_factory=set)
+    totals: collections.Counter[str] = field(default_factory=collections.Counter)
+    groups: collections.Counter[str] = field(default_factory=collections.Counter)
 
-    def push(self, job_id: str, body: bytes) -> None:
-        self.places[job_id] = Place(job_id, body)
+    def push(self, job_id: str, body: bytes, options: PushOptions = PLAIN, *, from_history: bool = False) -> None:
+        place = Place(job_id, body, options.key, late=0 < options.ttl_ms < LONG_MS)
+        if options.delay_ms and not (from_history and options.delay_ms < LONG_MS):
+            place.state, place.in_log, place.hidden = State.DELAYED, False, from_history
+            place.due = options.delay_ms < LONG_MS
+        self.places[job_id] = place
 
-    def claim(self, owner: str, count: int, exclusive: bool) -> list[Delivery]:
-        """What a claim must answer: id, body, attempt, crashes, redelivered, owner; the rest is left empty."""
-        if exclusive and any(place.owner not in ("", owner) for place in self.places.values()):
+    # -- claims
+
+    def claimed(self, owner: str, count: int, exclusive: bool, got: list[Delivery],
+                ended: Callable[[str], bool]) -> None:
+        """Judge what a claim answered, and follow it; *ended* asks the store about a job."""
+        assert len(got) <= count
+        if self.paused or (exclusive and any(place.owner not in ("", owner) for place in self.places.values())):
+            assert got == []
+            return
+        noticed = self._notice_late(ended)
+        plain = sorted(self._claimable(""), key=lambda place: (place.in_log, in_order(place.id)))
+        plain_got = [one.id for one in got if not self.places[one.id].key]
+        assert plain_got == [place.id for place in plain[: len(plain_got)]], "what came back, then the log, by age"
+        for delivery in got:
+            place = self.places[delivery.id]
+            assert not place.key or place in self._next_of(place.key), f"{place.key} is held, or it is not the next"
+            self._begin(place, owner)
+            assert seen(delivery) == self.delivery(place)
+        if len(got) < count:
+            self._nothing_left(noticed)
+
+    def _notice_late(self, ended: Callable[[str], bool]) -> set[str]:
+        """Follow the store where it has noticed that jobs expired; their keys."""
+        late = [place for place in self.places.values() if place.late and place.state is State.READY]
+        gone = [place for place in late if ended(place.id)]
+        for place in gone:
+            self._end(place, Move.EXPIRE, "expired")
+        return {place.key for place in gone if place.key}
+
+    def _nothing_left(self, noticed: set[str]) -> None:
+        """A claim that was not filled has left nothing; what a job that expired had held up may come a call later."""
+        assert not self._claimable("")
+        assert not any(place.late and not place.key and place.state is State.READY for place in self.places.values())
+        for key in {place.key for place in self.places.values()} - noticed - {""}:
+            assert not self._next_of(key), f"nobody holds {key}"
+
+    def _claimable(self, key: str) -> list[Place]:
+        return [place for place in self.places.values()
+                if place.state is State.READY and place.key == key and not place.late]
+
+    def _next_of(self, key: str) -> list[Place]:
+        """Who may be claimed of *key*: the oldest that came back or the oldest of the log, as they were met."""
+        if key in self.resting:
             return []
-        ready = [place for place in self.places.values() if place.state is State.READY]
-        ready.sort(key=lambda place: place.from_log)  # stable: what came back first, each in the order of jobs
-        claimed = []
-        for place in ready[:count]:
-            self._go(place, Move.CLAIM)
-            place.owner = owner
-            place.from_log = False
-            self.redelivered += place.redelivered
-            claimed.append(Delivery(place.id, "", "", place.body, place.attempts + 1, place.crashes,
-                                    place.redelivered, "", "", 0, owner))
-        return claimed
+        ready = self._claimable(key)
+        if key in self.holds:
+            return [place for place in ready if place.id == self.holds[key]]
+        ready.sort(key=lambda place: in_order(place.id))
+        return [group[0] for in_log in (False, True) if (group := [one for one in ready if one.in_log is in_log])]
+
+    def _begin(self, place: Place, owner: str) -> None:
+        self._go(place, Move.CLAIM)
+        place.owner, place.in_log, place.fresh, place.hidden = owner, False, False, False
+        self.totals["redelivered"] += place.redelivered
+        if place.key:
+            self.holds[place.key] = place.id
 
     def settle(self, settlement: Settlement) -> bool:
         place = self.places.get(settlement.id)
         if place is None or place.owner != settlement.owner or successor(place.state, settlement.move) is None:
             return False
-        self._go(place, settlement.move)
         place.owner = ""
         if settlement.move is Move.ACK:
-            self.done += 1
+            self._end(place, Move.ACK, "done")
             return True
         place.attempts += settlement.counts
         place.crashes += settlement.crash
         place.redelivered |= settlement.redelivered
+        self.totals["failed"] += settlement.counts or settlement.crash
+        if settlement.move is Move.BURY:
+            self._end(place, Move.BURY, "dead")
+            place.fingerprint = settlement.fingerprint
+            self.groups[place.fingerprint] += 1
+            if place.key and settlement.key_rest_s:
+                self.resting.add(place.key)
+            return True
+        self._go(place, settlement.move)
         place.due = settlement.delay_s == 0.0
-        self.failed += settlement.counts or settlement.crash
-        self.dead += settlement.move is Move.BURY
         return True
 
+    # -- time, people, the brake
+
     def promote(self) -> int:
-        due = [place for place in self.places.values() if place.state is State.DELAYED and place.due]
-        for place in due:
-            self._go(place, Move.DUE)
-        return len(due)
+        ready = 0
+        for place in [place for place in self.places.values() if place.state is State.DELAYED and place.due]:
+            if place.late:
+                self._end(place, Move.EXPIRE, "expired")
+            else:
+                self._go(place, Move.DUE)
+                ready += 1
+        return ready
+
+    def cancel(self, job_id: str) -> bool:
+        return self._person(job_id, Move.CANCEL, "cancelled")
+
+    def purge(self) -> int:
+        return sum([self.cancel(job_id) for job_id in self.places])
+
+    def accept(self, job_id: str) -> bool:
+        return self._person(job_id, Move.ACCEPT, "done")
+
+    def forget_dead(self, job_id: str) -> bool:
+        place = self.places.get(job_id)
+        if place is None or place.state is not State.DEAD:
+            return False
+        del self.places[job_id]
+        self.totals["forgotten"] += 1
+        return True
+
+    def revive(self, job_id: str) -> bool:
+        place = self.places.get(job_id)
+        if place is None or successor(place.state, Move.REVIVE) is None:
+            return False
+        self._go(place, Move.REVIVE)
+        place.forgiven, place.crashes, place.redelivered = place.attempts, 0, True
+        return True
+
+    def forgive(self, job_id: str) -> bool:
+        place = self.places.get(job_id)
+        if place is None or successor(place.state, Move.FORGIVE) is None:
+            return False
+        self._go(place, Move.FORGIVE)
+        place.forgiven = min(place.attempts, place.forgiven + 1)
+        return True
+
+    def _person(self, job_id: str, move: Move, total: str) -> bool:
+        place = self.places.get(job_id)
+        if place is None or successor(place.state, move) is None:
+            return False
+        self._end(place, move, total)
+        return True
+
+    # -- looking
 
     def held(self, owner: str) -> list[Place]:
         return [place for place in self.places.values() if place.owner == owner]
 
-    def count(self, state: State) -> int:
-        return sum(place.state is state for place in self.places.values())
+    def count(self, *states: State) -> int:
+        return sum(place.state in states for place in self.places.values())
 
     @property
     def due(self) -> int:
@@ -90,15 +227,80 @@ class Topic:
         return sum(place.state is State.DELAYED and place.due for place in self.places.values())
 
     @property
-    def unclaimed(self) -> int:
-        """Never claimed so far."""
-        return sum(place.from_log for place in self.places.values())
+    def doubtful(self) -> tuple[int, int]:
+        """How many of those counted ready a driver may call delayed (their key rests), and the other way round."""
+        kept_back = {place.key for place in self.places.values() if place.key in self.resting}
+        hidden = [place for place in self.places.values() if place.hidden and place.state is State.DELAYED]
+        return len(kept_back), len(hidden)
+
+    @property
+    def untaken(self) -> list[Place]:
+        """In the backlog of the queue, as far as this topic goes."""
+        return [place for place in self.places.values() if place.fresh]
+
+    @staticmethod
+    def delivery(place: Place) -> Delivery:
+        """What a claim must tell of it; the rest is left empty."""
+        return Delivery(place.id, "", "", place.body, place.attempts + 1, place.crashes, place.redelivered, "", "", 0,
+                        place.owner, place.key, place.forgiven)
+
+    def _end(self, place: Place, move: Move, total: str) -> None:
+        self._go(place, move)
+        place.fresh = place.hidden = False
+        self.totals[total] += 1
+        if self.holds.get(place.key) == place.id:
+            del self.holds[place.key]
 
     @staticmethod
     def _go(place: Place, move: Move) -> None:
         state = successor(place.state, move)
         assert state is not None, f"the model itself made {place.state} {move}"
+        if place.state is not state:
+            place.in_log = False
         place.state = state
+
+
+@dataclass
+class Queue:
+    """
+    A queue's pushes and bounds.
+
+    Attributes:
+        pushed: id -> body and options of every job.
+        dedupe: Key -> id of the first push with it; no window ends within a test.
+    """
+
+    max_backlog: int = 0
+    max_backlog_bytes: int = 0
+    topics: dict[str, Topic] = field(default_factory=dict)
+    pushed: dict[str, tuple[bytes, PushOptions]] = field(default_factory=dict)
+    dedupe: dict[str, str] = field(default_factory=dict)
+
+    def refusal(self, bodies: Iterable[bytes]) -> str:
+        """Why a command of these bodies is refused now; empty: it is stored."""
+        sizes = [len(body) for body in bodies]
+        if self.backlog == 0:
+            return ""
+        if self.max_backlog and self.backlog + len(sizes) > self.max_backlog:
+            return "jobs"
+        if self.max_backlog_bytes and self.backlog_bytes + sum(sizes) > self.max_backlog_bytes:
+            return "bytes"
+        return ""
+
+    def push(self, job_id: str, body: bytes, options: PushOptions) -> None:
+        self.pushed[job_id] = (body, options)
+        if options.dedupe:
+            self.dedupe[options.dedupe] = job_id
+        for topic in self.topics.values():
+            topic.push(job_id, body, options)
+
+    @property
+    def backlog(self) -> int:
+        return max((len(topic.untaken) for topic in self.topics.values()), default=0)
+
+    @property
+    def backlog_bytes(self) -> int:
+        return max((sum(len(place.body) for place in topic.untaken) for topic in self.topics.values()), default=0)
 
 
 def seen(delivery: Delivery) -> Delivery:

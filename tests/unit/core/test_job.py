@@ -71,7 +71,7 @@ def test_only_a_claim_makes_a_delivery_run() -> None:
 
 
 def test_ends_are_those_places_where_nothing_waits_to_happen_by_itself() -> None:
-    assert ENDS == FINAL | {State.DEAD}
+    assert FINAL | {State.DEAD} == ENDS
     out_of_dead = {rule.by for (state, _), rule in TABLE.items() if state is State.DEAD}
     assert out_of_dead == {By.PERSON, By.BRAKE}
 
