@@ -30,7 +30,11 @@ _NO_PASSWORD: Final = hashlib.sha256(b"").digest()
 
 @dataclass(frozen=True, slots=True)
 class TopicEntry:
-    """A topic as pulls and looks need it; ``open``: no password guards it (from this machine)."""
+    """
+    A topic as pulls and looks need it; ``open``: no password guards it (from this machine).
+
+    ``slots``: calls or processes that it has on a node; 0: its jobs are pulled.
+    """
 
     queue: str
     name: str
@@ -38,6 +42,7 @@ class TopicEntry:
     max_open: int
     open: bool
     retry: RetryPolicy
+    slots: int = 0
 
     @property
     def path(self) -> str:
@@ -47,7 +52,11 @@ class TopicEntry:
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """A queue as pushes and looks need it; ``open``: no password guards it (from this machine)."""
+    """
+    A queue as pushes and looks need it; ``open``: no password guards it (from this machine).
+
+    ``importance``: 1 to 3, 3 is refused first when the store fills. ``ttl_ms``: of pushes that say nothing; 0: none.
+    """
 
     name: str
     system: str
@@ -55,6 +64,8 @@ class QueueEntry:
     pepper: bool
     open: bool
     topics: Mapping[str, TopicEntry]
+    importance: int = 2
+    ttl_ms: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -171,10 +182,11 @@ def _entry(name: str, queue: Queue) -> QueueEntry:
         topics[topic] = TopicEntry(
             queue=name, name=topic, pull=pull is not None, max_open=pull.max_open if pull is not None else 0,
             open=not queue.password and not settings.password, retry=settings.retry.policy,
+            slots=0 if pull is not None else settings.concurrency.min,
         )
     return QueueEntry(
         name=name, system=queue.system, storage=queue.storage, pepper=queue.pepper, open=not queue.password,
-        topics=topics,
+        topics=topics, importance=queue.importance, ttl_ms=round(queue.ttl_s * 1000),
     )
 
 

@@ -5,9 +5,12 @@ Group commit: the pushes of all connections of one loop turn become one durable 
                               |                  |
                               +-- what comes meanwhile is the next batch
 
-Rule: a ticket is answered exactly once, and positively only after the store has it. Nothing waits
-for a store that is known to be away, so what waits is bounded by one call of the store; beyond a
-bound in bytes connections are not read from.
+Rule: a ticket is answered exactly once, and positively only after the store has it. Nobody waits longer
+than the store's ``call_timeout``: what waits behind a slow write is refused after a third of it, and a
+write that does not return is answered as unknown. Beyond a bound in bytes connections are not read from,
+beyond another one pushes are refused.
+
+    |<-- waits: at most PATIENCE -->|<-- written: the driver's own limit, WRITE -->| cut: CUT
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ import gevent.event
 
 from pbus.clock import Clock
 from pbus.core.job import Push
-from pbus.errors import Conflict, MaybeStored, StorageError
+from pbus.errors import Conflict, MaybeStored, StorageError, StoreFull
+from pbus.ingest.gate import Gate, away, no_room
 from pbus.storage.driver import Appended
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -30,6 +34,15 @@ BATCH_PUSHES: Final = 8192
 FULL_BYTES: Final = 4 * BATCH_BYTES
 FULL_PUSHES: Final = 4 * BATCH_PUSHES
 """What may wait before connections are paused."""
+OVER_BYTES: Final = 2 * FULL_BYTES
+OVER_PUSHES: Final = 2 * FULL_PUSHES
+"""What may wait before pushes are refused: those of connections that nobody has paused yet."""
+PATIENCE: Final = 0.3
+WRITE: Final = 0.55
+CUT: Final = 0.6
+"""Shares of the store's call_timeout; with a tick they are less than one."""
+_TICKS: Final = 8
+"""Looks at the clock during PATIENCE, while a write runs."""
 GATHER_SHARE: Final = 0.3
 """Of the time of a write: the longest wait for company before the next one."""
 _SMOOTHING: Final = 0.1
@@ -40,7 +53,7 @@ class Form(Protocol):
     """How a kind of push is answered."""
 
     def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
-        """The reply, or with *each* one reply a push."""
+        """The reply, or with *each* one reply a push; none of them was refused."""
 
     def refused(self, text: str, commands: int) -> bytes:
         """So many refusals."""
@@ -87,6 +100,21 @@ class Ticket:
         if self.form is not None:
             self.reply = self.form.stored(appended, self.each)
 
+    def store_some(self, appended: Sequence[Appended], full: Callable[[str, Appended, int], str]) -> None:
+        """As the store answered: some are refused, because of what *full* says (queue, answer, bodies)."""
+        form, pushes = self.form, self.pushes
+        if form is None:
+            return
+        if not self.each:
+            answer = appended[0]
+            text = full(pushes[0].queue, answer, len(pushes)) if answer.refused else ""
+            self.reply = form.refused(text, 1) if text else form.stored(appended, False)
+            return
+        self.reply = b"".join([
+            form.refused(full(push.queue, answer, 1), 1) if answer.refused else form.stored([answer], False)
+            for push, answer in zip(pushes, appended, strict=True)
+        ])
+
     def refuse(self, text: str) -> None:
         """They are not stored; *text* is the error."""
         if self.form is not None:
@@ -105,20 +133,41 @@ class Committer:
     Args:
         storage: Name of the store, for texts.
         append: ``Driver.append`` without the owner.
-        lost: Called with the error when the store turned out to be away, or refused this boot.
+        lost: Called with the error when the store turned out to be away, to have no room, or refused this boot.
+        full: What a producer is told whose queue is full: (queue, answer, bodies of the command) -> text.
+        gate: Closed while a write is far too slow, or too much waits for the next one.
+        call_timeout_s: Of the storage; nobody waits longer.
         clock: For how long a write takes.
+
+    Attributes:
+        full: So much waits that nothing more should be read.
+        stored_total, refused_total: Pushes; a duplicate is neither.
     """
 
     def __init__(
         self, storage: str, append: Callable[[int, Sequence[Push]], Sequence[Appended]],
-        lost: Callable[[StorageError], None], clock: Clock,
+        lost: Callable[[StorageError], None], full: Callable[[str, Appended, int], str], gate: Gate,
+        call_timeout_s: float, clock: Clock,
     ) -> None:
+        self.full = False
         self.stored_total = 0
         self.refused_total = 0
         self._storage = storage
         self._append = append
         self._lost = lost
+        self._full_text = full
+        self._gate = gate
         self._clock = clock
+        self._patience_s = PATIENCE * call_timeout_s
+        self._cut_s = CUT * call_timeout_s
+        self._ticker = gevent.get_hub().loop.timer(self._patience_s / _TICKS, self._patience_s / _TICKS)
+        self._ticking = False
+        self._taken = 0                               # tickets, ever
+        self._marks: collections.deque[tuple[float, int]] = collections.deque()  # when how many had come, ever
+        self._writing: list[Ticket] | None = None     # the batch that is being written, until it is answered
+        self._begin_s = 0.0
+        self._crowded = False
+        self._slow = False
         self._waiting: collections.deque[Ticket] = collections.deque()
         self._bytes = 0
         self._pushes = 0
@@ -130,11 +179,6 @@ class Committer:
         self._gathered = gevent.event.Event()
         self._write_s = 0.0                           # how long a write takes, smoothed
         self._paused: dict[Submitter, None] = {}
-
-    @property
-    def full(self) -> bool:
-        """So much waits that nothing more should be read."""
-        return self._bytes > FULL_BYTES or self._pushes > FULL_PUSHES
 
     @property
     def idle(self) -> bool:
@@ -150,7 +194,23 @@ class Committer:
             self._wake.set()
         elif len(self._waiting) >= self._company:
             self._gathered.set()
-        return self._bytes <= FULL_BYTES and self._pushes <= FULL_PUSHES
+        if self._bytes > FULL_BYTES or self._pushes > FULL_PUSHES:
+            self._fills()
+            return False
+        return True
+
+    def _fills(self) -> None:
+        self.full = True
+        if (self._bytes > OVER_BYTES or self._pushes > OVER_PUSHES) and not self._crowded:
+            self._crowded = True
+            self._gate.crowded(self._bytes)
+
+    def _empties(self) -> None:
+        """Less waits than before."""
+        self.full = self._bytes > FULL_BYTES or self._pushes > FULL_PUSHES
+        if self._crowded and not self.full:
+            self._crowded = False
+            self._gate.crowded(0)
 
     def pause(self, connection: Submitter) -> None:
         """Call its ``proceed`` when there is room again."""
@@ -186,57 +246,122 @@ class Committer:
             batch.append(ticket)
             size += ticket.size
             pushes += len(ticket.pushes)
+        self._taken += len(batch)
         self._bytes -= size
         self._pushes -= pushes
+        if self.full:
+            self._empties()
         return batch
 
     def _write(self, batch: list[Ticket]) -> None:
         pushes = [push for ticket in batch for push in ticket.pushes] if len(batch) > 1 else batch[0].pushes
         self._batch += 1
-        begin_s = self._clock.monotonic_s()
+        begin_s = self._begin_s = self._clock.monotonic_s()
+        self._writing = batch
+        if not self._ticking:
+            self._ticking = True
+            self._ticker.start(self._tick)
         try:
             appended = self._append(self._batch, pushes)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for an answer for ever
             failure = error if isinstance(error, StorageError) else MaybeStored(repr(error))
+            batch = self._returned()
             self._lost(failure)
             self._refuse(batch, failure)
             return
+        written = self._returned()
         self._write_s += (self._clock.monotonic_s() - begin_s - self._write_s) * _SMOOTHING
         self._company = len(batch) + len(self._waiting)
-        self.stored_total += len(pushes)
+        all_stored = _all_stored(appended)
+        self._count(appended, all_stored)
         # Answered while the next batch is being written, not before: the disk does not wait for sockets.
         self._unanswered += 1
-        gevent.get_hub().loop.run_callback(self._answer, batch, appended)
+        gevent.get_hub().loop.run_callback(self._answer, written, appended, all_stored)
 
-    def _answer(self, batch: list[Ticket], appended: Sequence[Appended]) -> None:
+    def _returned(self) -> list[Ticket]:
+        """The write has returned: whom to answer (nobody, when that took too long and they were told so)."""
+        batch, self._writing = self._writing or [], None
+        if self._slow:
+            self._slow = False
+            self._gate.slow(0.0)
+        return batch
+
+    def _count(self, appended: Sequence[Appended], all_stored: bool) -> None:
+        if all_stored:
+            self.stored_total += len(appended)
+            return
+        refused = sum([bool(one.refused) for one in appended])
+        self.refused_total += refused
+        self.stored_total += len(appended) - refused - sum([one.duplicate for one in appended])
+
+    def _answer(self, batch: list[Ticket], appended: Sequence[Appended], all_stored: bool) -> None:
         self._unanswered -= 1
         at = 0
         for ticket in batch:
             end = at + len(ticket.pushes)
-            ticket.store(appended[at:end])
+            if all_stored:
+                ticket.store(appended[at:end])
+            else:
+                ticket.store_some(appended[at:end], self._full_text)
             at = end
             ticket.connection.answered(ticket)
         self._proceed(batch)
 
+    # -- while a write runs -------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Refuse who has waited too long behind it, and answer for it when it does not return."""
+        if not self._busy:
+            self._ticker.stop()
+            self._ticking = False
+            self._marks.clear()
+            return
+        now_s = self._clock.monotonic_s()
+        self._marks.append((now_s, self._taken + len(self._waiting)))
+        late = 0
+        while self._marks and now_s - self._marks[0][0] >= self._patience_s:
+            late = self._marks.popleft()[1] - self._taken
+        if late > 0:
+            self._shed([self._waiting.popleft() for _ in range(late)])
+        running_s = now_s - self._begin_s if self._writing is not None else 0.0
+        if running_s >= self._patience_s:
+            self._slow = True
+            self._gate.slow(running_s)
+        if running_s >= self._cut_s and self._writing:
+            batch, self._writing = self._writing, []
+            self._tell(batch, refusal(self._storage, MaybeStored(f"no answer for {running_s:.1f} s")))
+
+    def _shed(self, late: list[Ticket]) -> None:
+        """Refuse tickets that nobody has begun to write."""
+        self._taken += len(late)
+        self._bytes -= sum([ticket.size for ticket in late])
+        self._pushes -= sum([len(ticket.pushes) for ticket in late])
+        self._empties()
+        text = f"UNAVAILABLE the store '{self._storage}' is slow (this push waited for {self._patience_s:.1f} s)"
+        self._tell(late, f"{text}: not stored, try again in 1 s")
+
+    def _tell(self, tickets: list[Ticket], text: str) -> None:
+        """Refuse all of them with *text*, and let their connections go on."""
+        for ticket in tickets:
+            ticket.refuse(text)
+            self.refused_total += len(ticket.pushes)
+            ticket.connection.answered(ticket)
+        self._proceed(tickets)
+
     def _refuse(self, batch: list[Ticket], error: StorageError) -> None:
         """
-        Refuse *batch* with what happened, and what waits because the store is away.
+        Refuse *batch* with what happened, and what waits because the store is away, or has no room.
 
         What waits has not been sent, so it is certainly not stored.
         """
-        text = refusal(self._storage, error)
-        for ticket in batch:
-            ticket.refuse(text)
-        text = away(self._storage, str(error))
         rest = list(self._waiting)
         self._waiting.clear()
+        self._taken += len(rest)
         self._bytes = self._pushes = 0
-        for ticket in rest:
-            ticket.refuse(text)
-        for ticket in batch + rest:
-            self.refused_total += len(ticket.pushes)
-            ticket.connection.answered(ticket)
-        self._proceed(batch + rest)
+        self._empties()
+        self._tell(batch, refusal(self._storage, error))
+        words = no_room if isinstance(error, StoreFull) else away
+        self._tell(rest, words(self._storage, str(error)))
 
     def _proceed(self, batch: list[Ticket]) -> None:
         for connection in dict.fromkeys([ticket.connection for ticket in batch]):
@@ -245,6 +370,13 @@ class Committer:
             paused, self._paused = self._paused, {}
             for connection in paused:
                 connection.proceed()
+
+
+def _all_stored(appended: Sequence[Appended]) -> bool:
+    """None is refused or a duplicate; a driver's own kind of answer says so, so that nobody looks at each."""
+    if getattr(appended, "all_stored", False):
+        return True
+    return not [answer for answer in appended if answer.refused or answer.duplicate]
 
 
 def refusal(storage: str, error: StorageError) -> str:
@@ -256,9 +388,6 @@ def refusal(storage: str, error: StorageError) -> str:
         )
     if isinstance(error, Conflict):
         return f"UNAVAILABLE this node was taken for dead and is coming back ({error}): not stored, try again in 1 s"
+    if isinstance(error, StoreFull):
+        return no_room(storage, str(error))
     return away(storage, str(error))
-
-
-def away(storage: str, reason: str) -> str:
-    """What a producer is told while the store is away."""
-    return f"UNAVAILABLE the store '{storage}' is away ({reason}): not stored, try again in 1 s"

@@ -12,6 +12,7 @@ import gevent.monkey
 gevent.monkey.patch_all()
 
 # ruff: noqa: E402 - patched first
+import dataclasses
 import gc
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ import gevent.threadpool
 
 from pbus.config.schema import Queue
 from pbus.ingest.access import Directory
+from pbus.ingest.committer import WRITE
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.storage.driver import Driver
@@ -60,14 +62,15 @@ def run(child: Child) -> None:
 
 
 def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue]) -> Store:
-    driver: Driver = make(target)
+    # A push may have waited before it is written, and its producer waits no longer than call_timeout in all.
+    driver: Driver = make(dataclasses.replace(target, call_timeout_s=WRITE * target.call_timeout_s))
     if driver.capabilities.blocking:
         driver = Threaded(driver, gevent.threadpool.ThreadPool(1).apply)
     kept = queue_specs(queues, target.name)
     pulls = [
         spec.name for spec in kept if any(topic.pull is not None for topic in queues[spec.name].topic.values())
     ]
-    return Store(target.name, driver, kept, pulls, child)
+    return Store(target, driver, kept, pulls, child)
 
 
 def _drain(child: Child, server: Server) -> None:

@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING, Final
 from pbus.codec import pepper
 from pbus.codec.resp import Run, TooBig
 from pbus.codec.resp_reply import bulk, error, integer
-from pbus.core.job import Push
+from pbus.core.job import Push, PushOptions
 from pbus.core.names import is_name
+from pbus.ingest import options
 from pbus.ingest.access import QueueEntry
-from pbus.ingest.committer import Form, Ticket, away
+from pbus.ingest.committer import Form, Ticket
+from pbus.ingest.options import Refused
 from pbus.ingest.store import Store
 from pbus.ingest.words import shown
 from pbus.storage.driver import Appended
 
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
-
-TRACEPARENT_BYTES: Final = 256
-_LATER: Final = (b"delay", b"dedupe", b"ttl", b"key")
 
 
 class Backlog:
@@ -82,15 +81,28 @@ _RUN_FORMS: Final[dict[bytes, Form]] = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a key leads, for an identity that may push there."""
+    """
+    Where a key leads, for an identity that may push there.
+
+    Attributes:
+        name: The queue.
+        store: Where it is kept.
+        closed: The list of the store's gate; looked at by *importance*.
+        ttl: Options of a push that says nothing: the queue's own ttl; None: it has none.
+        pepper: Pushes are answered by the old contract.
+    """
 
     name: str
     store: Store
+    closed: list[str]
+    importance: int
+    ttl: PushOptions | None = None
     pepper: bool = False
 
-
-class Refused(Exception):
-    """A push that cannot be stored; the text is the error."""
+    @property
+    def refusal(self) -> str:
+        """What a push is told that may not come near the store now; empty: it may."""
+        return self.closed[self.importance]
 
 
 def run(connection: Connection, commands: Run) -> bool:
@@ -105,10 +117,14 @@ def run(connection: Connection, commands: Run) -> bool:
     if form is None or len(head) != 2:
         return False
     route = connection.access.routes.get(head[1])
-    if route is None or route.store.away or connection.server.small_bodies:
+    if route is None or route.closed[route.importance] or connection.server.small_bodies:
         return False
     queue, bodies = route.name, commands.lasts
-    if len(bodies) == 1:
+    if route.ttl is not None:
+        ttl = route.ttl
+        pushes = [Push(queue, body, options=ttl) for body in bodies]
+        ticket = Ticket(connection, pushes, sum(map(len, bodies)), True, form)
+    elif len(bodies) == 1:
         body = bodies[0]
         ticket = Ticket(connection, [Push(queue, body)], len(body), True, form)
     else:
@@ -126,35 +142,34 @@ def lpush(connection: Connection, arguments: list[bytes]) -> None:
         if route.pepper:
             trace, span = os.urandom(16).hex(), os.urandom(8).hex()
             traceparent, form = f"00-{trace}-{span}-01", PepperJson(trace)
-        _submit(connection, route, [Push(route.name, body, traceparent) for body in arguments[2:]], form)
+        pushes = [Push(route.name, body, traceparent, "", route.ttl, 0) for body in arguments[2:]]
+        pushes[0].span = len(pushes)
+        _submit(connection, route, pushes, form)
     except Refused as refused:
         connection.refuse(form.refused(str(refused), 1))
 
 
 def xadd(connection: Connection, arguments: list[bytes]) -> None:
-    """``XADD queue * body B [traceparent T]``."""
+    """``XADD queue * body B [delay MS] [dedupe K] [ttl MS] [key K] [traceparent T]``."""
     try:
         route = _route(connection, arguments[1])
         if arguments[2] != b"*":
             text = f"XADD takes * as its id, not '{shown(arguments[2])}' (ids are made here)"
             raise Refused(f"BADVALUE {text}: not stored")
-        pairs = arguments[3:]
-        fields = _options(pairs, also=b"body")
-        if b"body" not in fields:
+        asked = options.read(arguments[3:], route.ttl.ttl_ms if route.ttl else 0, also=options.BODY)
+        if asked.body is None:
             raise Refused("BADVALUE XADD needs the field body: not stored")
-        traceparent = _traceparent(fields.get(b"traceparent", b""))
-        _submit(connection, route, [Push(route.name, fields[b"body"], traceparent)], IDS)
+        _submit(connection, route, [Push(route.name, asked.body, asked.traceparent, "", asked.options)], IDS)
     except Refused as refused:
         connection.refuse(error(str(refused)))
 
 
 def add(connection: Connection, arguments: list[bytes]) -> None:
-    """``PBUS.ADD queue body [TRACEPARENT t]``."""
+    """``PBUS.ADD queue body [DELAY ms] [DEDUPE k] [TTL ms] [KEY k] [TRACEPARENT t]``."""
     try:
         route = _route(connection, arguments[1])
-        fields = _options(arguments[3:])
-        traceparent = _traceparent(fields.get(b"traceparent", b""))
-        _submit(connection, route, [Push(route.name, arguments[2], traceparent)], IDS)
+        asked = options.read(arguments[3:], route.ttl.ttl_ms if route.ttl else 0)
+        _submit(connection, route, [Push(route.name, arguments[2], asked.traceparent, "", asked.options)], IDS)
     except Refused as refused:
         connection.refuse(error(str(refused)))
 
@@ -163,7 +178,7 @@ def publish(connection: Connection, arguments: list[bytes]) -> None:
     """``PUBLISH queue body``: the number of topics that get it."""
     try:
         route = _route(connection, arguments[1])
-        _submit(connection, route, [Push(route.name, arguments[2])], TOPICS)
+        _submit(connection, route, [Push(route.name, arguments[2], options=route.ttl)], TOPICS)
     except Refused as refused:
         connection.refuse(error(str(refused)))
 
@@ -189,8 +204,9 @@ def _submit(connection: Connection, route: Route, pushes: list[Push], form: Form
         if len(push.body) > most:
             text = f"TOOBIG {route.name} takes at most {most} bytes a body, this one has {len(push.body)}"
             raise Refused(f"{text}: not stored, send it smaller")
-    if route.store.away:
-        connection.refuse(form.refused(away(route.store.name, route.store.away), 1))
+    if route.refusal:
+        route.store.committer.refused_total += len(pushes)
+        connection.refuse(form.refused(route.refusal, 1))
         return
     size = sum([len(push.body) for push in pushes])
     connection.submit(Ticket(connection, pushes, size, False, form), route.store.committer)
@@ -210,15 +226,20 @@ def _route(connection: Connection, key: bytes) -> Route:
     server = connection.server
     queue = server.directory.queue(key)
     if queue is not None:
-        route = routes[key] = Route(_checked(connection, queue).name, server.stores[queue.storage])
+        route = routes[key] = _route_to(_checked(connection, queue), server.stores[queue.storage])
         return route
     name, slash, _ = key.partition(b"/")
     queue = server.directory.queue(name) if slash else None
     if queue is not None:
         _checked(connection, queue)  # who may not push is not told which topics there are
         if queue.pepper:
-            return Route(queue.name, server.stores[queue.storage], pepper=True)
+            return _route_to(queue, server.stores[queue.storage], pepper=True)
     raise Refused(_no_queue(connection, key, queue))
+
+
+def _route_to(queue: QueueEntry, store: Store, pepper: bool = False) -> Route:
+    ttl = PushOptions(ttl_ms=queue.ttl_ms) if queue.ttl_ms else None
+    return Route(queue.name, store, store.gate.closed, queue.importance, ttl, pepper)
 
 
 def _checked(connection: Connection, queue: QueueEntry) -> QueueEntry:
@@ -250,27 +271,3 @@ def _no_queue(connection: Connection, key: bytes, queue: QueueEntry | None) -> s
     elif is_name(first):
         hint = f", add [queue.{first}] to the configuration"
     return f"NOQUEUE there is no queue '{name}': not stored{hint}"
-
-
-def _options(pairs: list[bytes], also: bytes = b"") -> dict[bytes, bytes]:
-    """Named options of a typed push, names in lower case."""
-    if len(pairs) % 2:
-        raise Refused(f"BADVALUE the option '{shown(pairs[-1])}' has no value: not stored")
-    fields: dict[bytes, bytes] = {}
-    for name, value in zip(pairs[::2], pairs[1::2], strict=True):
-        lower = name.lower()
-        if lower in _LATER:
-            raise Refused(f"BADVALUE the option '{shown(name)}' is not yet supported: not stored, push without it")
-        if lower not in (b"traceparent", also):
-            known = "body and traceparent" if also else "TRACEPARENT"
-            raise Refused(f"BADVALUE there is no option '{shown(name)}': not stored, there is {known}")
-        if lower in fields:
-            raise Refused(f"BADVALUE the option '{shown(name)}' is given twice: not stored")
-        fields[lower] = value
-    return fields
-
-
-def _traceparent(value: bytes) -> str:
-    if len(value) > TRACEPARENT_BYTES or not value.decode("latin-1").isprintable() or not value.isascii():
-        raise Refused(f"BADVALUE traceparent must be at most {TRACEPARENT_BYTES} printable ASCII bytes: not stored")
-    return value.decode("ascii")

@@ -3,7 +3,7 @@ One storage as this child sees it: opened, declared, watched while it is away.
 
 Rule: a store that is away stops nothing but its own queues. The first call that finds it away says
 so (a problem, one line in the log), everybody else is refused at once, and one greenlet tries until
-it is back.
+it is back. A store without room refuses pushes and nothing else.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ import gevent
 import gevent.event
 
 from pbus.core.job import Delivery, Push, Settlement
-from pbus.errors import BootError, Conflict, StorageError, Unavailable
+from pbus.errors import BootError, Conflict, StorageError, StoreFull, Unavailable
 from pbus.ingest.committer import Committer
+from pbus.ingest.fullness import Fullness
+from pbus.ingest.gate import LEAST_IMPORTANT, Gate
+from pbus.ingest.glance import Glance, Look
 from pbus.ingest.puller import Puller
-from pbus.storage.driver import Appended, Bell, Driver, Held, QueueSpec, TopicNumbers, Want
+from pbus.storage.driver import Appended, Bell, Driver, Held, QueueSpec, Want
+from pbus.storage.open import StoreTarget
 from pbus.supervisor.child import Child
 
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 1.0
+WATCH_S: Final = 1.0
+"""Between two looks at how full it is."""
+FULL_S: Final = 10.0
+"""A store is said to have no room until so long after its last refusal."""
 _T = TypeVar("_T")
 
 
@@ -34,18 +42,20 @@ class Store:
     Attributes:
         name: Its name in the configuration.
         away: Why it cannot be used now; empty while it can.
+        gate: Whether pushes may come near it.
         committer, puller: The child's one writer of pushes, and its one taker of claims.
 
     Args:
+        target: What the configuration says of it.
         driver: Not opened yet; its calls must yield under gevent.
         queues: What it keeps.
         pulls: Those of them that have a topic for pulling.
     """
 
     def __init__(
-        self, name: str, driver: Driver, queues: Sequence[QueueSpec], pulls: Sequence[str], child: Child
+        self, target: StoreTarget, driver: Driver, queues: Sequence[QueueSpec], pulls: Sequence[str], child: Child
     ) -> None:
-        self.name = name
+        self.name = target.name
         self.away = "not open yet"
         self._driver = driver
         self._queues = queues
@@ -56,13 +66,21 @@ class Store:
         self._lost = gevent.event.Event()
         self._first = gevent.event.Event()
         self._owner = str(child.owner)
-        self.committer = Committer(name, self._append, self.lost, child.clock)
+        self.gate = Gate(self.name, target.high_water)
+        self.gate.away(self.away)
+        self._fullness = Fullness({spec.name: spec for spec in queues}, child.clock)
+        self._glance = Glance(self._look, child.clock)
+        self._full_s = float("-inf")
+        self.committer = Committer(
+            self.name, self._append, self.lost, self._fullness.text, self.gate, target.call_timeout_s, child.clock
+        )
         self.puller = Puller(self, self._owner, child.clock, child.log)
 
     def start(self) -> None:
         """Begin; ``wait_first`` tells when the first try to open is over."""
         self._lost.set()
         gevent.spawn(self._keep)
+        gevent.spawn(self._watch)
         gevent.spawn(self.committer.run)
         self.puller.start()
 
@@ -89,9 +107,21 @@ class Store:
         """``Driver.backlog``."""
         return self._call(lambda: self._driver.backlog(queue))
 
-    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
-        """``Driver.numbers``."""
-        return self._call(self._driver.numbers)
+    def look(self) -> Look:
+        """The numbers of every queue and topic, and what they were a while ago; one look for all who ask at once."""
+        return self._glance.take()
+
+    def look_with_rates(self) -> Look:
+        """The same, sure to have a look before it."""
+        return self._glance.take_with_rates()
+
+    def _look(self) -> Look:
+        at_s = self._child.clock.monotonic_s()
+        try:
+            queues = self._call(self._driver.queue_numbers)
+        except AttributeError:
+            queues = {}
+        return Look(at_s, self._call(self._driver.numbers), queues)
 
     def bell(self) -> Bell:
         """A bell of this child for the queues that can be pulled from."""
@@ -108,7 +138,10 @@ class Store:
             raise
 
     def lost(self, error: StorageError) -> None:
-        """A call met *error*: refuse further ones until a try succeeds."""
+        """A call met *error*: refuse further ones until a try succeeds; without room, further pushes."""
+        if isinstance(error, StoreFull):
+            self._note_full(str(error))
+            return
         self._note(error)
         self._lost.set()
 
@@ -124,6 +157,7 @@ class Store:
         elif self.away and not away and self._first.is_set():
             self._child.log.info("store.back", storage=self.name)
         self.away = away
+        self.gate.away(away)
         text = f"storage {self.name} is away: {away}" if away else ""
         self._child.problem(f"storage.{self.name}", text)
 
@@ -167,6 +201,62 @@ class Store:
         self._mark("")
         self.puller.look()
         return True
+
+    # -- how full it is -----------------------------------------------------------------------
+
+    def _note_full(self, reason: str) -> None:
+        """It has no room: the next push is tried at the next look."""
+        if not self._is_full:
+            self._child.log.error("store.full", storage=self.name, reason=reason)
+        self._full_s = self._child.clock.monotonic_s()
+        self.gate.full(reason)
+        self._child.problem(f"storage.{self.name}.full", f"storage {self.name} has no room for pushes: {reason}")
+
+    @property
+    def _is_full(self) -> bool:
+        return self._child.clock.monotonic_s() < self._full_s + FULL_S
+
+    def _watch(self) -> None:
+        """Look how full it is, once a second, for ever."""
+        while True:
+            self._child.clock.sleep(WATCH_S * random.uniform(0.9, 1.1))
+            try:
+                self.watch()
+            except (StorageError, AttributeError):
+                continue                              # who pushes next finds out, and says so
+            except Exception:                         # a bug of a driver must not end the watch
+                self._child.log.exception("store.failed", storage=self.name)
+
+    def watch(self) -> None:
+        """
+        One look.
+
+        Raises:
+            StorageError: it cannot be asked now.
+        """
+        self.gate.full("")
+        if not self._is_full:
+            self._child.problem(f"storage.{self.name}.full", "")
+        if self.away:
+            return
+        share = self._driver.fill().share
+        if self.gate.fill(share):
+            self._tell_fill(share)
+        if self._fullness.wanted:
+            look = self.look()
+            self._fullness.heard(look.topics, look.queues)
+
+    def _tell_fill(self, share: float) -> None:
+        """Other queues than before are refused, or none."""
+        level = self.gate.refused_from
+        name, percent = f"storage.{self.name}.fill", f"{share:.0%}".replace("%", " %")
+        if level > LEAST_IMPORTANT:
+            self._child.problem(name, "")
+            self._child.log.info("store.has_room", storage=self.name, share=round(share, 3))
+            return
+        self._child.log.warning("store.fills", storage=self.name, share=round(share, 3), refused_from=level)
+        whom = f"pushes to queues of importance {level}" + (" and above" if level < LEAST_IMPORTANT else "")
+        self._child.problem(name, f"storage {self.name} is {percent} full: {whom} are refused")
 
     def close(self) -> None:
         """Give the driver back; the child is about to exit."""

@@ -25,7 +25,10 @@ from pbus.core.names import Owner
 from pbus.ingest.access import Directory
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
-from pbus.storage.driver import Appended, Bell, Capabilities, Held, QueueSpec, TopicNumbers, TopicSpec, Want
+from pbus.storage.driver import (
+    Appended, Bell, Capabilities, Fill, Held, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want,
+)
+from pbus.storage.open import StoreTarget
 
 PULL = Topic(pull=PullHandler())
 PYTHON = Topic(python=PythonHandler(call="a:b"))
@@ -78,6 +81,9 @@ class FakeDriver:
         held_back: While set, an append waits for ``go``.
         claim_go: A claim waits for it; set at first.
         fail: Raised by every call while set.
+        share: How full it is.
+        refuse: Spans are refused for that reason (``jobs``, ``bytes``), except those whose first body says "small".
+        looks: How often its numbers were read.
         settled: (move, id) of each settlement.
     """
 
@@ -100,6 +106,13 @@ class FakeDriver:
         self.open_appends = 0
         self.topics: dict[str, list[str]] = {}
         self.declared = 0
+        self.share = 0.0
+        self.refuse = ""
+        self.failed_total = 0
+        self.paused_ms = 0
+        self.looks = 0
+        self.fresh: dict[str, str] = {}
+        self.pushed: collections.Counter[str] = collections.Counter()
         self._serial = 0
 
     def open(self) -> None:
@@ -127,16 +140,28 @@ class FakeDriver:
             self.open_appends -= 1
         self.appends.append(list(pushes))
         self.batches.append(batch)
-        ids = [self._store(push) for push in pushes]
+        answers = []
+        for push in pushes:
+            if push.span:
+                refused = self.refuse if push.body != b"small" else ""
+            answers.append(Appended("", 0, 0, refused=refused) if refused else self._deduped(push))
         self.rung |= {push.queue for push in pushes}
         self.rang.set()
-        return [
-            Appended(job_id, self.backlog(push.queue), len(self.topics[push.queue]))
-            for job_id, push in zip(ids, pushes, strict=True)
-        ]
+        for answer, push in zip(answers, pushes, strict=True):
+            answer.backlog, answer.topics = self.backlog(push.queue), len(self.topics[push.queue])
+        return answers
+
+    def _deduped(self, push: Push) -> Appended:
+        key = push.options.dedupe if push.options else ""
+        known = self.fresh.get(key, "") if key else ""
+        answer = Appended(known or self._store(push), 0, 0, duplicate=bool(known))
+        if key:
+            self.fresh[key] = answer.id
+        return answer
 
     def _store(self, push: Push) -> str:
         self._serial += 1
+        self.pushed[push.queue] += 1
         for topic in self.topics[push.queue]:
             self.ready[push.queue, topic].append((f"1000-{self._serial}", push.body))
         return f"1000-{self._serial}"
@@ -147,7 +172,23 @@ class FakeDriver:
 
     def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
         self._maybe_fail()
-        return {name: TopicNumbers(ready=len(line), oldest_wait_s=1.5) for name, line in self.ready.items()}
+        self.looks += 1
+        return {
+            name: TopicNumbers(
+                ready=len(line), oldest_wait_s=1.5, failed_total=self.failed_total, paused_ms=self.paused_ms,
+                done_total=sum(move is Move.ACK for move, _ in self.settled),
+            )
+            for name, line in self.ready.items()
+        }
+
+    def queue_numbers(self) -> dict[str, QueueNumbers]:
+        self._maybe_fail()
+        served = [name for name, topics in self.topics.items() if topics]
+        return {name: QueueNumbers(self.backlog(name), 77, 0, self.pushed[name]) for name in served}
+
+    def fill(self) -> Fill:
+        self._maybe_fail()
+        return Fill(self.share)
 
     def claim(self, wants: Sequence[Want]) -> list[Delivery]:
         self._maybe_fail()
@@ -254,14 +295,19 @@ class Door:
 
     def __init__(
         self, ingest: Ingest | None = None, queues: Mapping[str, Queue] = QUEUES, fail: Exception | None = None,
+        call_timeout_s: float = 5.0,
     ) -> None:
         self.clock = MovableClock()
         self.ingest = ingest or Ingest()
         self.child = FakeChild(self.clock, self.ingest)
         self.driver = FakeDriver()
         self.driver.fail = fail
-        specs = [QueueSpec(name, tuple(_topics(queue)), 1.0, 1) for name, queue in queues.items()]
-        self.store = Store("main", self.driver, specs, sorted(queues), self.child)  # type: ignore[arg-type]
+        specs = [
+            QueueSpec(name, tuple(_topics(queue)), 1.0, 1, queue.max_backlog, queue.max_backlog_bytes)
+            for name, queue in queues.items()
+        ]
+        target = StoreTarget("main", "sqlite:x", "", call_timeout_s, "node")
+        self.store = Store(target, self.driver, specs, sorted(queues), self.child)  # type: ignore[arg-type]
         self.store.start()
         self.store.wait_first()
         directory = Directory(queues, SYSTEMS)

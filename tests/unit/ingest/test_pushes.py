@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import socket
 
+import gevent
 import pytest
 
-from pbus.config.schema import Ingest
+from pbus.config.schema import Ingest, Queue
+from pbus.core.job import PushOptions
 from pbus.errors import Conflict, MaybeStored, Unavailable
-from tests.unit.ingest.door import Client, Door, encode
+from tests.unit.ingest.door import PULL, Client, Door, encode
 
 
+MS = "takes whole milliseconds from 0 to 315360000000 (ten years)"
 AWAY = "UNAVAILABLE the store 'main' is away (gone): not stored, try again in 1 s"
 
 
@@ -85,15 +88,13 @@ def test_publish_answers_the_number_of_topics(client: Client) -> None:
         (("XADD", "gift", "5-1", "body", "b"),
          "BADVALUE XADD takes * as its id, not '5-1' (ids are made here): not stored"),
         (("XADD", "gift", "*", "bdy", "b"),
-         "BADVALUE there is no option 'bdy': not stored, there is body and traceparent"),
+         "BADVALUE there is no option 'bdy', did you mean 'body'?: not stored"),
         (("PBUS.ADD", "gift", "b", "TRACEPRENT", "5"),
-         "BADVALUE there is no option 'TRACEPRENT': not stored, there is TRACEPARENT"),
+         "BADVALUE there is no option 'TRACEPRENT', did you mean 'traceparent'?: not stored"),
+        (("PBUS.ADD", "gift", "b", "zzz", "5"),
+         "BADVALUE there is no option 'zzz', there are delay, dedupe, ttl, key, traceparent: not stored"),
         (("XADD", "gift", "*", "traceparent", "b"), "BADVALUE XADD needs the field body: not stored"),
-        (("XADD", "gift", "*", "body", "b", "delay", "5"),
-         "BADVALUE the option 'delay' is not yet supported: not stored, push without it"),
         (("XADD", "gift", "*", "body", "b", "body", "5"), "BADVALUE the option 'body' is given twice: not stored"),
-        (("PBUS.ADD", "gift", "b", "KEY", "5"),
-         "BADVALUE the option 'KEY' is not yet supported: not stored, push without it"),
         (("PBUS.ADD", "gift", "b", "DEDUPE"), "BADVALUE the option 'DEDUPE' has no value: not stored"),
         (("PBUS.ADD", "gift", "b", "TRACEPARENT", "x" * 257),
          "BADVALUE traceparent must be at most 256 printable ASCII bytes: not stored"),
@@ -105,6 +106,114 @@ def test_refusal_says_what_is_stored(door: Door, client: Client, words: tuple[st
     assert client.ask(*words) == wanted
     assert door.driver.appends == []
     assert client.ask("PING") == "PONG"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("delay", "-1", f"delay {MS}, not '-1'"),
+        ("delay", "", f"delay {MS}, not ''"),
+        ("delay", "1.5", f"delay {MS}, not '1.5'"),
+        ("delay", " 1", f"delay {MS}, not ' 1'"),
+        ("delay", "5m", f"delay {MS}, not '5m'"),
+        ("delay", "315360000001", f"delay {MS}, not '315360000001'"),
+        ("Delay", "9" * 40, f"delay {MS}, not '{'9' * 40}'"),
+        ("ttl", "-1", f"ttl {MS}, not '-1'"),
+        ("TTL", "soon", f"ttl {MS}, not 'soon'"),
+        ("dedupe", "", "dedupe is empty, leave it out"),
+        ("dedupe", "x" * 257, "dedupe takes at most 256 bytes, this one has 257"),
+        ("dedupe", "x" * 10_240, "dedupe takes at most 256 bytes, this one has 10240"),
+        ("dedupe", b"a\0b", "dedupe takes printable text, not 'a?b'"),
+        ("key", "", "key is empty, leave it out"),
+        ("key", b"a\0b", "key takes printable text, not 'a?b'"),
+        ("key", b"\0", "key takes printable text, not '?'"),
+        ("key", b"\xff", "key takes printable text, not '\ufffd'"),
+        ("key", "a\nb", "key takes printable text, not 'a?b'"),
+        ("key", "a\u202eb", "key takes printable text, not 'a?b'"),
+        ("key", "é" * 129, "key takes at most 256 bytes, this one has 258"),
+    ],
+)
+@pytest.mark.parametrize("form", [("XADD", "gift", "*", "body", "b"), ("PBUS.ADD", "gift", "b")])
+def test_wrong_option_is_refused_alone_and_says_why(
+    door: Door, client: Client, form: tuple[str, ...], name: str, value: str | bytes, wanted: str
+) -> None:
+    client.send(encode(*form) + encode(*form, name, value) + encode(*form) + encode("LPUSH", "gift", "c"))
+
+    assert [client.read() for _ in range(4)] == ["1000-1", f"BADVALUE {wanted}: not stored", "1000-2", 3]
+    assert bodies(door) == [b"b", b"b", b"c"]
+
+
+@pytest.mark.parametrize("names", ["delay dedupe ttl key", "DELAY DEDUPE TTL KEY", "Delay DeDupe tTL kEY"])
+@pytest.mark.parametrize("form", [("XADD", "gift", "*", "body", "b"), ("PBUS.ADD", "gift", "b")])
+def test_options_reach_the_store(door: Door, client: Client, form: tuple[str, ...], names: str) -> None:
+    delay, dedupe, ttl, key = names.split()
+    assert client.ask(*form, key, "用户 1", delay, "0005", ttl, "315360000000", dedupe, "x" * 256) == "1000-1"
+
+    (push,) = door.driver.appends[0]
+    assert push.options == PushOptions(delay_ms=5, dedupe="x" * 256, ttl_ms=315_360_000_000, key="用户 1")
+    assert push.span == 1
+
+
+def test_push_without_options_carries_none(door: Door, client: Client) -> None:
+    client.ask("XADD", "gift", "*", "body", "b", "delay", "0", "ttl", "0")
+    client.ask("LPUSH", "gift", "b")
+
+    assert [append[0].options for append in door.driver.appends] == [None, None]
+
+
+def test_bodies_of_one_command_are_one_span(door: Door, client: Client) -> None:
+    client.send(encode("LPUSH", "gift", "a", "b", "c") + encode("LPUSH", "gift", "d") * 2)
+    for _ in range(3):
+        client.read()
+
+    assert [push.span for append in door.driver.appends for push in append] == [3, 0, 0, 1, 1]
+
+
+def test_repeated_dedupe_key_answers_the_first_id(door: Door, client: Client) -> None:
+    first = client.ask("XADD", "gift", "*", "body", "b", "dedupe", "k")
+
+    assert client.ask("PBUS.ADD", "gift", "b", "DEDUPE", "k") == first
+    assert client.ask("PBUS.ADD", "gift", "b", "DEDUPE", "l") != first
+    assert door.server.stored_total == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("LPUSH", "brief", "b"), ("LPUSH", "brief", "b", "c"), ("XADD", "brief", "*", "body", "b"),
+              ("PBUS.ADD", "brief", "b"), ("PUBLISH", "brief", "b")]
+)
+def test_ttl_of_the_queue_goes_with_every_push_that_names_none(words: tuple[str, ...]) -> None:
+    door = Door(queues={"brief": Queue(topic={"credit": PULL}, ttl_s=1.5)})
+    client = door.client()
+    client.send(encode(*words) * 3)
+    for _ in range(3):
+        client.read()
+
+    pushes = [push for append in door.driver.appends for push in append]
+    assert len(pushes) == 3 * (1 + (words[-1] == "c"))
+    assert {push.options.ttl_ms if push.options else 0 for push in pushes} == {1500}
+    door.close()
+
+
+def test_push_may_have_a_ttl_of_its_own_or_none() -> None:
+    door = Door(queues={"brief": Queue(topic={"credit": PULL}, ttl_s=1.5)})
+    client = door.client()
+    client.ask("XADD", "brief", "*", "body", "b", "ttl", "7", "key", "k")
+    client.ask("PBUS.ADD", "brief", "b", "TTL", "0")
+
+    assert [append[0].options for append in door.driver.appends] == [PushOptions(ttl_ms=7, key="k"), None]
+    door.close()
+
+
+def test_17_mib_are_too_big_and_their_neighbours_stored(door: Door, client: Client) -> None:
+    gevent.spawn(
+        client.send, encode("LPUSH", "gift", "a") + encode("LPUSH", "gift", b"x" * 17 * 1024 * 1024)
+        + encode("LPUSH", "gift", "b", "c"),
+    )
+
+    replies = [client.read() for _ in range(3)]
+    assert replies[1].startswith("TOOBIG gift takes at most 1048576 bytes a body, this one has 17825792: not stored")
+    assert replies[2] == 3
+    assert bodies(door) == [b"a", b"b", b"c"]
 
 
 def test_names_of_strangers_are_shown_harmless(client: Client) -> None:
