@@ -118,21 +118,29 @@ class _Window:
     worked: int = 0
     failed: int = 0
 
-    def add(self, ended: Ended, now_s: float) -> None:
-        number = int(now_s / self.bucket_s)
-        if not self.buckets or self.buckets[-1].number != number:
-            self._forget(number - BUCKETS)
-            self.buckets.append(_Bucket(number))
-        if ended.result is Result.WORKED:
-            self.worked += 1
-            self.buckets[-1].worked += 1
-            return
+    def work(self, now_s: float) -> None:
+        """An attempt that went well."""
+        self._bucket(now_s).worked += 1
+        self.worked += 1
+
+    def fail(self, ended: Ended, now_s: float) -> None:
+        """An attempt that did not."""
+        bucket = self._bucket(now_s)
+        bucket.failed += 1
         self.failed += 1
-        self.buckets[-1].failed += 1
-        self.failures.append((number, ended))
+        self.failures.append((bucket.number, ended))
         self.jobs[ended.id] += 1
         if len(self.failures) > FAILURES_KEPT:
             self._drop_failure()
+
+    def _bucket(self, now_s: float) -> _Bucket:
+        """That of this moment; older ones that are out of the window are gone."""
+        number = int(now_s / self.bucket_s)
+        if self.buckets and self.buckets[-1].number == number:
+            return self.buckets[-1]
+        self._forget(number - BUCKETS)
+        self.buckets.append(_Bucket(number))
+        return self.buckets[-1]
 
     def _forget(self, number: int) -> None:
         """Everything up to that bucket is too old."""
@@ -214,6 +222,10 @@ class Brake:
         if self.mode is not Mode.FREE:
             self._out.add(job_id)
 
+    def worked(self, now_s: float) -> None:
+        """An attempt went well while the brake was free: ``ended`` without its cost, for nearly every job."""
+        self._window.work(now_s)
+
     def ended(self, ended: Ended, now_s: float) -> Tripped | None:
         """
         An attempt is over.
@@ -236,11 +248,13 @@ class Brake:
     # -- free -----------------------------------------------------------------------------------------
 
     def _count(self, ended: Ended, now_s: float) -> Tripped | None:
-        if ended.result is Result.NOTHING:
-            return None
         window = self._window
-        window.add(ended, now_s)
-        if ended.result is Result.WORKED or window.worked + len(window.jobs) < self._policy.min_jobs:
+        if ended.result is Result.WORKED:
+            window.work(now_s)
+        if ended.result is not Result.FAILED:
+            return None
+        window.fail(ended, now_s)
+        if window.worked + len(window.jobs) < self._policy.min_jobs:
             return None
         if window.failed * 100 < self._policy.failed_percent * (window.worked + window.failed):
             return None

@@ -5,31 +5,42 @@ The claimer: one greenlet per storage that turns room in the lanes into claimed 
 
 Rule: a lane is *hungry* while its topic may have ready deliveries that nobody here has asked for:
 its bell rang, its last claim came back full, or it was not looked at for 5 s. Only hungry lanes are
-asked and claimed for, so an idle bus costs one call in 5 s however many topics it has.
+asked and claimed for, so an idle bus costs one call in 5 s however many topics it has. A topic of
+concurrency 1 that got nothing although its bell had rung is asked for again a little later: another
+owner may still have held the last claim of it.
+
+A braked topic is claimed for as its brake allows; its lane runs what it is given, as ever.
 
 The comparison of the store's claims with ours runs in the claimer's turn, when no claim call is
 open: what the store lists and nobody here knows goes back. It was claimed by a call whose reply got
-lost, or its end was written to a store that has forgotten it.
+lost: then nobody has run it. Or it was handed out here (``Seen``), and its end was written to a store that
+has forgotten it: then it may have run.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import gevent
 import gevent.event
 
 from pbus.clock import Clock
-from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.brake import Brake
+from pbus.core.job import Delivery, Settlement
+from pbus.core.outcome import Outcome, Rules, Verdict, judge
 from pbus.delivery.lane import Lane
 from pbus.delivery.store_health import Backoff, StoreHealth
 from pbus.errors import Conflict, StorageError
-from pbus.storage.driver import CLAIM_BYTES, Bell, Driver, Want
+from pbus.storage.driver import CLAIM_BYTES, Bell, Driver, Held, Want
 
 LOOK_AGAIN_S: Final = 5.0
 COMPARE_S: Final = 30.0
+ASK_AGAIN_S: Final = 0.1
+"""First pause before an exclusive claim that got nothing is repeated; it doubles until LOOK_AGAIN_S."""
+SEEN_KEPT: Final = 10_000
 
 Path = tuple[str, str]
 """(queue, topic)."""
@@ -46,6 +57,26 @@ class Unwritten(Protocol):
         """(queue, topic, id) of claims of *owner* whose end is not written yet."""
 
 
+class Seen:
+    """What was handed to lanes lately: the last SEEN_KEPT claims at least, by topic, id and attempt."""
+
+    def __init__(self) -> None:
+        self._young: set[tuple[str, str, str, int]] = set()
+        self._old: set[tuple[str, str, str, int]] = set()
+
+    def add(self, delivery: Delivery) -> None:
+        """It goes to its lane."""
+        if len(self._young) >= SEEN_KEPT:
+            self._old, self._young = self._young, set()
+        self._young.add((delivery.queue, delivery.topic, delivery.id, delivery.attempt))
+
+    def __contains__(self, claim: object) -> bool:
+        if not isinstance(claim, Held):
+            return False
+        key = (claim.queue, claim.topic, claim.id, claim.attempts + 1)
+        return key in self._young or key in self._old
+
+
 class Claimer:
     """
     One owner: its own greenlets, ``run`` and ``listen``.
@@ -60,11 +91,14 @@ class Claimer:
         fenced: Called once when the store refuses this boot.
         log: Where surprises are said.
         clock: Where intervals come from.
+        brakes: The brake of each topic that has one.
+        rules: What each topic allows.
     """
 
     def __init__(
         self, store: Driver, lanes: Sequence[Lane], *, owner: str, desk: Unwritten, prepare: Callable[[], None],
         health: StoreHealth, fenced: Callable[[], None], log: Any, clock: Clock,
+        brakes: Mapping[Path, Brake] | None = None, rules: Mapping[Path, Rules] | None = None,
     ) -> None:
         self._store = store
         self._lanes: dict[Path, Lane] = {(lane.queue, lane.topic): lane for lane in lanes}
@@ -78,7 +112,12 @@ class Claimer:
         self._fenced = fenced
         self._log = log
         self._clock = clock
+        self._brakes = brakes or {}
+        self._rules = rules or {}
+        self._seen = Seen()
         self._hungry: set[Path] = set(self._lanes)
+        self._just_looking: set[Path] = set()  # of the hungry: nobody said that there is work
+        self._asking_again: dict[Path, tuple[float, float]] = {}  # when (monotonic seconds), and the pause before
         self._stirred = gevent.event.Event()
         self._to_compare: set[str] = set()
         self._backoff = Backoff()
@@ -96,7 +135,9 @@ class Claimer:
 
     def came_back(self, queue: str) -> None:
         """That queue has ready deliveries again."""
-        self._hungry.update(self._by_queue.get(queue, ()))
+        paths = self._by_queue.get(queue, ())
+        self._hungry.update(paths)
+        self._just_looking.difference_update(paths)
         self._stirred.set()
 
     def compare(self, owner: str) -> None:
@@ -175,19 +216,32 @@ class Claimer:
 
     def _look_due(self) -> None:
         now_s = self._clock.monotonic_s()
+        self._hungry.update(path for path, (at_s, _) in self._asking_again.items() if at_s <= now_s)
         if now_s >= self._look_at_s:
             self._look_at_s = now_s + LOOK_AGAIN_S
+            self._just_looking.update(self._lanes.keys() - self._hungry)
             self._hungry.update(self._lanes)
 
     def _wanted(self) -> list[Want]:
         if self._stopped or self._desk.is_unsure:
             return []  # unsure: what it repeats would end a claim of the same job that we take meanwhile
-        return [want for path in tuple(self._hungry) for want in self._lanes[path].wants()]
+        now_s = self._clock.monotonic_s()
+        return [want for path in tuple(self._hungry) for want in self._wants_of(path, now_s)]
+
+    def _wants_of(self, path: Path, now_s: float) -> Iterable[Want]:
+        """What the lane wants, as far as its brake allows."""
+        lane, brake = self._lanes[path], self._brakes.get(path)
+        room = brake.room(now_s, lane.concurrency) if brake is not None and brake.sparing else None
+        if room is None:
+            return lane.wants()
+        return _cut(lane.wants(), room) if room else ()
 
     def _claim(self, wants: list[Want]) -> None:
         asked: collections.Counter[Path] = collections.Counter()
         for want in wants:
             asked[want.queue, want.topic] += want.count
+        told = asked.keys() - self._just_looking
+        self._just_looking.difference_update(asked)
         self._hungry.difference_update(asked)  # before the call: a bell that rings during it counts
         try:
             deliveries = self._store.claim(wants)
@@ -198,17 +252,47 @@ class Claimer:
         by_lane: dict[Path, list[Delivery]] = collections.defaultdict(list)
         for delivery in deliveries:
             by_lane[delivery.queue, delivery.topic].append(delivery)
+            self._seen.add(delivery)
+        self._ask_again({(want.queue, want.topic) for want in wants if want.exclusive}, told, by_lane.keys())
         for path, group in by_lane.items():
+            brake = self._brakes.get(path)
+            if brake is not None and brake.sparing:
+                for delivery in group:
+                    brake.claimed(delivery.id)
             if len(group) >= asked[path] or sum(len(delivery.body) for delivery in group) >= CLAIM_BYTES:
                 self._hungry.add(path)
                 self._stirred.set()
             self._lanes[path].accept(group)
 
+    def _ask_again(self, exclusive: Iterable[Path], told: Iterable[Path], given: Iterable[Path]) -> None:
+        """
+        Repeat exclusive claims that got nothing where somebody had said that there is work.
+
+        A store does not tell a refused one from an empty topic, and rings no bell when the claim that stood in
+        the way is acked; without this a topic would stand still until the next look.
+        """
+        told, given = set(told), set(given)
+        for path in exclusive:
+            _, pause_s = self._asking_again.pop(path, (0.0, 0.0))
+            if path in given or not (pause_s or path in told):
+                continue
+            pause_s = pause_s * 2 or ASK_AGAIN_S
+            if pause_s < LOOK_AGAIN_S:
+                self._asking_again[path] = (self._clock.monotonic_s() + pause_s, pause_s)
+
     def _rest(self) -> None:
-        """Until something stirs, or it is time to look again."""
+        """Until something stirs, or it is time to look again, or a brake lets the next one through."""
         if not self._to_compare:
-            self._stirred.wait(max(0.0, self._look_at_s - self._clock.monotonic_s()))
+            self._stirred.wait(max(0.0, self._due_s() - self._clock.monotonic_s()))
         self._stirred.clear()
+
+    def _due_s(self) -> float:
+        """When there is something to do without being stirred (monotonic seconds)."""
+        due_s = min([self._look_at_s, *(at_s for at_s, _ in self._asking_again.values())])
+        for path, brake in self._brakes.items():
+            if brake.sparing and path in self._hungry:
+                due_s = min(due_s, brake.due_s() or due_s)
+        return due_s
 
     def _failed(self, error: Exception) -> None:
         self._to_compare.update(self.owners())
@@ -243,7 +327,7 @@ class Claimer:
         unwritten = self._desk.pending(owner)
         known = {path: lane.known(owner) for path, lane in self._lanes.items()} if held else {}
         strays = [
-            Settlement(owner=owner, queue=claim.queue, topic=claim.topic, id=claim.id, move=Move.RELEASE)
+            self._stray(owner, claim)
             for claim in held
             if claim.id not in known.get((claim.queue, claim.topic), ())
             and (claim.queue, claim.topic, claim.id) not in unwritten
@@ -253,3 +337,23 @@ class Claimer:
             self._log.info("claims.strays", owner=owner, count=sum(took_effect))
             for queue in {stray.queue for stray in strays}:
                 self.came_back(queue)
+
+    def _stray(self, owner: str, claim: Held) -> Settlement:
+        """How a claim ends that the store lists and nobody here has in hand."""
+        delivery = Delivery(
+            id=claim.id, queue=claim.queue, topic=claim.topic, body=b"", attempt=claim.attempts + 1,
+            crashes=claim.crashes, redelivered=False, traceparent="", content_type="", first_ms=0, owner=owner,
+        )
+        verdict = Verdict.UNSURE if claim in self._seen else Verdict.RELEASED
+        outcome = Outcome(verdict=verdict, error="the store has forgotten how it ended")
+        return judge(delivery, outcome, self._rules.get((claim.queue, claim.topic), Rules()), 0, 0.0)
+
+
+def _cut(wants: Iterable[Want], room: int) -> Iterator[Want]:
+    """As many of *wants*, from the first on, as fit into *room* deliveries."""
+    for want in wants:
+        if room <= 0:
+            return
+        count = min(want.count, room)
+        room -= count
+        yield want if count == want.count else dataclasses.replace(want, count=count)

@@ -8,6 +8,9 @@ scoreboard that says which one had begun when a consumer dies. So a lost connect
 nothing; the consumer is *detached* until it comes back or is known to be dead.
 
 Rule: everything in ``hand`` ends exactly once, at the desk.
+
+Where nothing may run twice (``hold``) or jobs begin at a rate, a consumer is given one job at a time: what is
+in its hand when it dies is what it ran.
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.lane import Desk
 from pbus.delivery.pace import Pace
+from pbus.delivery.throttle import Throttle
 from pbus.storage.driver import Want
 
 FRAME_BYTES: Final = 1024 * 1024
+SEVERED_S: Final = 0.1
+"""A process that still lives so long after its connection ended has not ended with it."""
 STATUS_S: Final = 1.0
 """How long the master may take to write down how a process ended that is gone."""
 KILL_AGAIN_S: Final = 1.0
@@ -79,6 +85,8 @@ class Consumer:
     asked_s: float = 0.0        # when
     suspect: str = ""           # the job that looked overdue at the last tick
     dead_since_s: float = 0.0   # the process is gone; its status is waited for
+    detached_s: float = 0.0     # when its connection ended
+    severed: bool = False       # it lived on without one: results may have been lost on the way
     repeated: set[str] = field(default_factory=set)  # ids of results it brought along that are not written yet
 
 
@@ -97,11 +105,14 @@ class ConsumerLane:
         kill: Asks the master to kill the process of an owner.
         compare: Asks the claimer to compare the store's claims of an owner with ours.
         clock: Where ages come from.
+        hold: An attempt that may have run is never repeated.
+        throttle: The rate at which jobs begin; None: any.
     """
 
     def __init__(
         self, queue: str, topic: str, *, timeout_s: float, exclusive: bool, expected: int, desk: Desk, link_n: int,
         look: Callable[[str, int], Life], kill: Callable[[str], None], compare: Callable[[str], None], clock: Clock,
+        hold: bool = False, throttle: Throttle | None = None,
     ) -> None:
         self.queue = queue
         self.topic = topic
@@ -114,6 +125,8 @@ class ConsumerLane:
         self._kill = kill
         self._compare = compare
         self._clock = clock
+        self._one_by_one = hold or throttle is not None
+        self._throttle = throttle
         self._consumers: dict[str, Consumer] = {}
         self._draining = False
         self._killed = False
@@ -147,18 +160,22 @@ class ConsumerLane:
             return []
         wants = []
         for consumer in self._consumers.values():
-            frame = consumer.pace.frame
             if consumer.link is None or consumer.leaving or consumer.repeated:
                 continue
+            frame = 1 if self._one_by_one else consumer.pace.frame
             if len(consumer.hand) <= frame // 2:
                 wants.append(Want(consumer.owner, self.queue, self.topic, frame, exclusive=self._exclusive))
         if len(wants) > 1:
             self._turn = (self._turn + 1) % len(wants)
             wants = wants[self._turn :] + wants[: self._turn]
+        if wants and self._throttle is not None:
+            return wants[: self._throttle.room()]
         return wants
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Send them to their owners; what an owner cannot take any more goes back as it was."""
+        if self._throttle is not None:
+            self._throttle.spend(len(deliveries))
         for owner, group in itertools.groupby(deliveries, lambda delivery: delivery.owner):
             jobs = list(group)
             consumer = self._consumers.get(owner)
@@ -252,6 +269,7 @@ class ConsumerLane:
         """Its connection has ended: detached, until it attaches again or is found dead."""
         if consumer.link is link:
             consumer.link = None
+            consumer.detached_s = self._clock.monotonic_s()
             self._see_after(consumer)
 
     def settled(self, owner: str, ids: Sequence[str]) -> None:
@@ -301,10 +319,11 @@ class ConsumerLane:
             self._bury(consumer, Life(alive=False, current=""))  # if it lives, it will say so
             return
         life = self._look(consumer.owner, consumer.pid)
+        now_s = self._clock.monotonic_s()
         if life.alive:
+            consumer.severed |= now_s - consumer.detached_s > SEVERED_S
             self._watch(consumer)
             return
-        now_s = self._clock.monotonic_s()
         consumer.dead_since_s = consumer.dead_since_s or now_s
         if life.current is None or life.exit_status is not None or now_s - consumer.dead_since_s >= STATUS_S:
             self._bury(consumer, life)
@@ -313,18 +332,23 @@ class ConsumerLane:
         """What it held ends here; the store may list more, claimed while it died."""
         if self._consumers.get(consumer.owner) is consumer:
             del self._consumers[consumer.owner]
-        for job_id, delivery in consumer.hand.items():
-            self._desk.finish(delivery, self._last_outcome(consumer, job_id, life))
+        begun = life.current if life.current is not None else next(iter(consumer.hand), "")
+        may_have_run = consumer.severed
+        for job_id, delivery in consumer.hand.items():  # in the order they were worked on
+            if job_id == begun:
+                outcome, may_have_run = self._last_outcome(consumer, job_id, life), False
+            else:
+                verdict = Verdict.UNSURE if may_have_run else Verdict.RELEASED
+                error = "its consumer died without a connection" if may_have_run else ""
+                outcome = Outcome(verdict=verdict, error=error, target=f"pid {consumer.pid}")
+            self._desk.finish(delivery, outcome)
         consumer.hand = {}
         self._compare(consumer.owner)
         self._desk.wake()
 
     def _last_outcome(self, consumer: Consumer, job_id: str, life: Life) -> Outcome:
-        """What became of a job that its dead consumer had in hand."""
+        """What became of the job that its dead consumer had begun."""
         target = f"pid {consumer.pid}"
-        begun = life.current if life.current is not None else next(iter(consumer.hand))
-        if job_id != begun:
-            return Outcome(verdict=Verdict.RELEASED, target=target)
         if job_id == consumer.overdue:
             text = f"no answer within {self._timeout_s:g} s, its consumer was killed"
             return Outcome(verdict=Verdict.TIMEOUT, error=text, run_s=self._timeout_s, target=target)

@@ -1,7 +1,7 @@
 """
 The desk: every outcome of this child is judged, written to the store, told and counted here.
 
-    finish --> inbox --judge--> batch --settle (one call, one in flight)--> receipts, log, events
+    finish --> inbox --judge--> batch --settle (one call, one in flight)--> receipts, log, events, pardons
 
 Rule: an outcome that cannot be written stays in memory and is repeated until it is; it is never
 lost while this process lives, and never turned into a release. What comes in while a call is out
@@ -11,7 +11,6 @@ is the next batch, so a slow store gets larger batches instead of more calls.
 from __future__ import annotations
 
 import collections
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,8 +18,11 @@ from typing import Final
 import gevent.event
 
 from pbus.clock import Clock
+from pbus.core.brake import Brake
 from pbus.core.job import Delivery, Move, Settlement
-from pbus.core.outcome import Outcome, Rules, judge
+from pbus.core.outcome import Outcome, Rules
+from pbus.delivery.judging import Judging
+from pbus.delivery.pardons import Pardons
 from pbus.delivery.report import Report
 from pbus.delivery.store_health import Backoff, StoreHealth
 from pbus.errors import Conflict
@@ -58,15 +60,19 @@ class StoreDesk:
         fenced: Called once when the store refuses this boot.
         clock: Where ages come from.
         delayed: Called with the shortest delay of the retries of a batch, once they are written.
+        brakes: The brake of each topic that has one.
+        pardons: Gives attempts back after a brake has tripped.
     """
 
     def __init__(
         self, store: Driver, rules: Mapping[tuple[str, str], Rules], *, report: Report, health: StoreHealth,
         fenced: Callable[[], None], clock: Clock, delayed: Callable[[float], None] | None = None,
+        brakes: Mapping[tuple[str, str], Brake] | None = None, pardons: Pardons | None = None,
     ) -> None:
         self._store = store
         self._delayed = delayed
-        self._rules = rules
+        self._judging = Judging(rules, brakes or {}, clock)
+        self._pardons = pardons
         self._report = report
         self._health = health
         self._fenced = fenced
@@ -117,7 +123,7 @@ class StoreDesk:
     @property
     def idle(self) -> bool:
         """Everything is written."""
-        return not self._inbox and not self._writing
+        return not self._inbox and not self._writing and (self._pardons is None or self._pardons.idle)
 
     # -- its greenlet -----------------------------------------------------------------------------
 
@@ -139,12 +145,11 @@ class StoreDesk:
 
     def _judged(self) -> list[Entry]:
         """The next batch: each outcome with what it means for its claim."""
-        now_ms = int(self._clock.wall_s() * 1000)
+        now_s, now_ms = self._clock.monotonic_s(), int(self._clock.wall_s() * 1000)
         batch = []
         for _ in range(min(BATCH, len(self._inbox))):
             delivery, outcome = self._inbox.popleft()
-            rules = self._rules[delivery.queue, delivery.topic]
-            batch.append(Entry(delivery, outcome, judge(delivery, outcome, rules, now_ms, random.random())))
+            batch.append(Entry(delivery, outcome, self._judging.judge(delivery, outcome, now_s, now_ms)))
         return batch
 
     def _write(self, settlements: list[Settlement]) -> list[bool] | None:
@@ -189,9 +194,11 @@ class StoreDesk:
                 receipts.setdefault((delivery.queue, delivery.topic, delivery.owner), []).append(delivery.id)
             if ours:
                 self._report.ended(delivery, entry.outcome, entry.settlement)
-                if entry.settlement.move is Move.RELEASE:
-                    back.add(delivery.queue)
-                elif entry.settlement.move is Move.RETRY:
+                if entry.settlement.move is Move.ACK:
+                    continue
+                # What came back is ready; what did not leaves room to whoever was refused an exclusive claim.
+                back.add(delivery.queue)
+                if entry.settlement.move is Move.RETRY:
                     delays.append(entry.settlement.delay_s)
         for (queue, topic, owner), ids in receipts.items():
             self._receipts[queue, topic](owner, ids)
@@ -199,7 +206,18 @@ class StoreDesk:
             self._came_back(queue)
         if delays and self._delayed is not None:
             self._delayed(min(delays))
+        self._tell_brakes()
         self._report.batch_over()
+
+    def _tell_brakes(self) -> None:
+        """The failures of this batch are written: attempts can be given back, and probes have had their answer."""
+        for change in self._judging.changes():
+            self._report.brake_changed(*change.path, change.tripped)
+            if change.tripped is not None and self._pardons is not None:
+                self._pardons.grant(*change.path, change.tripped.forgive)
+        if self._judging.stirred:
+            self._judging.stirred = False
+            self._wake()
 
 
 def _nobody() -> None:

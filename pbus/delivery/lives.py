@@ -48,4 +48,4 @@ class Lives:
         return [(row, self._age_s(row)) for row in lone]
 
     def _age_s(self, row: SlotView) -> float:
-        return max(0.0, self._clock.wall_s() - row.since_s) if row.current else 0.0
+        return max(0.0, self._clock.monotonic_s() - row.since_s) if row.current else 0.0

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pbus.clock import Clock
+from pbus.core.brake import Tripped
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import job_id_ms
-from pbus.core.outcome import Outcome, Verdict
+from pbus.core.outcome import UNKNOWN, Outcome, Verdict
 from pbus.supervisor.child import Child
 from pbus.telemetry.topic_log import TopicLog
 
@@ -62,6 +63,21 @@ class Report:
         if self._spend("", "")[0]:
             self._child.log.warning("settle.waiting", count=count, error=str(error), kind=type(error).__name__)
 
+    def brake_changed(self, queue: str, topic: str, tripped: Tripped | None) -> None:
+        """The topic was braked because of *tripped*, or (None) is let go again."""
+        if tripped is None:
+            self._child.log.info("brake.released", queue=queue, topic=topic)
+            self._topic_log(queue, topic).write("", "INFO", "works again at full rate", 0)
+            return
+        forgiven = sum(tripped.forgive.values())
+        self._child.log.error(
+            "brake.tripped", queue=queue, topic=topic, jobs=tripped.jobs, failed=tripped.failed,
+            fingerprint=tripped.group, error=tripped.error, forgiven=forgiven,
+        )
+        share = f"{tripped.failed} of {tripped.jobs} attempts failed"
+        text = f"braked: {share}, {forgiven} are given back: {tripped.error}"
+        self._topic_log(queue, topic).write("", "ERROR", text, 0)
+
     def topic_changed(self, queue: str, topic: str, state: str, reason: str) -> None:
         """Its own log has that a topic stopped (``paused``, ``down``) for that reason, or runs again."""
         if state == "running":
@@ -78,8 +94,11 @@ class Report:
         allowed, omitted = self._spend(delivery.queue, delivery.topic)
         if not allowed:
             return
-        more = {"omitted": omitted} if omitted else {}
-        event = "job.dead" if settlement.move is Move.BURY else "job.failed"
+        more: dict[str, Any] = {"omitted": omitted} if omitted else {}
+        event = "job.failed"
+        if settlement.move is Move.BURY:
+            event = "job.unknown" if settlement.reason == UNKNOWN else "job.dead"
+            more |= {"reason": settlement.reason, "fingerprint": settlement.fingerprint}
         self._child.log.warning(
             event, queue=delivery.queue, topic=delivery.topic, job=delivery.id, attempt=delivery.attempt,
             verdict=outcome.verdict.value, error=settlement.error, **more,
@@ -105,6 +124,7 @@ class Report:
             "event": _EVENTS[settlement.move], "id": delivery.id, "queue": delivery.queue, "topic": delivery.topic,
             "attempt": delivery.attempt, "verdict": outcome.verdict.value, "error": settlement.error or outcome.error,
             "run_ms": round(run_ms, 3), "wait_ms": round(max(0.0, wait_ms), 3), "delay_s": settlement.delay_s,
+            "reason": settlement.reason, "fingerprint": settlement.fingerprint, "resent": outcome.resent,
             "status": outcome.status, "headers": dict(outcome.headers), "output": outcome.output,
             "stderr": outcome.stderr, "target": outcome.target, "pid": self._child.slot.read().pid,
         }

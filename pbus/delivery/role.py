@@ -6,22 +6,26 @@ Rule: assembles and keeps time; decides nothing about jobs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import gevent
 import gevent.threadpool
 
-from pbus.config.schema import Queue, Topic
+from pbus.config.schema import Queue, System, Topic
 from pbus.core.names import Owner, split_topic_path, topic_path
-from pbus.delivery.backends import Backends, share_of
+from pbus.delivery.address import share_of
+from pbus.delivery.backend_board import BackendBoard
+from pbus.delivery.backends import Backends
 from pbus.delivery.call_lane import make_call_lane
 from pbus.delivery.consumer_lane import Attached, ConsumerLane
 from pbus.delivery.consumer_link import Door, Link
 from pbus.delivery.lane import Lane
 from pbus.delivery.lives import Lives
+from pbus.delivery.news import News
 from pbus.delivery.report import Report
 from pbus.delivery.store_side import StoreSide
+from pbus.delivery.throttle import throttle_of
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
@@ -53,9 +57,13 @@ class DeliveryChild:
         self._lives = Lives(child.scoreboard, child.clock)
         log_dir = args["node"].log_dir
         self._report = Report(child, lambda queue, topic: TopicLog(log_dir, queue, topic))
+        self._news = News(child.tell, child.index)
+        child.on_frame("news", self._news.hear)
+        self._systems: Mapping[str, System] = args["systems"]
         self._backends = Backends(
-            args["backends"], processes=self._processes, index=child.index, clock=child.clock
+            args["backends"], processes=self._processes, index=child.index, clock=child.clock, news=self._news
         )
+        self._backend_board = BackendBoard(self._backends, child)
         self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
         self._lanes: dict[tuple[str, str], Lane] = {(lane.queue, lane.topic): lane for lane in self._make_lanes()}
         self._door = Door(child.listeners[f"delivery.{child.index}"], self._admit)
@@ -68,6 +76,7 @@ class DeliveryChild:
 
     def live(self) -> None:
         """From boot to the end of the drain."""
+        self._news.catch_up()
         for name, side in self._stores.items():
             lanes = [lane for lane in self._lanes.values() if self._queues[lane.queue].storage == name]
             if lanes:
@@ -90,9 +99,10 @@ class DeliveryChild:
             for queue, of_queue in self._queues.items() if of_queue.storage == name
             for topic, settings in of_queue.topic.items()
         }
+        brakes = {(queue, topic): self._queues[queue].topic[topic].brake.policy for queue, topic in rules}
         return StoreSide(
             name, driver, queue_specs(self._queues, name), rules,
-            child=self._child, report=self._report, fenced=self._fenced,
+            brakes=brakes, child=self._child, report=self._report, fenced=self._fenced,
         )
 
     def _make_lanes(self) -> Iterator[Lane]:
@@ -106,22 +116,27 @@ class DeliveryChild:
 
     def _consumer_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> Iterator[ConsumerLane]:
         """Consumer i attaches to child i modulo their number; a child that gets none has no lane."""
-        expected = share_of(self._consumers.get(topic_path(queue, topic), 0), self._processes, self._child.index)
+        consumers = self._consumers.get(topic_path(queue, topic), 0)
+        expected = share_of(consumers, self._processes, self._child.index)
         if expected:
+            throttle = throttle_of(settings.rate_per_s, expected / consumers, side.desk.wake, self._clock)
             lane = ConsumerLane(
                 queue, topic, timeout_s=settings.timeout_s, exclusive=settings.concurrency.max == 1,
                 expected=expected, desk=side.desk, link_n=self._child.owner.n, look=self._lives.look,
                 kill=self._kill, compare=side.compare, clock=self._clock,
+                hold=settings.on_unknown == "hold", throttle=throttle,
             )
             side.desk.receipts_for(queue, topic, lane.settled)
             yield lane
 
     def _call_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> Iterator[Lane]:
+        of_queue = self._queues[queue]
         concurrency = share_of(max(1, settings.concurrency.min), self._processes, self._child.index)
         if concurrency:
             yield make_call_lane(
                 queue, topic, settings, concurrency=concurrency, backends=self._backends, desk=side.desk,
-                owner=str(self._child.owner), clock=self._clock,
+                owner=str(self._child.owner), clock=self._clock, system=of_queue.system,
+                system_weight=self._systems[of_queue.system].weight if of_queue.system in self._systems else 1,
             )
 
     # -- consumers --------------------------------------------------------------------------------
@@ -173,19 +188,28 @@ class DeliveryChild:
         if now_s >= self._tell_again_s:
             self._tell_again_s = now_s + LANES_AGAIN_S
             self._told.clear()
+            self._backend_board.forget()
         self._tell_lanes()
+        self._backend_board.tell()
 
     def _tell_lanes(self) -> None:
         """Tell the master what has changed (and everything now and then: frames to it may be dropped)."""
         for path, lane in self._lanes.items():
-            state = (lane.state, lane.reason, lane.concurrency)
+            state = self._state_of(lane)
             if self._told.get(path) != state:
                 self._told[path] = state
                 self._child.tell(
-                    "lane", queue=lane.queue, topic=lane.topic, state=lane.state, reason=lane.reason,
-                    concurrency=lane.concurrency,
+                    "lane", queue=lane.queue, topic=lane.topic, state=state[0], reason=state[1],
+                    concurrency=state[2],
                 )
                 self._log_lane(path, lane)
+
+    def _state_of(self, lane: Lane) -> LaneState:
+        """What its lane says, or that it is braked while the lane itself could run."""
+        braked = self._stores[self._queues[lane.queue].storage].braked(lane.queue, lane.topic)
+        if lane.state == "running" and braked:
+            return "braked", braked, lane.concurrency
+        return lane.state, lane.reason, lane.concurrency
 
     def _log_lane(self, path: tuple[str, str], lane: Lane) -> None:
         """The topic's log has why it does not run (of consumers the master says why they are not there)."""

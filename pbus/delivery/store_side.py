@@ -13,10 +13,12 @@ from typing import Any
 import gevent
 import gevent.event
 
+from pbus.core.brake import Brake, BrakePolicy
 from pbus.core.outcome import Rules
 from pbus.delivery.claimer import Claimer
 from pbus.delivery.desk import StoreDesk
 from pbus.delivery.lane import Lane
+from pbus.delivery.pardons import Pardons
 from pbus.delivery.report import Report
 from pbus.delivery.soon_due import SoonDue
 from pbus.delivery.store_health import Backoff, StoreHealth
@@ -34,6 +36,7 @@ class StoreSide:
         store: Its driver, not opened yet (wrapped if it blocks).
         specs: Every queue it keeps.
         rules: What each of its topics allows.
+        brakes: When each of them is braked.
         child: Our process.
         report: Where ends of attempts are told.
         fenced: Called when the store refuses this boot.
@@ -41,11 +44,14 @@ class StoreSide:
 
     def __init__(
         self, name: str, store: Driver, specs: Sequence[QueueSpec], rules: Mapping[tuple[str, str], Rules], *,
-        child: Child, report: Report, fenced: Callable[[], None],
+        brakes: Mapping[tuple[str, str], BrakePolicy], child: Child, report: Report, fenced: Callable[[], None],
     ) -> None:
         self.name = name
         self._store = store
         self._specs = specs
+        self._rules = rules
+        self._brakes = {path: Brake(policy) for path, policy in brakes.items()}
+        self._pardons = Pardons(store, child.log.bind(storage=name))
         self._child = child
         self._fenced = fenced
         self._health = StoreHealth(name, child.problem)
@@ -55,7 +61,7 @@ class StoreSide:
         soon_due = SoonDue(lambda in_s: child.tell("delayed", store=name, in_s=in_s), child.clock)
         self.desk = StoreDesk(
             store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock,
-            delayed=soon_due.delayed,
+            delayed=soon_due.delayed, brakes=self._brakes, pardons=self._pardons,
         )
         self.claimer: Claimer | None = None
 
@@ -63,6 +69,11 @@ class StoreSide:
         """Look soon which claims the store lists for *owner*."""
         if self.claimer is not None:
             self.claimer.compare(owner)
+
+    def braked(self, queue: str, topic: str) -> str:
+        """Why that topic is braked, one sentence; empty while it is not."""
+        brake = self._brakes.get((queue, topic))
+        return brake.reason if brake is not None else ""
 
     def start(self, lanes: Sequence[Lane], wait_s: float) -> None:
         """
@@ -75,6 +86,7 @@ class StoreSide:
         self.claimer = Claimer(
             self._store, lanes, owner=str(child.owner), desk=self.desk, prepare=self._declare, health=self._health,
             fenced=self._fenced, log=child.log.bind(storage=self.name), clock=child.clock,
+            brakes=self._brakes, rules=self._rules,
         )
         self.desk.connect(self.claimer.wake, self.claimer.came_back)
         gevent.spawn(self._open, sorted({lane.queue for lane in lanes}))
@@ -120,6 +132,7 @@ class StoreSide:
         assert self.claimer is not None
         self._health.back("open")
         gevent.spawn(self.desk.run)
+        gevent.spawn(self._pardons.run, self.claimer.came_back)
         gevent.spawn(self.claimer.run)
         self._listener = gevent.spawn(self.claimer.listen, self._bell)
         self._tried.set()

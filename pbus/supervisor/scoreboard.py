@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pbus.clock import Clock, SystemClock
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MAGIC: Final = int.from_bytes(b"pbusrows", "little")
 _WORD: Final = 8
 _HEADER_WORDS: Final = 8
@@ -76,7 +76,7 @@ class SlotView:
         link: Serial number of the delivery child that a consumer is attached to, 0 for none.
         exit_status: Of a dead one: its status, or minus the signal that ended it; None before.
         beat_s: Monotonic seconds of its last sign of life.
-        since_s: Wall seconds at which the current job began.
+        since_s: Monotonic seconds at which the current job began (one clock for all processes of a machine).
         started_s: Monotonic seconds of its birth.
         current: Id of the job it runs, empty for none.
         counters: What the role counts there.
@@ -141,7 +141,7 @@ class Slot:
             sequence = words[_SEQUENCE] | 1
             words[_SEQUENCE] = sequence
             self._current[: len(text)] = text
-            self._floats[_SINCE] = self._clock.wall_s()
+            self._floats[_SINCE] = self._clock.monotonic_s()
             words[_RUNNING] = 1
             words[_CURRENT] = len(text)
             words[_SEQUENCE] = sequence + 1

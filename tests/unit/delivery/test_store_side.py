@@ -43,7 +43,7 @@ def test_storage_that_fails_once_while_it_is_opened_is_claimed_from_later(error:
     )
     lane = SimpleNamespace(queue="gift", topic="credit", wants=list, known=lambda _: set())
     store = Store(error)
-    side = StoreSide("main", store, [], {}, child=child, report=None, fenced=lambda: None)  # type: ignore[arg-type]
+    side = StoreSide("main", store, [], {}, brakes={}, child=child, report=None, fenced=lambda: None)  # type: ignore
     side.start([lane], 5.0)  # type: ignore[list-item]
     with gevent.Timeout(5.0):
         while side._listener is None:
