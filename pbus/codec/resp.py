@@ -39,6 +39,7 @@ _STAR: Final = 0x2A
 _DOLLAR: Final = 0x24
 _COUNTS: Final = {b"*%d\r\n" % count: count for count in range(1, 65)}
 _BULK_SIZES: Final = {b"$%d\r\n" % size: size for size in range(1025)}
+_BLANKS: Final = re.compile(rb"(?:[ \t]*\r?\n)+")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _HTTP: Final = re.compile(rb"(?:[A-Z]{3,8} \S+ HTTP/\d|POST |Host:)")
 
@@ -153,6 +154,12 @@ class RequestParser:
         self._head_args: list[bytes] = []           # that command
         self._dead = False
 
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps: bytes that were not parsed, and arguments of a command that is not complete."""
+        waiting = len(self._data) - self._pos if self._short is None else len(self._short)
+        return waiting + (self._kept_bytes if self._left else 0)
+
     def unread(self) -> bytes | None:
         """
         What a new parser must be fed to carry on exactly here; None while a refused command is
@@ -189,7 +196,9 @@ class RequestParser:
         The next complete commands, at most *most*, in order.
 
         A ``ProtocolError`` is always the last event: framing is lost and nothing follows it.
-        Commands beyond *most* stay unread; call again (with nothing fed) to get them.
+        Commands beyond *most* stay unread; call again (with nothing fed) to get them. What is no
+        command (empty lines, empty arrays) counts as one: with *most* of those there may be no event
+        although ``unparsed_bytes`` is not 0.
         """
         events: list[Event] = []
         if self._short is not None:
@@ -199,7 +208,7 @@ class RequestParser:
                 if self._left or self._refusal is not None:
                     most -= self._elements(events)
                 else:
-                    most -= self._run(events, most) or self._plain(events, most) or self._command(events)
+                    most -= self._run(events, most) or self._plain(events, most) or self._command(events) or 1
         except _Incomplete as incomplete:
             self._keep(incomplete.need)
         except ProtocolError as error:
@@ -365,6 +374,10 @@ class RequestParser:
 
     def _inline(self, events: list[Event]) -> int:
         """A command on a line of its own (a person with nc); 1 when it is one, 0 for an empty line."""
+        blanks = _BLANKS.match(self._data, self._pos)
+        if blanks is not None:
+            self._pos = blanks.end()
+            return 0
         data, start, most = self._data, self._pos, self.limits.inline_bytes
         if data[start] == _TLS_HELLO:
             raise ProtocolError("ERR this port does not speak TLS", fatal=True)

@@ -162,6 +162,10 @@ class Directory:
         matches = [hmac.compare_digest(digest, known) for known in digests]
         return self._access(kind, name, local) if any(matches) and kind != "nobody" else None
 
+    def is_identity(self, name: str) -> bool:
+        """Whether AUTH could ever make somebody *name*."""
+        return name in self._passwords
+
     def _access(self, kind: Kind, name: str, local: bool) -> Access:
         """One object per identity, shared by its connections: 10,000 of them know one cache."""
         key = (kind, name, local)

@@ -50,6 +50,7 @@ class Row:
 
 def command(connection: Connection, arguments: list[bytes]) -> bytes:
     """``COMMAND [COUNT|LIST|DOCS|INFO [name ..]]``."""
+    connection.spend()
     rows, protocol = ROWS, connection.protocol
     what = arguments[1].lower() if len(arguments) > 1 else b"info"
     if what == b"count":

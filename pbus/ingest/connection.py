@@ -77,9 +77,10 @@ class Connection:
     """
 
     __slots__ = (
-        "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending", "_postponed", "_queue",
-        "_reader", "_reading", "_shut_s", "_socket", "_started_s", "_state", "_stuck_s", "_unsent", "_waiting",
-        "_writer",
+        "_committer", "_held_bytes", "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending",
+        "_postponed", "_queue",
+        "_reader", "_reading", "_shut_s", "_socket", "_spent", "_started_s", "_state", "_stuck_s", "_unsent",
+        "_waiting", "_writer",
         "access", "began_s", "gone", "id", "library", "name", "peer", "pop", "protocol", "server",
     )
 
@@ -99,6 +100,9 @@ class Connection:
         self._queue: list[Event] = []                 # parsed, not executed
         self._pending: collections.deque[Ticket] | None = None
         self._in_flight_bytes = 0
+        self._committer: Committer | None = None      # where it pushed to last
+        self._held_bytes = 0                          # as the server counts it
+        self._spent = False                           # a costly command has used up its turn
         self._waiting = False                         # a command is not answered yet and nothing may overtake it
         self._paused = False                          # the committer is full
         self._postponed = False                       # it has had its share of this turn
@@ -129,6 +133,7 @@ class Connection:
             self._pending = collections.deque()
         self._pending.append(ticket)
         self._in_flight_bytes += ticket.size
+        self._committer = committer
         if not committer.submit(ticket):
             self._paused = True
             committer.pause(self)
@@ -139,6 +144,10 @@ class Connection:
             self._pending.append(Ticket(self, reply=reply))
         else:
             self._out.append(reply)
+
+    def spend(self) -> None:
+        """The command at hand costs as much as a turn of small ones: the next one comes in another turn."""
+        self._spent = True
 
     def wait(self) -> None:
         """The command at hand is answered later (``reply``); nothing of this client overtakes it."""
@@ -173,7 +182,7 @@ class Connection:
     def shut(self) -> None:
         """Send what there is to send, and do nothing of what follows."""
         self._state, self.gone = State.SHUT, True
-        self._queue = []
+        self._queue, self._parser = [], RequestParser(self._parser.limits)
         self._shut_s = self.server.clock.monotonic_s()
         self.server.watch(self)
 
@@ -231,6 +240,24 @@ class Connection:
                 self._flush()
         return self._state is State.SHUT or self._unsent is not None or self._started_s is not None
 
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps of a command that is not complete, of those not looked at, and of replies not read."""
+        return self._held_bytes
+
+    def evict(self, limit_bytes: int) -> None:
+        """Clients keep too much here, and this one the most."""
+        if self._unsent is not None:
+            self.server.note_slow(self, "kept the most unread replies when all clients together kept too much")
+            self.close()
+            return
+        self.server.note_slow(self, "kept the most unfinished input when all clients together kept too much")
+        what = f"unfinished commands of all clients have more than {limit_bytes >> 20} MiB, this one the most"
+        self._out.append(error(f"UNAVAILABLE {what}: not stored, this connection ends"))
+        self.shut()
+        self._flush()
+        self._account()
+
     def drain(self) -> None:
         """Close it if it is idle and has sent nothing more; else it is asked again."""
         if self._state is State.OPEN and self.idle:
@@ -250,6 +277,8 @@ class Connection:
             self._writer.close()
         self._socket.close()
         self._queue, self._out, self._unsent = [], [], None
+        self.server.held_bytes -= self._held_bytes
+        self._held_bytes = 0
         if self.pop is not None:
             self.server.cancel(self.pop)
             self.pop = None
@@ -259,6 +288,12 @@ class Connection:
     # -- input --------------------------------------------------------------------------------
 
     def _readable(self) -> None:
+        committer = self._committer
+        if committer is not None and committer.full and self._state is State.OPEN:
+            self._paused = True                       # nobody reads what would have to wait in memory
+            committer.pause(self)
+            self._regulate()
+            return
         try:
             data = self._socket.recv(RECV_BYTES)
         except BlockingIOError:
@@ -276,10 +311,20 @@ class Connection:
             parser.feed(data)
             if not (self._waiting or self._postponed):
                 self._work()
+            if parser.partial or parser.unparsed_bytes or self._held_bytes:
+                self._account()
             if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
                 self._regulate()
         except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
             self._failed()
+
+    def _account(self) -> None:
+        """Tell the server what is kept for this client."""
+        if self._state is State.CLOSED:
+            return
+        held = self._parser.held_bytes + (len(self._unsent) if self._unsent is not None else 0)
+        change, self._held_bytes = held - self._held_bytes, held
+        self.server.hold(change)
 
     def _failed(self) -> None:
         self.server.log.exception("client.failed", peer=self.peer)
@@ -298,19 +343,20 @@ class Connection:
         """Execute what is complete, a bounded number of commands; the rest in the next turn."""
         parser, budget = self._parser, COMMANDS_A_TURN
         while not (self._waiting or self.gone or (self._unsent is not None and self._clogged)):
-            if not self._queue:
-                if budget <= 0:
-                    self._postponed = True
-                    self.server.later(self)
+            if budget <= 0:
+                self._postponed = True
+                self.server.later(self)
+                break
+            if not self._queue and not self._parse(budget):
+                if not parser.unparsed_bytes:
                     break
-                self._queue = parser.parse(min(budget, self._most))
-                if not self._queue:
-                    break
-                self._started_s = None
+                budget = 0                            # it was all blank
+                continue
             done = self._execute()
             if not done:
                 break
-            budget -= done
+            budget = 0 if self._spent else budget - done
+            self._spent = False
             if not self._queue and not parser.unparsed_bytes:
                 break
         if self._out or self._state is not State.OPEN:
@@ -318,6 +364,13 @@ class Connection:
         if parser.partial and self._started_s is None and self._state is State.OPEN:
             self._started_s = self.server.clock.monotonic_s()
             self.server.watch(self)
+
+    def _parse(self, budget: int) -> bool:
+        """Whether there is a complete command."""
+        self._queue = self._parser.parse(min(budget, self._most))
+        if self._queue:
+            self._started_s = None
+        return bool(self._queue)
 
     def _execute(self) -> int:
         """Events of the queue until one has to wait for those before it; how many commands that was."""
@@ -335,8 +388,8 @@ class Connection:
                 return done
             done += 1
             self._run(event)
-            if self._waiting or self.gone:
-                self._queue = queue[place + 1:] if self._waiting else []
+            if self._waiting or self.gone or self._spent:
+                self._queue = [] if self.gone else queue[place + 1:]
                 return done
         return done
 
@@ -387,6 +440,7 @@ class Connection:
                 self._send(data)
             else:
                 self._unsent += data
+                self._account()
                 self._regulate()
         if self._unsent is None:
             self._all_sent()
@@ -406,6 +460,7 @@ class Connection:
             if self._writer is None:
                 self._writer = self.server.loop.io(self._socket.fileno(), _WRITE)
             self._writer.start(self._writable)
+            self._account()
             self._regulate()
 
     def _writable(self) -> None:
@@ -427,6 +482,7 @@ class Connection:
             self._unsent = None
             self._shut_s = self._stuck_s              # a client that was shut lingers from here
             self._writer.stop()
+        self._account()
         self.proceed()
 
     def _all_sent(self) -> None:

@@ -50,7 +50,7 @@ class Guesses:
             return 0.0
         now_s = self._clock.monotonic_s()
         self._forget_some(guesser, now_s)
-        if guesser.failures < FREE:
+        if guesser.failures <= FREE - 1:
             return 0.0
         wait_s = max(0.0, guesser.free_s - now_s)
         if wait_s <= LONGEST_S:

@@ -25,6 +25,7 @@ from pbus.config.schema import Ingest
 from pbus.errors import StorageError
 from pbus.ingest.access import Access, Directory, TopicEntry
 from pbus.ingest.connection import Connection
+from pbus.ingest.guesses import Guesses
 from pbus.ingest.puller import Pop, Puller
 from pbus.ingest.store import Store
 from pbus.supervisor.child import Child
@@ -40,6 +41,10 @@ COMMAND_BYTES_BEFORE_AUTH: Final = 1024 * 1024
 COMMAND_BYTES: Final = 64 * 1024 * 1024
 """One command as a whole; twice the largest body where that is more."""
 LEAST_BULK_BYTES: Final = 1024
+HELD_BYTES: Final = 256 * 1024 * 1024
+"""Unfinished commands and unread replies of all clients together; four commands where those may be larger."""
+FEW_CONNECTIONS: Final = 128
+"""Room for fewer is a problem, not just a note."""
 _SWEEP_S: Final = 1.0
 _SPARE: Final = 16
 _RESERVED_FILES: Final = 32
@@ -65,6 +70,8 @@ class Server:
         stores: By name.
         limits: What a client may ask for.
         most_connections: How many may be open at once.
+        held_bytes: What is kept for all of them: unfinished commands, unread replies.
+        guesses: Who tried wrong passwords.
         small_bodies: The largest body is less than what names need, so the parser does not check bodies.
     """
 
@@ -76,6 +83,8 @@ class Server:
         self.directory = directory
         self.stores = stores
         self.connections: dict[Connection, None] = {}
+        self.held_bytes = 0
+        self.guesses = Guesses(child.clock)
         self.accepted_total = 0
         self.rejected_total = 0
         self.owner = str(child.owner)
@@ -87,6 +96,7 @@ class Server:
         self.most_connections = self._connections_allowed()
         self.small_bodies = ingest.max_body_bytes < LEAST_BULK_BYTES
         self._full, self._before_auth = self._parser_limits(ingest)
+        self._most_held = max(HELD_BYTES, 4 * self._full.command_bytes)
         self._listeners = [
             _listener(sock) for name, sock in sorted(child.listeners.items()) if name.startswith("ingest.")
         ]
@@ -105,10 +115,14 @@ class Server:
     def _connections_allowed(self) -> int:
         """As configured, or as many as there are descriptors for (some stay for the stores and the log)."""
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        free = allowed - len(os.listdir("/proc/self/fd")) - _RESERVED_FILES
-        if free < self.limits.connections:
-            self.log.warning("connections.limited", wanted=self.limits.connections, possible=free, descriptors=allowed)
-        return min(free, self.limits.connections)
+        free = max(0, allowed - len(os.listdir("/proc/self/fd")) - _RESERVED_FILES)
+        wanted = self.limits.connections
+        if free < wanted:
+            self.log.warning("connections.limited", wanted=wanted, possible=free, descriptors=allowed)
+        if free < min(wanted, FEW_CONNECTIONS):
+            what = f"{free} connections fit into {allowed} descriptors, ingest.limits.connections allows {wanted}"
+            self._child.problem("descriptors", f"{what}: raise 'ulimit -n' (systemd: LimitNOFILE) of the bus")
+        return min(free, wanted)
 
     @staticmethod
     def _parser_limits(ingest: Ingest) -> tuple[Limits, Limits]:
@@ -235,6 +249,16 @@ class Server:
         """Something of it must not take for ever: look at it once a second."""
         self._watched[connection] = None
 
+    def hold(self, change_bytes: int) -> None:
+        """A connection keeps that much more (or less); when all keep too much, those with the most go."""
+        self.held_bytes += change_bytes
+        if self.held_bytes > self._most_held and change_bytes > 0:
+            # Not one at a time: finding the largest means looking at all.
+            for connection in sorted(self._watched, key=lambda one: one.held_bytes, reverse=True):
+                if self.held_bytes <= self._most_held // 8 * 7:
+                    break
+                connection.evict(self._most_held)
+
     def later(self, connection: Connection) -> None:
         """It has had its share of this turn: go on in the next."""
         if not self._later:
@@ -245,6 +269,11 @@ class Server:
         """Answer the command at hand with *read*, which asks a store and may take its time."""
         connection.wait()
         gevent.spawn(self._answer, connection, read)
+
+    def after(self, connection: Connection, seconds: float, answer: Callable[[], bytes]) -> None:
+        """Answer the command at hand with *answer*, called in so many seconds."""
+        connection.wait()
+        gevent.spawn_later(seconds, self._answer, connection, answer)
 
     def puller(self, topic: TopicEntry) -> Puller:
         """Who claims for that topic."""
@@ -304,7 +333,7 @@ class Server:
         return self.clock.monotonic_s() - self._began_s
 
     def note_refused(self, connection: Connection, name: str) -> None:
-        """AUTH failed."""
+        """AUTH failed, or was not looked at after too many failures."""
         self._note("auth.refused", connection, identity=name)
 
     def note_slow(self, connection: Connection, what: str) -> None:

@@ -9,12 +9,15 @@ Redis' own words, and the connection lives.
 from __future__ import annotations
 
 import fnmatch
+import itertools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import pbus
 from pbus.codec.resp_reply import NULL, OK, Value, bulk, encode, error, integer, simple
 from pbus.ingest.access import Access
+from pbus.ingest.guesses import LONGEST_S
 from pbus.ingest.words import shown
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ _WRONGPASS: Final = (
     "password of a queue, of a QUEUE/TOPIC or of a system"
 )
 _NAME_BYTES: Final = 256
+LISTED: Final = 128
+"""Most lines of CLIENT LIST: those of the oldest connections."""
 _CONFIG: Final = {
     "save": "", "appendonly": "yes", "appendfsync": "always", "databases": "1", "timeout": "0", "maxmemory": "0",
     "maxmemory-policy": "noeviction",
@@ -71,32 +76,70 @@ def reset(connection: Connection, arguments: list[bytes]) -> bytes:
     return simple("RESET")
 
 
-def auth(connection: Connection, arguments: list[bytes]) -> bytes:
+def auth(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``AUTH name pw``, ``AUTH name:pw``."""
     if len(arguments) > 3:
         return error("ERR syntax error")
     user = arguments[1] if len(arguments) == 3 else b""
-    access = _authenticate(connection, user, arguments[-1])
-    if access is None:
-        return error(_WRONGPASS)
-    connection.become(access)
-    return OK
+    name, password = _credentials(user, arguments[-1])
+
+    def answer() -> bytes:
+        access = _authenticate(connection, name, password)
+        if access is None:
+            return error(_WRONGPASS)
+        connection.become(access)
+        return OK
+
+    return _in_its_time(connection, name, answer)
 
 
-def _authenticate(connection: Connection, user: bytes, password: bytes) -> Access | None:
-    """The identity; user ``default`` or none means that the password is written ``name:pw``."""
+def _credentials(user: bytes, password: bytes) -> tuple[str, bytes]:
+    """Name and password; user ``default`` or none means that the password is written ``name:pw``."""
     if user in (b"", b"default"):
         user, _, password = password.partition(b":")
-    name = user.decode("utf-8", "replace")
+    return user.decode("utf-8", "replace"), password
+
+
+def _in_its_time(connection: Connection, name: str, answer: Callable[[], bytes]) -> bytes | None:
+    """*answer* now, or after a while when somebody at that address guesses, or not at all."""
+    server = connection.server
+    wait_s = server.guesses.wait_s(connection.peer, _guessed(connection, name))
+    if not wait_s:
+        return answer()
+    if wait_s > LONGEST_S:
+        server.note_refused(connection, shown(name.encode()))
+        return error(f"NOAUTH too many wrong passwords from here: not looked at, try again in {math.ceil(wait_s)} s")
+    server.after(connection, wait_s, answer)
+    return None
+
+
+def _guessed(connection: Connection, name: str) -> str:
+    """Whose password is tried; names that nobody bears are one."""
+    return name if connection.server.directory.is_identity(name) else ""
+
+
+def _authenticate(connection: Connection, name: str, password: bytes) -> Access | None:
+    """The identity; a failure is counted."""
     server = connection.server
     access = server.directory.authenticate(name, password, connection.access.local)
     if access is None:
-        server.note_refused(connection, shown(user))
+        server.note_refused(connection, shown(name.encode()))
+        server.guesses.failed(connection.peer, _guessed(connection, name))
     return access
 
 
-def hello(connection: Connection, arguments: list[bytes]) -> bytes:
+def hello(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``HELLO [2|3 [AUTH user password] [SETNAME name]]``: all of it, or nothing."""
+    place = 2
+    while place < len(arguments):                     # syntax is judged when its time has come
+        if arguments[place].lower() == b"auth" and place + 2 < len(arguments):
+            name, _ = _credentials(arguments[place + 1], arguments[place + 2])
+            return _in_its_time(connection, name, lambda: _hello(connection, arguments))
+        place += 2
+    return _hello(connection, arguments)
+
+
+def _hello(connection: Connection, arguments: list[bytes]) -> bytes:
     protocol, access, name = connection.protocol, connection.access, connection.name
     if len(arguments) > 1:
         if arguments[1] not in (b"2", b"3"):
@@ -108,7 +151,7 @@ def hello(connection: Connection, arguments: list[bytes]) -> bytes:
     while place < len(arguments):
         option = arguments[place].lower()
         if option == b"auth" and place + 2 < len(arguments):
-            given = _authenticate(connection, arguments[place + 1], arguments[place + 2])
+            given = _authenticate(connection, *_credentials(arguments[place + 1], arguments[place + 2]))
             if given is None:
                 return error(_WRONGPASS)
             access = given
@@ -178,9 +221,12 @@ def _client_info(connection: Connection, arguments: list[bytes]) -> bytes:
 
 
 def _client_list(connection: Connection, arguments: list[bytes]) -> bytes:
-    """Connections of this process with the same identity: nobody sees who else is here."""
-    same = [other for other in connection.server.connections if other.access is connection.access]
-    return bulk("".join([_line(other) for other in same]).encode())
+    """The first connections of this process with the same identity: nobody sees who else is here."""
+    if not connection.server.directory.known(connection.access):
+        return error("NOAUTH Authentication required.")
+    connection.spend()
+    same = (other for other in connection.server.connections if other.access is connection.access)
+    return bulk("".join([_line(other) for other in itertools.islice(same, LISTED)]).encode())
 
 
 def _line(connection: Connection) -> str:
@@ -233,6 +279,7 @@ _CLIENT: Final[dict[bytes, tuple[Callable[[Connection, list[bytes]], bytes], int
 
 def config(connection: Connection, arguments: list[bytes]) -> bytes:
     """``CONFIG GET pattern ..``: what clients look at; the settings of pbus are in its files."""
+    connection.spend()
     what = arguments[1].lower()
     if what != b"get":
         return error(f"ERR unknown subcommand '{shown(arguments[1])}'. Try CONFIG HELP.")
@@ -248,6 +295,7 @@ def config(connection: Connection, arguments: list[bytes]) -> bytes:
 
 def info(connection: Connection, arguments: list[bytes]) -> bytes:
     """``INFO [section ..]``."""
+    connection.spend()
     server = connection.server
     sections: dict[str, dict[str, object]] = {
         "server": {

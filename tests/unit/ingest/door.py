@@ -108,6 +108,8 @@ class FakeDriver:
         self.declared = 0
         self.share = 0.0
         self.refuse = ""
+        self.fail_append: Exception | None = None
+        self.tries = 0
         self.failed_total = 0
         self.paused_ms = 0
         self.looks = 0
@@ -131,11 +133,14 @@ class FakeDriver:
 
     def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> list[Appended]:
         assert not self.open_appends, "calls of one owner do not overlap"
+        self.tries += 1
         self.open_appends += 1
         try:
             if self.held_back:
                 self.go.wait()
             self._maybe_fail()
+            if self.fail_append is not None:
+                raise self.fail_append
         finally:
             self.open_appends -= 1
         self.appends.append(list(pushes))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import tracemalloc
 
+import gevent
 import pytest
 
 from pbus.config.schema import Ingest, Limits
+from pbus.ingest.connection import COMMANDS_A_TURN
 from pbus.ingest.server import _is_here
 from tests.unit.ingest.door import Client, Door, encode
 
@@ -144,6 +148,112 @@ def test_client_that_reads_late_gets_everything() -> None:
         client.send(encode("ECHO", "x" * 9_000))
     for _ in range(20):
         assert client.read() == "x" * 9_000
+    door.close()
+
+
+# -- floods ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\n", b" \t\r\n", b"*0\r\n", b"*0\r\n\r\n"])
+def test_flood_of_blanks_starves_nobody(door: Door, client: Client, blank: bytes) -> None:
+    turns = []
+    later = door.server.later
+    door.server.later = lambda connection: (turns.append(1), later(connection))  # type: ignore[method-assign]
+    count = 60_000 // len(blank)
+    client.send(blank * count + encode("PING"))
+
+    assert client.read() == "PONG"
+    assert len(turns) >= (count // COMMANDS_A_TURN - 8 if b"*0" in blank else 0), "64 a turn"
+
+
+def test_blank_lines_before_a_command_cost_nothing(client: Client) -> None:
+    assert client.send(b"\r\n \n\r\nPING\r\n").read() == "PONG"
+    assert client.send(b"*0\r\n" * 130 + encode("PING")).read() == "PONG"
+
+
+def test_costly_command_is_the_last_of_its_turn(door: Door, client: Client) -> None:
+    turns = []
+    later = door.server.later
+    door.server.later = lambda connection: (turns.append(1), later(connection))  # type: ignore[method-assign]
+    client.send(encode("CLIENT", "LIST") * 10 + encode("LPUSH", "gift", "a") + encode("INFO") + encode("PING"))
+
+    replies = [client.read() for _ in range(13)]
+
+    assert replies[10] == 1
+    assert replies[12] == "PONG"
+    assert len(turns) == 11
+
+
+def test_unfinished_commands_of_all_clients_together_are_bounded(door: Door) -> None:
+    door.server._most_held = 4_000_000
+    clients = [door.client() for _ in range(12)]
+    honest = clients.pop()
+    half = encode("LPUSH", "gift", "x" * 900_000)[:-100_000]
+    for client in clients:
+        gevent.spawn(_send, client, half)
+    gevent.spawn(_send, honest, encode("LPUSH", "gift", "y" * 1000)[:-1])
+    door.until(lambda: any(map(_evicted, clients)), "somebody has to go")
+
+    gevent.sleep(0.05)
+    assert door.server.held_bytes <= 4_000_000
+    honest.send(b"\n")
+    assert honest.read() == 1
+    assert "UNAVAILABLE unfinished commands of all clients have more than 3 MiB" in "".join(map(_heard, clients))
+
+
+def test_unread_replies_are_counted_until_they_are_read(door: Door, client: Client) -> None:
+    client.socket.setblocking(True)
+    for _ in range(40):
+        client.send(encode("ECHO", "x" * 15_000))
+    door.until(lambda: door.server.held_bytes > 0)
+    for _ in range(40):
+        client.read()
+    door.until(lambda: door.server.held_bytes == 0)
+
+
+def test_closed_connection_holds_nothing(door: Door, client: Client) -> None:
+    client.send(b"*3\r\n$5\r\nLPUSH\r\n$4\r\ngift\r\n$9000\r\nxxxxxxx")
+    door.until(lambda: door.server.held_bytes > 0)
+    client.close()
+    door.until(lambda: not door.server.connections)
+
+    assert door.server.held_bytes == 0
+
+
+def _send(client: Client, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        client.send(data)
+
+
+def _evicted(client: Client) -> bool:
+    return bool(_heard(client))
+
+
+def _heard(client: Client) -> str:
+    """What it was told last; remembered, because several ask."""
+    with contextlib.suppress(gevent.Timeout, EOFError, OSError):
+        client.heard = str(client.read(0.001))  # type: ignore[attr-defined]
+    return getattr(client, "heard", "")
+
+
+def test_few_descriptors_are_a_problem_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 32 + 100, used + 132))
+    door = Door()
+
+    assert 90 <= door.server.most_connections <= 100
+    text = f"connections fit into {used + 132} descriptors, ingest.limits.connections allows 10000: raise 'ulimit -n'"
+    assert text in door.child.problems["descriptors"]
+    door.close()
+
+
+def test_no_descriptor_for_clients_refuses_them_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
+    door = Door()
+
+    assert door.server.most_connections == 0
+    assert door.client().read() == "ERR max number of clients reached"
+    assert door.child.problems["descriptors"].startswith("0 connections fit into 20 descriptors")
     door.close()
 
 

@@ -58,6 +58,17 @@ def test_answer_is_redis_own(client: Client, words: tuple[str, ...], wanted: obj
     assert client.ask("PING") == "PONG", "the connection lives"
 
 
+def test_client_list_is_bounded_and_not_for_strangers() -> None:
+    door = Door(queues={"safe": Queue(topic={"credit": Topic(pull=PullHandler())}, password="pw")})
+    clients = [door.client() for _ in range(140)]
+
+    assert clients[0].ask("CLIENT", "LIST") == "NOAUTH Authentication required."
+    for client in clients:
+        client.ask("AUTH", "safe", "pw")
+    assert len(clients[-1].ask("CLIENT", "LIST").splitlines()) == 128
+    door.close()
+
+
 def test_hello_3_answers_a_map_and_switches(client: Client) -> None:
     answer = client.ask("HELLO", "3", "SETNAME", "me")
 
