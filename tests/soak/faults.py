@@ -4,7 +4,8 @@ What happens to a bus in a soak: a fault or an intervention each, over when the 
     STORM     processes are killed, of every kind, the master too; also what is in WEATHER
     WEATHER   the store, its network and the backends fail; people pause, cancel and retry; no process of the bus dies
 
-Everything is drawn from one generator, so that a seed gives the same faults in the same order.
+Everything is drawn from one generator, so that a seed gives the same faults in the same order; every kind comes
+once before any comes again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ HOLD = "once"
 """The topic with on_unknown = hold: what is dead there for that reason stays so."""
 CANCELLED_AT_ONCE = 20
 DELAY_MS = 2000
+HANGING_MS = 6000
 
 
 class Faults:
@@ -44,7 +46,7 @@ class Faults:
         self._fpm = fpm
         self._chance = chance
         self._canceller = scenario.ledger.canceller("soak")
-        self._pushed = scenario.ledger.producer("cancelled")
+        self._pushed = scenario.ledger.producer("soak")
         self._keys = 0
         self.done: Counter[str] = Counter()
 
@@ -52,10 +54,19 @@ class Faults:
         self._canceller.close()
         self._pushed.close()
 
-    def one_of(self, names: tuple[str, ...]) -> None:
-        """The next one, drawn from those of *names* that this store can have."""
+    def rage(self, names: tuple[str, ...], duration_s: float, pause_s: float) -> None:
+        """Those of *names* that this store can have, one after the other, for so long."""
         possible = [name for name in names if self._scenario.redis is not None or not name.startswith("redis_")]
-        name = self._chance.choice(possible)
+        end_s = time.monotonic() + duration_s
+        while True:
+            self._chance.shuffle(possible)
+            for name in possible:
+                self._do(name)
+                if time.monotonic() + pause_s >= end_s:
+                    return
+                time.sleep(pause_s)
+
+    def _do(self, name: str) -> None:
         begun_s = time.monotonic()
         getattr(self, name)()
         self.done[name] += 1
@@ -113,6 +124,20 @@ class Faults:
                 os.kill(pid, signal.SIGSTOP)
                 self._for_a_while(0.2, 3.0)
                 os.kill(pid, signal.SIGCONT)
+
+    # -- jobs that hurt ---------------------------------------------------------------------------
+
+    def a_job_that_hangs(self) -> None:
+        """In every topic, longer than its timeout."""
+        self._push_one(f"sleep={HANGING_MS}")
+
+    def a_job_that_kills(self) -> None:
+        """Takes its process along at its first attempt (the HTTP handler knows no such order)."""
+        self._push_one("die=1")
+
+    def _push_one(self, orders: str) -> None:
+        with contextlib.closing(redis.Redis(port=self._scenario.bus.port, socket_timeout=10)) as client:
+            self._push(client, orders)
 
     # -- backends ---------------------------------------------------------------------------------
 
@@ -198,20 +223,22 @@ class Faults:
     def cancel_jobs(self) -> None:
         """Push some that wait, and cancel them: some in one topic, some in all."""
         with contextlib.closing(redis.Redis(port=self._scenario.bus.port, socket_timeout=10)) as client:
-            jobs = [job for _ in range(CANCELLED_AT_ONCE) if (job := self._push(client))]
+            jobs = [job for _ in range(CANCELLED_AT_ONCE) if (job := self._push(client, delay_ms=DELAY_MS))]
             for key, job_id in jobs:
                 self._cancel(client, key, job_id, self._chance.choice(["", *self._scenario.topics]))
 
-    def _push(self, client: redis.Redis) -> tuple[str, str] | None:
-        key = f"cancelled-{self._keys}"
+    def _push(self, client: redis.Redis, orders: str = "x", delay_ms: int = 0) -> tuple[str, str] | None:
+        """One job; its ledger key and id, or None when it may not be there."""
+        key = f"soak-{self._keys}"
         self._keys += 1
         sent_s, result, about = time.time(), UNKNOWN, ""
         try:
-            about = client.execute_command("XADD", QUEUE, "*", "body", f"{key} x", "delay", str(DELAY_MS)).decode()
+            delay = ["delay", str(delay_ms)] if delay_ms else []
+            about = client.execute_command("XADD", QUEUE, "*", "body", f"{key} {orders}", *delay).decode()
             result = OK
         except (redis.RedisError, OSError) as error:
             about = f"{type(error).__name__}: {error}"
-        self._pushed.record(key, sent_s, time.time(), result, about, f"delay={DELAY_MS}")
+        self._pushed.record(key, sent_s, time.time(), result, about)
         self._pushed.sync()
         return (key, about) if result == OK else None
 
@@ -232,5 +259,5 @@ WEATHER = (
 )
 STORM = (
     "kill_ingest", "kill_delivery", "kill_scheduler", "kill_consumer", "kill_several", "kill_master",
-    "kill_everything", "restart_bus", "stop_a_child", *WEATHER,
+    "kill_everything", "restart_bus", "stop_a_child", "a_job_that_hangs", "a_job_that_kills", *WEATHER,
 )

@@ -26,7 +26,6 @@ WARM_SHARE = 0.25
 PAUSE_S = 3.0
 MIX = {
     "delay": 0.1, "ttl": 0.05, "key": 0.2, "dedupe": 0.3, "again": 0.1, "slow": 0.05, "failing": 0.05, "doomed": 0.01,
-    "dying": 0.001, "hanging": 0.0003,
 }
 BUSY = """
 [supervise]
@@ -56,10 +55,10 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
         until(scenario.ran, 30, "jobs run")
         processes = meter.look()
         meter.start()
-        _rage(faults, STORM, DURATION_S * STORM_SHARE)
+        faults.rage(STORM, DURATION_S * STORM_SHARE, PAUSE_S)
         until(lambda: len(bus.status()["processes"]) == processes, 30, "every process is there again")
         calm_s = time.monotonic() + DURATION_S * (1 - STORM_SHARE) * WARM_SHARE
-        _rage(faults, WEATHER, DURATION_S * (1 - STORM_SHARE))
+        faults.rage(WEATHER, DURATION_S * (1 - STORM_SHARE), PAUSE_S)
         meter.stop()
         assert meter.look() == processes
         typed.stop()
@@ -71,13 +70,6 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
     _print_events(scenario)
     _expect_flat(meter.tracks(calm_s))
     _expect_accounted(scenario)
-
-
-def _rage(faults: Faults, names: tuple[str, ...], duration_s: float) -> None:
-    end_s = time.monotonic() + duration_s
-    while time.monotonic() < end_s:
-        faults.one_of(names)
-        time.sleep(min(PAUSE_S, max(0.0, end_s - time.monotonic())))
 
 
 def _print_events(scenario: Scenario) -> None:

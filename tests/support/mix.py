@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 DELAY_MS = 3000
 TTL_MS = 1500
 SLOW_MS = 300
-HANGING_MS = 6000
-"""Longer than the timeout of the topics that meet it."""
 KEYS = 20
 DOOMED = 4
 """A doomed job fails so often: more than its topic allows, less than that and once revived."""
@@ -40,8 +38,7 @@ def draw(chance: random.Random, shares: Mapping[str, float], key: str, orders: s
     The push called *key*.
 
     Args:
-        shares: 0..1 each: ``delay``, ``ttl``, ``key``, ``dedupe``; ``slow``, ``failing`` (once), ``dying`` (takes
-            its process along, once), ``doomed``, ``hanging``.
+        shares: 0..1 each: ``delay``, ``ttl``, ``key``, ``dedupe``; ``slow``, ``failing`` (once), ``doomed``.
         orders: Words that every push has.
     """
     drawn = {name: chance.random() < share for name, share in sorted(shares.items())}
@@ -49,9 +46,6 @@ def draw(chance: random.Random, shares: Mapping[str, float], key: str, orders: s
         "delay": str(chance.randrange(1, DELAY_MS)), "ttl": str(chance.randrange(TTL_MS // 5, TTL_MS)),
         "key": f"{key.partition('.')[0]}-{chance.randrange(KEYS)}", "dedupe": f"once-{key}",
     }
-    words = {
-        "slow": f"sleep={chance.randrange(SLOW_MS)}", "hanging": f"sleep={HANGING_MS}", "failing": "fail=1",
-        "doomed": f"fail={DOOMED}", "dying": "die=1",
-    }
+    words = {"slow": f"sleep={chance.randrange(SLOW_MS)}", "failing": "fail=1", "doomed": f"fail={DOOMED}"}
     told = " ".join(filter(None, [orders, *(word for name, word in words.items() if drawn.get(name))]))
     return Wish(key, told, {name: value for name, value in options.items() if drawn.get(name)})
