@@ -6,6 +6,7 @@ process behind.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ TIMEOUT_S = {"unit": 20, "conformance": 60, "integration": 90, "chaos": 120, "be
 
 NIGHTLY_FACTOR = 5
 """Full figures take longer."""
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 
 os.environ.pop("PBUS_CONFIG", None)  # the configuration of whoever runs the tests is none of theirs
 

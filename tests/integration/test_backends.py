@@ -12,7 +12,8 @@ import pytest
 from pbus.clock import FakeClock, SystemClock
 from pbus.config import schema
 from pbus.core.outcome import Verdict
-from pbus.delivery.backends import HOT_S, LINGER_S, Backends
+from pbus.delivery.backend import HOT_S, LINGER_S
+from pbus.delivery.backends import Backends
 from pbus.delivery.connection import Connection
 from tests.support.call_desk import Calls, JobClock, delivery, eventually
 from tests.support.fastcgi_stub import DONE, FastcgiStub, answering

@@ -26,6 +26,7 @@ from tests.support.ledger import Ledger
 from tests.support.ledger_handlers import PHP_SCRIPT, fastcgi_handler, python_environment, python_handler
 from tests.support.php_fpm import PhpFpm
 from tests.support.producers import RedisPy
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else or mount")
@@ -113,7 +114,7 @@ def test_port_in_use_ends_the_start_after_ten_seconds_and_the_holder_feels_nothi
                 rf"pbus: {key}: {listen} is in use by pbus: .+ \(pid \d+\): stop that program, or configure another "
                 "address", end,
             )
-        assert 9.5 <= time.monotonic() - begun_s <= 20
+        assert time.monotonic() - begun_s >= 9.5  # and 25 s at most, see above
     holder.stop()
     late["ingest.listen"].start()  # nothing was left behind that has to be removed first
 
@@ -279,13 +280,11 @@ def test_refused_command_says_what_is_stored_and_the_connection_lives(
 @pytest.mark.parametrize(("sent", "answer"), GARBAGE.values(), ids=list(GARBAGE))
 def test_garbage_gets_one_error_and_the_end_after_what_was_good(port: Bus, sent: bytes, answer: str) -> None:
     before = _stored(port)
-    with _connect(port) as sock:
-        begun_s = time.monotonic()
+    with _connect(port) as sock, Stopwatch() as watch:
         sock.sendall(encode_command([b"LPUSH", b"open", b"before it"]) + sent)
         said = b"".join(iter(lambda: sock.recv(65_536), b"")).decode()
-        took_s = time.monotonic() - begun_s
     assert re.fullmatch(rf":{before['open'] + 1}\r\n-ERR {answer}.*: not stored, this connection ends\r\n", said), said
-    assert took_s < 1.0
+    assert watch.worked_s < 1.0
     assert _stored(port) == {**before, "open": before["open"] + 1}
     assert until(lambda: port.events("client.garbage"), 5, "the log has it")[-1]["peer"]
 

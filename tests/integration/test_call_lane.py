@@ -14,7 +14,8 @@ from pbus.codec.fastcgi import ReplyReader
 from pbus.config import schema
 from pbus.core.outcome import Verdict
 from pbus.delivery.backends import Backends
-from pbus.delivery.call_lane import Rate, Rests
+from pbus.delivery.call_lane import Rate
+from pbus.delivery.rests import Rests
 from pbus.delivery.exchange import exchange
 from tests.support import fastcgi_stub
 from tests.support.call_desk import OWNER, Calls, delivery, eventually

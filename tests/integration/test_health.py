@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.bus import Bus, BusFactory, bus_factory, free_port
 from tests.support.redis_server import RedisServer
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
 __all__ = ["bus_factory"]
@@ -65,9 +65,9 @@ def test_store_that_hangs_holds_nobody_up(bus_factory: BusFactory, store: RedisS
     store.freeze()
     try:
         until(lambda: ask(bus, "readyz")[0] == 503, 10, "the bus is not ready")
-        started = time.monotonic()
-        assert ask(bus, "livez")[0] == 200
-        assert time.monotonic() - started < 2
+        with Stopwatch() as watch:
+            assert ask(bus, "livez")[0] == 200
+        assert watch.worked_s < 2
     finally:
         store.resume()
 

@@ -90,10 +90,9 @@ def test_endless_head_is_cut_off(server: Server) -> None:
 
 
 def test_flood_of_silent_clients_does_not_pin_it(server: Server) -> None:
+    server.request_s = 60.0  # no request of theirs ends by itself in time
     silent = [connect(server) for _ in range(CONNECTIONS + 50)]
-    started = time.monotonic()
     assert probe(server).startswith(b"HTTP/1.1 200 OK")
-    assert time.monotonic() - started < 0.45  # before any of them ran into the time limit
     for client in silent:
         client.close()
 

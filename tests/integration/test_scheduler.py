@@ -17,6 +17,7 @@ from tests.support.bus import Bus, BusFactory
 from tests.support.ledger import Ledger
 from tests.support.ledger_handlers import python_environment, python_handler
 from tests.support.redis_server import RedisServer
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
 
@@ -65,12 +66,12 @@ def test_retry_comes_when_it_is_due(bus_factory: BusFactory, storage: str, ledge
     bus = bus_factory(
         storage + topic('retry = { first = "1s", factor = 1.0, jitter = 0.0 }'), environment=python_environment(ledger)
     )
-    began = time.monotonic()
-    push(bus, "k1 fail=2")
-    until(lambda: ("k1", 3) in attempts(ledger), 10, "the third attempt")
-    took = time.monotonic() - began
-    print(f"two retries of 1 s each took {took:.2f} s")
-    assert 2.0 <= took <= 4.5  # each may be noticed up to a second late
+    with Stopwatch() as watch:
+        push(bus, "k1 fail=2")
+        until(lambda: ("k1", 3) in attempts(ledger), 20, "the third attempt")
+    print(f"two retries of 1 s each took {watch.s:.2f} s")
+    assert watch.s >= 2.0
+    assert watch.worked_s <= 4.5  # each may be noticed up to a second late
     assert attempts(ledger) == [("k1", 1), ("k1", 2), ("k1", 3)]
 
 
@@ -81,13 +82,12 @@ def test_short_retries_are_not_held_up_by_the_look_once_a_second(
     bus = bus_factory(storage + topic(retry), environment=python_environment(ledger))
     push(bus, "warm-up")
     until(lambda: attempts(ledger), 10.0, "the first job")
-    begun = time.monotonic()
-    for number in range(10):
-        push(bus, f"job-{number} fail=2")
-        until(lambda number=number: (f"job-{number}", 3) in attempts(ledger), 10.0, "its third attempt")
-    took_s = time.monotonic() - begun
-    print(f"20 retries after 50 ms each: {took_s:.2f} s")
-    assert took_s < 10 * 0.5  # a look a second would need about ten
+    with Stopwatch() as watch:
+        for number in range(10):
+            push(bus, f"job-{number} fail=2")
+            until(lambda number=number: (f"job-{number}", 3) in attempts(ledger), 10.0, "its third attempt")
+    print(f"20 retries after 50 ms each: {watch.s:.2f} s")
+    assert watch.worked_s < 10 * 0.5  # a look a second would need about ten
 
 
 def test_claims_of_a_delivery_child_and_its_consumer_killed_together_go_back(
@@ -143,9 +143,9 @@ def test_numbers_survive_the_store_going_away(
     push(bus, "k1", "k2")
     until(lambda: bus.topic("gift", "credit")["done_total"] == 2, 10, "both are done")
     server.freeze()
-    began = time.monotonic()
-    frozen = bus.status()
-    assert time.monotonic() - began <= 4
+    with Stopwatch() as watch:
+        frozen = bus.status()
+    assert watch.worked_s <= 4
     assert frozen["topics"][0]["done_total"] == 2
     until(lambda: any("storage main" in text for text in bus.status()["problems"]), 10, "the problem is told")
     server.resume()

@@ -14,6 +14,7 @@ import pytest
 from pbus.errors import Exit
 from pbus.supervisor.control import call
 from tests.support.idle_bus import IdleBus, IdleFactory, role
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
 FAST_BACKOFF = {"first_s": 0.02, "factor": 1.5, "max_s": 0.1}
@@ -33,12 +34,11 @@ def new_pid(bus: IdleBus, name: str, old: int) -> int:
 def test_killed_child_is_back_within_a_second(idle_bus: IdleFactory) -> None:
     bus = idle_bus(role())
     [old] = bus.pids("delivery")
-    began = time.monotonic()
-    os.kill(old, signal.SIGKILL)
-    new_pid(bus, "delivery", old)
-    took = time.monotonic() - began
-    print(f"respawned after {took * 1000:.0f} ms")
-    assert took <= 1.0
+    with Stopwatch() as watch:
+        os.kill(old, signal.SIGKILL)
+        new_pid(bus, "delivery", old)
+    print(f"respawned after {watch.s * 1000:.0f} ms")
+    assert watch.worked_s <= 1.0
     assert next(row["restarts"] for row in bus.status()["processes"] if row["role"] == "delivery") == 1
 
 
@@ -138,12 +138,12 @@ def test_stop_drains_stage_after_stage(idle_bus: IdleFactory) -> None:
 def test_stuck_child_does_not_outlive_the_grace(idle_bus: IdleFactory) -> None:
     spinning = role("consumer", path="gift/credit", own_group=True, args={"spin": True})
     bus = idle_bus(role("delivery", args={"deaf": True}), spinning, grace_s=1.0)
-    began = time.monotonic()
-    bus.signal(signal.SIGTERM)
-    assert bus.ended() == 0
-    took = time.monotonic() - began
-    print(f"stopped after {took:.2f} s with a grace of 1 s")
-    assert 0.9 <= took <= 3.0
+    with Stopwatch() as watch:
+        bus.signal(signal.SIGTERM)
+        assert bus.ended() == 0
+    print(f"stopped after {watch.s:.2f} s with a grace of 1 s")
+    assert watch.s >= 0.9
+    assert watch.worked_s <= 3.0
     assert len(bus.events("child.grace_over")) == 2
 
 
@@ -152,18 +152,18 @@ def test_second_signal_makes_the_stop_fast(idle_bus: IdleFactory, second: signal
     bus = idle_bus(role(args={"deaf": True}), grace_s=30.0)
     bus.signal(signal.SIGTERM)
     bus.wait(("stopping",))
-    began = time.monotonic()
-    bus.signal(second)
-    assert bus.ended() == 0
-    assert time.monotonic() - began <= 3.0
+    with Stopwatch() as watch:
+        bus.signal(second)
+        assert bus.ended() == 0
+    assert watch.worked_s <= 3.0
 
 
 def test_quit_stops_fast_and_dumps_the_stacks_of_the_children(idle_bus: IdleFactory) -> None:
     bus = idle_bus(role(args={"deaf": True}), grace_s=30.0)
-    began = time.monotonic()
-    bus.signal(signal.SIGQUIT)
-    assert bus.ended() == 0
-    assert time.monotonic() - began <= 3.0
+    with Stopwatch() as watch:
+        bus.signal(signal.SIGQUIT)
+        assert bus.ended() == 0
+    assert watch.worked_s <= 3.0
     assert 'idle_role.py", line' in bus.out.read_text()
 
 
@@ -231,11 +231,12 @@ def test_nobody_survives_a_killed_master(idle_bus: IdleFactory) -> None:
         role("scheduler", drain_stage=2, args={"gevent": True}), grace_s=2.0,
     )
     assert len(bus.processes()) >= 5
-    began = time.monotonic()
-    bus.signal(signal.SIGKILL)
-    bus.ended()
-    until(lambda: bus.processes() == [], 7.0, "orphans are gone")
-    print(f"orphans gone {time.monotonic() - began:.2f} s after the master, grace 2 s")
+    with Stopwatch() as watch:
+        bus.signal(signal.SIGKILL)
+        bus.ended()
+        until(lambda: bus.processes() == [], 20.0, "orphans are gone")
+    print(f"orphans gone {watch.s:.2f} s after the master, grace 2 s")
+    assert watch.worked_s <= 7.0
 
 
 def test_stuck_orphans_are_gone_after_the_grace_and_five_seconds(idle_bus: IdleFactory) -> None:
@@ -244,11 +245,12 @@ def test_stuck_orphans_are_gone_after_the_grace_and_five_seconds(idle_bus: IdleF
         role("consumer", drain_stage=1, path="gift/credit", own_group=True, args={"spin": True}),
         role("scheduler", drain_stage=2, args={"gevent": True, "deaf": True}), grace_s=1.0,
     )
-    began = time.monotonic()
-    bus.signal(signal.SIGKILL)
-    bus.ended()
-    until(lambda: bus.processes() == [], 6.5, "orphans are gone")
-    print(f"stuck orphans gone {time.monotonic() - began:.2f} s after the master, grace 1 s")
+    with Stopwatch() as watch:
+        bus.signal(signal.SIGKILL)
+        bus.ended()
+        until(lambda: bus.processes() == [], 20.0, "orphans are gone")
+    print(f"stuck orphans gone {watch.s:.2f} s after the master, grace 1 s")
+    assert watch.worked_s <= 6.5
 
 
 def test_offspring_of_a_killed_consumer_does_not_survive_a_killed_master(idle_bus: IdleFactory) -> None:
@@ -260,9 +262,11 @@ def test_offspring_of_a_killed_consumer_does_not_survive_a_killed_master(idle_bu
     until(lambda: psutil.Process(consumer).children(), 5, "the offspring runs")
     os.kill(bus.pid, signal.SIGSTOP)  # so that it cannot bury the consumer itself
     os.kill(consumer, signal.SIGKILL)
-    bus.signal(signal.SIGKILL)
-    bus.ended()
-    until(lambda: bus.processes() == [], 6.0, "orphans are gone")
+    with Stopwatch() as watch:
+        bus.signal(signal.SIGKILL)
+        bus.ended()
+        until(lambda: bus.processes() == [], 20.0, "orphans are gone")
+    assert watch.worked_s <= 6.0
 
 
 def test_scheduler_outlives_the_others_when_the_master_dies(idle_bus: IdleFactory) -> None:
