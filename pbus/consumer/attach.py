@@ -32,14 +32,14 @@ SEND_TIMEOUT_S: Final = 30
 IDLE_S: Final = 5.0
 BACKOFF_S: Final = (0.05, 2.0)
 
-ID, ATTEMPT, REDELIVERED, BODY, TRACEPARENT, CONTENT_TYPE, CRASHES, FIRST_MS = range(8)
+ID, ATTEMPT, REDELIVERED, BODY, TRACEPARENT, CONTENT_TYPE, CRASHES, FIRST_MS, FORGIVEN = range(9)
 RawJob = list[Any]
 """A job as it stands in a ``jobs`` frame (see codec.frames)."""
 
 
 def ticket(job: RawJob) -> list[Any]:
     """What a new delivery child must know to settle *job* without asking the store."""
-    return [job[ID], job[ATTEMPT], job[REDELIVERED], job[CRASHES], job[FIRST_MS]]
+    return [job[ID], job[ATTEMPT], job[REDELIVERED], job[CRASHES], job[FIRST_MS], job[FORGIVEN]]
 
 
 class Attachment:

@@ -402,10 +402,11 @@ class ConsumerLane:
 
     def _delivery(self, owner: str, ticket: Sequence[Any]) -> Delivery:
         """What a consumer brought along from another delivery child; its body is in the consumer."""
-        job_id, attempt, redelivered, crashes, first_ms = ticket
+        job_id, attempt, redelivered, crashes, first_ms, forgiven = ticket
         return Delivery(
             id=job_id, queue=self.queue, topic=self.topic, body=b"", attempt=attempt, crashes=crashes,
             redelivered=redelivered, traceparent="", content_type="", first_ms=first_ms, owner=owner,
+            forgiven=forgiven,
         )
 
 
@@ -444,7 +445,7 @@ def _frames(deliveries: Sequence[Delivery]) -> Iterable[bytes]:
         size += len(delivery.body)
         jobs.append([
             delivery.id, delivery.attempt, delivery.redelivered, delivery.body, delivery.traceparent,
-            delivery.content_type, delivery.crashes, delivery.first_ms,
+            delivery.content_type, delivery.crashes, delivery.first_ms, delivery.forgiven,
         ])
     if jobs:
         yield encode("jobs", jobs=jobs)

@@ -21,6 +21,7 @@ from gevent.threadpool import ThreadPool
 from pbus.config.schema import Node
 from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
+from pbus.scheduler.accounts import Accounts
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.due import Due
 from pbus.scheduler.fitness import Fitness
@@ -84,10 +85,14 @@ class Scheduler:
         duties: list[Duty] = []
         if store.driver.capabilities.many_nodes:
             duties.append(
-                Nodes(store, child.owner, node.heartbeat_s, node.lost_after_s, self._boots, child.clock, child.log)
+                Nodes(
+                    store, child.owner, node.heartbeat_s, node.lost_after_s, self._boots, self._rules, child.clock,
+                    child.log,
+                )
             )
         return [
             *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store), Fitness(store, child.problem),
+            Accounts(store, self._rules, child.problem, child.log),
         ]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:

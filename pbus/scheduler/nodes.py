@@ -5,7 +5,8 @@ Every node moves a counter; there is no expiry in the store, because a store tha
 expire the healthy too. An observer judges on its own monotonic clock alone, and only over time in
 which its own calls succeeded: a boot whose counter stood still for ``lost_after`` is declared dead.
 The declaration is one write that fences the boot, so a node that was merely frozen finds its
-settles refused, takes a new boot id and goes on. Then its claims go back, attempt not counted.
+settles refused, takes a new boot id and goes on. Then its claims go back, attempt not counted, or are dead as
+``unknown`` where nothing may run twice.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Final
 import structlog
 
 from pbus.clock import Clock
-from pbus.core.job import Move, Settlement
+from pbus.core.job import Settlement
 from pbus.core.names import Owner
+from pbus.core.outcome import Rules
 from pbus.scheduler.boots import Boots
-from pbus.scheduler.reclaim import give_back, parsed
+from pbus.scheduler.reclaim import Dead, give_back, parsed, settlement_of
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import Held
 
@@ -75,12 +77,13 @@ class Nodes:
 
     def __init__(
         self, store: Store, own: Owner, heartbeat_s: float, lost_after_s: float, boots: Boots,
-        clock: Clock, log: structlog.typing.FilteringBoundLogger,
+        rules: Mapping[tuple[str, str], Rules], clock: Clock, log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self._store = store
         self._own = own
         self._heartbeat_s = heartbeat_s
         self._boots = boots
+        self._rules = rules
         self._clock = clock
         self._log = log.bind(storage=store.name)
         self._observer = Observer(lost_after_s, most_s=heartbeat_s)
@@ -111,9 +114,8 @@ class Nodes:
 
     def _give_back(self, owner: Owner) -> None:
         def settlement(held: Held) -> Settlement:
-            return Settlement(
-                owner=str(owner), queue=held.queue, topic=held.topic, id=held.id, move=Move.RELEASE, redelivered=True
-            )
+            rules = self._rules.get((held.queue, held.topic), Rules())
+            return settlement_of(Dead(owner), held, rules, 0, 0.0)
 
         given = give_back(self._store, str(owner), settlement)
         if given:

@@ -102,10 +102,16 @@ def outcome_of(dead: Dead, held: Held) -> Outcome:
 
 
 def settlement_of(dead: Dead, held: Held, rules: Rules, now_ms: int, draw: float) -> Settlement:
-    """How the claim *held* of *dead* ends."""
+    """
+    How the claim *held* of *dead* ends.
+
+    Where nothing may run twice (``hold``) every claim that may have begun is dead as ``unknown``. That is all of
+    them: such topics are claimed for one job at a time, so what a dead process held is what it ran.
+    """
     delivery = Delivery(
         id=held.id, queue=held.queue, topic=held.topic, body=b"", attempt=held.attempts + 1, crashes=held.crashes,
         redelivered=False, traceparent="", content_type="", first_ms=0, owner=str(dead.owner),
+        forgiven=held.forgiven,
     )
     return judge(delivery, outcome_of(dead, held), rules, now_ms, draw)
 

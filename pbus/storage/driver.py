@@ -145,13 +145,14 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A claim as the store lists it."""
+    """A claim as the store lists it; ``forgiven`` as in Delivery."""
 
     queue: str
     topic: str
     id: str
     attempts: int
     crashes: int
+    forgiven: int = 0
 
 
 @dataclass(frozen=True, slots=True)

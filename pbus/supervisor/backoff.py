@@ -4,7 +4,8 @@ Between the lives of a child: how long its place stays empty, and when it is giv
 Rule: judged per role and topic, not per process, so four consumers that die of the same import
 count as one crash loop. A life is *short* when it ended before it was ready or less than QUICK_S
 later: the wait grows. A short life that finished no job was *useless*: too many of them, and the
-place is given up. No clock and no dice here: both are handed in.
+place is given up. A life that a job ended is neither: the job is to blame, it is bounded by ``crash_limit``, and
+several such jobs in a row must not stop a topic. No clock and no dice here: both are handed in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pbus.config.schema import Backoff
 
 QUICK_S: Final = 1.0
 BOOT_TRIES: Final = 3
+IN_JOB_S: Final = 1.0
+"""A place whose child died of its job stays empty for no longer than this."""
 _JITTER: Final = 0.25
 """Share of a wait that is drawn at random, downwards, so that places of one role do not fall in step."""
 
@@ -32,6 +35,7 @@ class Life:
         finished: Jobs or commands it finished.
         failed_boot: It said by itself why it cannot start.
         killed: Somebody else sent it KILL (an operator, the kernel for want of memory).
+        in_job: It had begun a job, and had not finished it.
         reason: How it ended, for people.
     """
 
@@ -39,6 +43,7 @@ class Life:
     finished: int
     failed_boot: bool
     killed: bool = False
+    in_job: bool = False
     reason: str
 
     @property
@@ -49,7 +54,7 @@ class Life:
     @property
     def useless(self) -> bool:
         """Whether it ended before it was of any use."""
-        return self.ready_s is None or (self.short and self.finished == 0)
+        return self.ready_s is None or (self.short and self.finished == 0 and not self.in_job)
 
 
 class History:
@@ -86,7 +91,8 @@ class History:
         self._boots_failed = self._boots_failed + 1 if life.failed_boot else 0
         if life.useless:
             self._judge(life, now)
-        return now + wait_s(self.in_a_row, self._policy) * (1.0 - _JITTER * draw)
+        longest_s = IN_JOB_S if life.in_job else self._policy.max_s
+        return now + min(wait_s(self.in_a_row, self._policy), longest_s) * (1.0 - _JITTER * draw)
 
     def _judge(self, life: Life, now: float) -> None:
         """One more life that was of no use: is it time to give up?"""

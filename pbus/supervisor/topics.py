@@ -19,9 +19,10 @@ from pbus.telemetry import log as logs
 PATIENCE_S: Final = 3.0
 """A topic may stand still so long before that is a problem."""
 
-WORST_LAST: Final = ("running", "draining", "paused", "down", "fatal")
+WORST_LAST: Final = ("running", "draining", "paused", "braked", "down", "fatal")
 """States of a topic that this version knows, from good to bad."""
 
+_EVENTS: Final = {"paused": "topic.paused", "braked": "topic.braked"}
 _WORTH_A_NOTE_S: Final = 1.0
 
 Name = tuple[str, str]
@@ -60,10 +61,10 @@ class Topics:
         now_s = self._clock.monotonic_s()
         stopped = self._stopped.setdefault(name, _Stopped(state, reason, now_s))
         stopped.state, stopped.reason = state, reason
-        if stopped.logged != state and (name not in self._of_consumers or now_s - stopped.since_s >= PATIENCE_S):
+        told_late = name in self._of_consumers and state != "braked"
+        if stopped.logged != state and (not told_late or now_s - stopped.since_s >= PATIENCE_S):
             stopped.logged = state
-            event = "topic.paused" if state == "paused" else "topic.down"
-            self._log.warning(event, queue=name[0], topic=name[1], reason=reason)
+            self._log.warning(_EVENTS.get(state, "topic.down"), queue=name[0], topic=name[1], reason=reason)
 
     def tick(self) -> None:
         """Look again at what does not run: time passes, children go."""

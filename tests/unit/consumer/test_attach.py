@@ -71,7 +71,7 @@ class DeliverySide:
 
 
 def jobs(*ids: str) -> bytes:
-    return encode("jobs", jobs=[[job_id, 1, False, b"body " + job_id.encode(), "", "", 0, 0] for job_id in ids])
+    return encode("jobs", jobs=[[job_id, 1, False, b"body " + job_id.encode(), "", "", 0, 0, 0] for job_id in ids])
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def result(job_id: str, verdict: str = "done", run_s: float = 0.0001) -> dict[st
 
 
 def ticket(job_id: str, attempt: int = 1, crashes: int = 0) -> list[Any]:
-    return [job_id, attempt, False, crashes, 0]
+    return [job_id, attempt, False, crashes, 0, 0]
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_jobs_arrive_in_the_order_of_the_claim_with_all_a_handler_needs(stage: S
     first = delivery("1-0", owner=OWNER, attempt=2, redelivered=True, crashes=1, body=b"\xff")
     stage.lane.accept([first, delivery("2-0", owner=OWNER)])
     frame = link.sent[-1]
-    assert frame["jobs"][0] == ["1-0", 2, True, b"\xff", "", "", 1, 0]
+    assert frame["jobs"][0] == ["1-0", 2, True, b"\xff", "", "", 1, 0, 0]
     assert link.job_ids() == ["1-0", "2-0"]
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pbus.core.job import Move
 from pbus.core.names import Owner
+from pbus.core.outcome import Rules
 from pbus.errors import Conflict
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.nodes import FORGET_AFTER_S, Nodes, Observer
@@ -25,7 +26,10 @@ class Scene(Bench):
         self.driver = SchedulerStore()
         self.forgotten: list[str] = []
         self.boots = Boots(["main"], self.forgotten.append)
-        self.duty = Nodes(prepared(self.driver), OWN, HEARTBEAT_S, LOST_AFTER_S, self.boots, self.clock, self.log)
+        self.rules: dict[tuple[str, str], Rules] = {}
+        self.duty = Nodes(
+            prepared(self.driver), OWN, HEARTBEAT_S, LOST_AFTER_S, self.boots, self.rules, self.clock, self.log
+        )
 
     def run(self, seconds: float, they_beat: bool = False) -> None:
         end = self.clock.monotonic_s() + seconds

@@ -7,15 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbus.config.schema import Backoff
-from pbus.supervisor.backoff import History, Life, wait_s
+from pbus.supervisor.backoff import IN_JOB_S, History, Life, wait_s
 
 POLICY = Backoff(first_s=0.1, factor=2.0, max_s=60.0, fatal=10, window_s=300.0)
 
 
 def life(
-    ready_s: float | None = None, finished: int = 0, failed_boot: bool = False, killed: bool = False
+    ready_s: float | None = None, finished: int = 0, failed_boot: bool = False, killed: bool = False,
+    in_job: bool = False,
 ) -> Life:
-    return Life(ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=killed, reason="exit status 1")
+    return Life(
+        ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=killed, in_job=in_job,
+        reason="exit status 1",
+    )
 
 
 def test_wait_doubles_up_to_the_longest() -> None:
@@ -70,6 +74,14 @@ def test_crash_loop_that_finishes_jobs_waits_longer_and_longer_but_is_not_given_
     waits = [history.died(life(ready_s=0.2, finished=7), 0.0, 0.0) for _ in range(40)]
     assert waits[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8])
     assert waits[-1] == 60.0
+    assert history.fatal == ""
+
+
+def test_jobs_that_kill_their_process_never_give_their_topic_up_nor_stop_it_for_long() -> None:
+    history = History(POLICY)
+    waits = [history.died(life(ready_s=0.1, in_job=True), 0.0, 0.0) for _ in range(100)]
+    assert waits[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert max(waits) == IN_JOB_S
     assert history.fatal == ""
 
 
