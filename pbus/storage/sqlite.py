@@ -1,17 +1,18 @@
 """
 The embedded store: one SQLite file, one node, nothing to run; an OK is on the disk.
 
-``sqlite_file`` opens it and gives turns to write, ``sqlite_lock`` is the turnstile,
-``sqlite_log`` and ``sqlite_claims`` are the statements, ``sqlite_bell`` wakes who waits. This file
-puts them together to a ``driver.Driver``: what is one transaction, and what must be on the disk.
+``sqlite_file`` opens it and gives turns to write, ``sqlite_lock`` is the turnstile, ``sqlite_bell``
+wakes who waits; the others are the statements, a subject each. This file puts them together to a
+``driver.Driver``: what is one transaction, and what must be on the disk.
 
-Rule: pushes, deaths and fences are durable when their call returns; claims, acks and retries are
+Rule: pushes, deaths, fences and what people do are durable when their call returns; claims, acks and retries are
 as soon as the next of those, a checkpoint or the kernel has written (a lost one repeats a delivery).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +22,16 @@ from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.names import Owner
 from pbus.errors import Conflict, MaybeStored, Unavailable
-from pbus.storage import sqlite_claims, sqlite_log, sqlite_numbers
+from pbus.storage import (
+    sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_jobs, sqlite_log, sqlite_numbers, sqlite_people, sqlite_settle,
+    sqlite_spans, sqlite_trim,
+)
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, DeadLetter, Held, Promoted, QueueSpec, TopicNumbers, Want,
+    Appended, Bell, Capabilities, DeadGroup, DeadLetter, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
+    TopicNumbers, Want,
 )
 from pbus.storage.open import StoreTarget
-from pbus.storage.sqlite_file import SqliteFile
+from pbus.storage.sqlite_file import SqliteFile, Write
 
 TRIM_LIMIT: Final = 10_000
 
@@ -44,8 +49,8 @@ class SqliteDriver:
         """
         self._clock = clock or SystemClock()
         path = Path(target.url.removeprefix("sqlite:"))
-        self._file = SqliteFile(path, target.node, target.call_timeout_s)
-        self._catalog = sqlite_log.Catalog()
+        self._file = SqliteFile(path, target.node, target.call_timeout_s, target.min_free_bytes)
+        self._catalog = sqlite_catalog.Catalog()
 
     def open(self) -> None:
         """See ``Driver.open``."""
@@ -65,11 +70,11 @@ class SqliteDriver:
     def declare(self, queues: Sequence[QueueSpec]) -> None:
         """See ``Driver.declare``; all of them in one transaction."""
         with self._file.read() as db:
-            missing = [spec for spec in queues if not sqlite_log.is_declared(db, spec)]
+            missing = [spec for spec in queues if not sqlite_catalog.is_declared(db, spec)]
         if missing:
             with self._file.write(durable=True) as write:
                 for spec in missing:
-                    sqlite_log.declare(write.db, spec)
+                    sqlite_catalog.declare(write.db, spec, self._now_ms())
         with self._file.read() as db:
             self._catalog.read(db)
 
@@ -77,23 +82,33 @@ class SqliteDriver:
         """See ``Driver.append``; all queues of the call in one transaction."""
         if not pushes:
             return []
-        with self._file.write(durable=True, unsure=MaybeStored) as write:
+        with self._file.write(durable=True, unsure=MaybeStored, pushing=True) as write:
             own = _owner(write.db, owner)
-            appended = sqlite_log.append(write.db, self._catalog, own, batch, pushes, self._now_ms())
-            write.rings.update(self._catalog.queues[name].qid for name in {push.queue for push in pushes})
-        return appended
+            answer = sqlite_log.answered(own, batch, pushes)
+            if answer is not None:
+                return answer
+            self._file.space.need(sum(len(push.body) for push in pushes))
+            answers = {}
+            for queue, run in sqlite_log.runs(self._catalog, write.db, pushes):
+                answers[queue.name] = sqlite_spans.append(write.db, queue, run, self._now_ms())
+                write.rings.add(queue.qid)
+            sqlite_log.remember(write.db, own, batch, answers)
+        return sqlite_log.in_order(answers, pushes)
 
     def claim(self, wants: Sequence[Want]) -> list[Delivery]:
         """See ``Driver.claim``; all queues of the call in one transaction."""
         owners = {want.owner for want in wants}
         with self._file.read() as db:
             _refuse_fenced(db, owners)
+            self._catalog.refresh(db)
             wants = sqlite_claims.with_work(db, self._catalog, wants)
         if not wants:
             return []
         with self._file.write(durable=False) as write:
             oids = {owner: _owner(write.db, owner).oid for owner in owners}
-            return sqlite_claims.claim(write.db, self._catalog, wants, oids)
+            deliveries, rings = sqlite_claims.claim(write.db, self._catalog, wants, oids, self._now_ms())
+            write.rings.update(rings)
+        return deliveries
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """See ``Driver.settle``; all queues of the call in one transaction."""
@@ -118,29 +133,34 @@ class SqliteDriver:
         """See ``Driver.promote_due``."""
         now_ms = self._now_ms()
         with self._file.read() as db:
-            due, next_ms = sqlite_claims.due_topics(db, now_ms)
+            due, next_ms = sqlite_settle.due_topics(db, now_ms)
         moved: dict[tuple[str, str], int] = {}
         if due:
             with self._file.write(durable=False) as write:
                 for tid, qid, queue, topic in due:
-                    count = sqlite_claims.promote(write.db, tid, now_ms, limit)
+                    count, woken = sqlite_settle.promote(write.db, f"log_{qid}", tid, now_ms, limit)
                     if count:
                         moved[queue, topic] = count
+                    if count or woken:
                         write.rings.add(qid)
-                _, next_ms = sqlite_claims.due_topics(write.db, now_ms)
+                _, next_ms = sqlite_settle.due_topics(write.db, now_ms)
         return Promoted(moved, None if next_ms is None else max(0.0, (next_ms - now_ms) / 1000))
 
     def trim(self) -> int:
         """See ``Driver.trim``; small transactions, so that nobody waits long for a turn."""
         now_ms = self._now_ms()
         with self._file.read() as db:
-            queues = sqlite_log.to_trim(db, self._catalog, now_ms)
+            queues = sqlite_trim.to_trim(db, self._catalog, now_ms)
+            tidy = sqlite_trim.is_tidy(db, now_ms)
+        if not tidy:
+            with self._file.write(durable=False) as write:
+                sqlite_trim.tidy(write.db, now_ms)
         dropped = 0
         for queue in queues:
             count = 1
             while count and dropped < TRIM_LIMIT:
                 with self._file.write(durable=False) as write:
-                    count = sqlite_log.trim(write.db, queue, now_ms)
+                    count = sqlite_trim.trim(write.db, queue, now_ms)
                 dropped += count
         return dropped
 
@@ -158,11 +178,95 @@ class SqliteDriver:
         with self._file.read() as db:
             return sqlite_numbers.numbers(db, self._now_ms())
 
-    def dead_letters(self, queue: str, topic: str, limit: int = 100) -> list[DeadLetter]:
+    def queue_numbers(self) -> dict[str, QueueNumbers]:
+        """See ``Driver.queue_numbers``."""
+        with self._file.read() as db:
+            return sqlite_numbers.queue_numbers(db)
+
+    def fill(self) -> Fill:
+        """See ``Driver.fill``."""
+        return self._file.fill()
+
+    def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
+        """See ``Driver.cancel``."""
+        with self._person(queue, topic or None, durable=True) as (write, row, tids):
+            counts = [0] * len(ids)
+            for tid in tids:
+                answers, woken = sqlite_people.cancel(write.db, row, tid, ids, self._now_ms())
+                counts = [count + answer for count, answer in zip(counts, answers, strict=True)]
+                if woken:
+                    write.rings.add(row.qid)
+        return counts
+
+    def purge(self, queue: str, topic: str) -> int:
+        """See ``Driver.purge``."""
+        with self._person(queue, topic, durable=True) as (write, row, (tid,)):
+            count, woken = sqlite_people.purge(write.db, row, tid, self._now_ms())
+            if woken:
+                write.rings.add(row.qid)
+        return count
+
+    def revive(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """See ``Driver.revive``."""
+        with self._person(queue, topic, durable=True) as (write, row, (tid,)):
+            write.rings.add(row.qid)
+            return sqlite_dead.revive(write.db, tid, ids)
+
+    def accept(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """See ``Driver.accept``."""
+        with self._person(queue, topic, durable=True) as (write, _, (tid,)):
+            return sqlite_dead.accept(write.db, tid, ids)
+
+    def forget_dead(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """See ``Driver.forget_dead``."""
+        with self._person(queue, topic, durable=True) as (write, _, (tid,)):
+            return sqlite_dead.forget_dead(write.db, tid, ids)
+
+    def forgive(self, queue: str, topic: str, ids: Sequence[str]) -> list[bool]:
+        """See ``Driver.forgive``."""
+        with self._person(queue, topic, durable=False) as (write, row, (tid,)):
+            answers, woken = sqlite_people.forgive(write.db, row, tid, ids)
+            if woken:
+                write.rings.add(row.qid)
+        return answers
+
+    def dead_letters(
+        self, queue: str, topic: str, limit: int = 100, *, fingerprint: str = "", before: DeadLetter | None = None
+    ) -> list[DeadLetter]:
         """See ``Driver.dead_letters``."""
         with self._file.read() as db:
             _, tid = self._catalog.topic(db, queue, topic)
-            return sqlite_numbers.dead_letters(db, queue, topic, tid, limit)
+            return sqlite_dead.dead_letters(db, queue, topic, tid, limit, fingerprint, before)
+
+    def dead_groups(self, queue: str, topic: str) -> list[DeadGroup]:
+        """See ``Driver.dead_groups``."""
+        with self._file.read() as db:
+            _, tid = self._catalog.topic(db, queue, topic)
+            return sqlite_dead.dead_groups(db, queue, topic, tid)
+
+    def job(self, queue: str, id: str) -> JobRecord | None:
+        """See ``Driver.job``."""
+        with self._file.read() as db:
+            return sqlite_jobs.job(db, self._catalog.queue(db, queue), id)
+
+    def jobs(self, queue: str, after: str = "", limit: int = 100) -> list[JobRecord]:
+        """See ``Driver.jobs``."""
+        with self._file.read() as db:
+            return sqlite_jobs.jobs(db, self._catalog.queue(db, queue), after, limit)
+
+    def pause(self, queue: str, topic: str, paused: bool) -> None:
+        """See ``Driver.pause``."""
+        with self._person(queue, topic, durable=True) as (write, row, (tid,)):
+            sqlite_people.pause(write.db, tid, paused, self._now_ms())
+            if not paused:
+                write.rings.add(row.qid)
+
+    def drop_topic(self, queue: str, topic: str) -> bool:
+        """See ``Driver.drop_topic``."""
+        with self._file.write(durable=True) as write:
+            self._catalog.refresh(write.db)
+            tid = self._catalog.topic_number(write.db, queue, topic)
+            return sqlite_people.drop_topic(write.db, tid)
 
     def bell(self, name: str, queues: Sequence[str]) -> Bell:  # noqa: ARG002 - a place in the bell page is its name here
         """See ``Driver.bell``; safe from any thread, needs no *name*."""
@@ -216,9 +320,23 @@ class SqliteDriver:
             if not dead_owner:
                 _refuse_fenced(write.db, owners)
             oids = _known_oids(write.db, owners)
-            answers, rings = sqlite_claims.settle(write.db, self._catalog, settlements, oids, self._now_ms())
+            answers, rings = sqlite_settle.settle(write.db, self._catalog, settlements, oids, self._now_ms())
             write.rings.update(rings)
         return answers
+
+    @contextlib.contextmanager
+    def _person(
+        self, queue: str, topic: str | None, *, durable: bool
+    ) -> Iterator[tuple[Write, sqlite_catalog.QueueRow, Sequence[int]]]:
+        """A write about one topic of a queue, or (None) all of them: numbers of what the store has now."""
+        with self._file.write(durable=durable) as write:
+            self._catalog.refresh(write.db)
+            if topic is None:
+                row = self._catalog.queue(write.db, queue)
+                yield write, row, list(row.topics.values())
+            else:
+                row, tid = self._catalog.topic(write.db, queue, topic)
+                yield write, row, [tid]
 
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)

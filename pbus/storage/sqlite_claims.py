@@ -1,85 +1,241 @@
 """
-Deliveries of an embedded store: claiming, settling, and what becomes due.
+Claims of an embedded store: what is ready goes to whoever has room for it.
 
-Rule: functions here run inside a write transaction that the driver opened. A delivery is in the
-log after its topic's cursor or in exactly one of claims, again, delayed, dead (core/job.py says
-which way it may go); the counters of its topic move with it.
+Rule: functions here run inside a write transaction that the driver opened (``with_work``: a read).
+What came back is looked at before the log, each in the order of jobs. What has expired ends here,
+what was cancelled in the log is passed over, what meets a held key is set aside.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import apsw
 
-from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.job import Delivery
 from pbus.errors import Unavailable
 from pbus.storage.driver import CLAIM_BYTES, Want
-from pbus.storage.sqlite_log import Catalog, QueueRow, id_number, id_text
+from pbus.storage.sqlite_catalog import CARRIED, Catalog, QueueRow, id_text
+from pbus.storage.sqlite_keys import Meeting, meet, release
 
-_COUNTERS = ("cursor", "taken", "again", "running", "redelivered_total")
-_READ_TOPIC = f"SELECT {', '.join(_COUNTERS)} FROM topics WHERE tid = ?"
-_WRITE_TOPIC = f"UPDATE topics SET {', '.join(f'{name} = ?' for name in _COUNTERS)} WHERE tid = ?"
-_CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_END_CLAIM = (
-    "DELETE FROM claims WHERE oid = ? AND tid = ? AND id = ? RETURNING attempts, crashes, redelivered, first_ms, aside"
-)
-_TOGETHER = "oid = ?1 AND tid = ?2 AND id IN (SELECT value FROM json_each(?3))"
-_HELD_TOGETHER = f"SELECT count(*) FROM claims WHERE {_TOGETHER} AND NOT aside"
-_END_TOGETHER = f"DELETE FROM claims WHERE {_TOGETHER}"
-_COUNT_MOVES = (
-    "UPDATE topics SET running = running - ?, again = again + ?, delayed = delayed + ?, dead = dead + ?, "
-    "dead_total = dead_total + ?, done_total = done_total + ?, failed_total = failed_total + ? WHERE tid = ?"
-)
+LOOK: Final = 2_000
+"""Deliveries that one want looks at beyond those it gets; the next claim goes on there."""
+
 _READY = (
-    "SELECT t.tid FROM topics t JOIN queues q USING (qid) WHERE t.again > 0 OR q.pushed > t.taken"
+    "SELECT t.tid FROM topics t JOIN queues q USING (qid) "
+    "WHERE t.paused_ms = 0 AND (t.again > 0 OR t.cursor < q.last_id)"
 )
-_DUE = (
-    "DELETE FROM delayed WHERE tid = ?1 AND id IN "
-    "(SELECT id FROM delayed WHERE tid = ?1 AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3) "
-    "RETURNING tid, id, attempts, crashes, redelivered, first_ms, aside"
-)
-_BACK = "INSERT INTO again VALUES (?, ?, ?, ?, ?, ?, ?)"
+_CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_WAIT = f"INSERT INTO waiting (tid, {CARRIED}, fresh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DELAY = f"INSERT INTO delayed (tid, {CARRIED}, fresh, due_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_LEAVE_AGAIN = "DELETE FROM again WHERE tid = ? AND id <= ?"
+_CANCELLED = "DELETE FROM cancelled WHERE tid = ? AND id <= ? RETURNING id"
+_OWN = "SELECT count(*) FROM claims WHERE oid = ? AND tid = ?"
+_ASIDE = "SELECT body, traceparent, content_type FROM aside WHERE tid = ? AND id = ?"
+_DROP_ASIDE = "DELETE FROM aside WHERE tid = ? AND id = ?"
 
 
 @dataclass(slots=True)
-class _Topic:
-    """A topic while this transaction claims from it; written back once."""
+class _Counters:
+    """What a claim changes of a topic; columns of ``topics``."""
 
-    queue: QueueRow
-    tid: int
     cursor: int
+    passed: int
+    holes: int
     taken: int
+    taken_bytes: int
     again: int
+    waiting: int
+    delayed: int
     running: int
     redelivered_total: int
+    expired_total: int
+
+
+_COUNTERS = [each.name for each in fields(_Counters)]
+_READ_TOPIC = f"SELECT paused_ms, born, born_ms, {', '.join(_COUNTERS)} FROM topics WHERE tid = ?"
+_WRITE_TOPIC = f"UPDATE topics SET {', '.join(f'{name} = ?' for name in _COUNTERS)} WHERE tid = ?"
+
+
+class _Topic:
+    """A topic while this transaction claims from it."""
+
+    def __init__(self, db: apsw.Connection, queue: QueueRow, tid: int) -> None:
+        self.queue = queue
+        self.tid = tid
+        row: Any = db.execute(_READ_TOPIC, (tid,)).get
+        # Removed a moment ago: nothing is ready.
+        row = row or (1, *[0] * (len(_COUNTERS) + 2))
+        self.closed: bool = row[0] > 0
+        self.born: int = row[1]
+        self.born_ms: int = row[2]
+        self.now = _Counters(*row[3:])
+
+    def write(self, db: apsw.Connection) -> None:
+        now = self.now
+        db.execute(_WRITE_TOPIC, (
+            now.cursor, now.passed, now.holes, now.taken, now.taken_bytes, now.again, now.waiting, now.delayed,
+            now.running, now.redelivered_total, now.expired_total, self.tid,
+        ))
 
 
 @dataclass(slots=True)
-class _Tally:
-    """What the settlements of one call do to the counters of a topic."""
+class _Found:
+    """A delivery that is ready: what it carries (see ``CARRIED``), whether its topic takes it now, its job."""
 
-    acked: int = 0
-    released: int = 0
-    retried: int = 0
-    buried: int = 0
-    failed: int = 0
+    carried: Sequence[Any]
+    fresh: bool
+    content: Sequence[Any]
 
-    def count(self, settlement: Settlement) -> None:
-        """Add one that is no ack."""
-        self.released += settlement.move is Move.RELEASE
-        self.retried += settlement.move is Move.RETRY
-        self.buried += settlement.move is Move.BURY
-        self.failed += settlement.counts or settlement.crash
+    @property
+    def expires_ms(self) -> int:
+        """0: never."""
+        expires_ms: int = self.carried[7]
+        return expires_ms
 
-    def row(self) -> tuple[int, ...]:
-        """Parameters of ``_COUNT_MOVES`` without the topic."""
-        ended = self.acked + self.released + self.retried + self.buried
-        return ended, self.released, self.retried, self.buried, self.buried, self.acked, self.failed
+    @property
+    def key(self) -> str:
+        """Empty: none."""
+        key: str = self.carried[8]
+        return key
+
+
+class _Claiming:
+    """One call."""
+
+    def __init__(self, db: apsw.Connection, now_ms: int) -> None:
+        self._db = db
+        self._now_ms = now_ms
+        self.deliveries: list[Delivery] = []
+        self.ended: list[tuple[int, str, int]] = []
+        self.unfinished: set[int] = set()
+
+    def take(self, topic: _Topic, want: Want, oid: int) -> None:
+        """Fill *want* as far as it goes."""
+        before = len(self.deliveries)
+        room_bytes = CLAIM_BYTES
+        for take_from in (self._from_again, self._from_log):
+            looked = 0
+            while looked < LOOK and room_bytes > 0 and len(self.deliveries) - before < want.count:
+                begin = len(self.deliveries)
+                step = take_from(topic, want, oid, want.count - (begin - before), room_bytes)
+                if not step:
+                    break
+                claimed = self.deliveries[begin:]
+                room_bytes -= sum(len(delivery.body) for delivery in claimed)
+                looked += step - len(claimed)
+        if looked >= LOOK:
+            self.unfinished.add(topic.queue.qid)
+
+    def _from_again(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
+        """One look at what came back; answers how many were looked at."""
+        if not topic.now.again:
+            return 0
+        found: list[_Found] = []
+        with contextlib.closing(self._db.execute(topic.queue.came_back, (topic.tid, room))) as rows:
+            for row in rows:
+                content = self._aside(topic.tid, row[0]) if row[6] else row[10:]
+                found.append(_Found(row[:9], bool(row[9]), content))
+                room_bytes -= len(content[0])
+                if room_bytes <= 0:
+                    break
+        self._db.execute(_LEAVE_AGAIN, (topic.tid, found[-1].carried[0]))
+        topic.now.again -= len(found)
+        self._hand_out(topic, want, oid, found)
+        return len(found)
+
+    def _from_log(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
+        """One look at the log after the cursor; answers how many entries were looked at."""
+        rows: list[Any] = []
+        special = topic.now.holes > 0
+        with contextlib.closing(self._db.execute(topic.queue.after, (topic.now.cursor, room))) as entries:
+            for row in entries:
+                rows.append(row)
+                special = special or row[4] is not None or row[5] is not None or row[6] is not None
+                room_bytes -= len(row[1])
+                if room_bytes <= 0:
+                    break
+        if not rows:
+            return 0
+        last = rows[-1][0]
+        if special:
+            self._hand_out(topic, want, oid, self._taken_by(topic, rows))
+        else:
+            self._db.execute(topic.queue.claim_range, (oid, topic.tid, topic.now.cursor, last))
+            self.deliveries += [_plain(want, row) for row in rows]
+            topic.now.passed += len(rows)
+            topic.now.taken += len(rows)
+            topic.now.taken_bytes += sum(len(row[1]) for row in rows)
+            topic.now.running += len(rows)
+        topic.now.cursor = last
+        return len(rows)
+
+    def _taken_by(self, topic: _Topic, rows: Sequence[Any]) -> list[_Found]:
+        """The entries among *rows* that are deliveries of this topic, here and not cancelled."""
+        holes: set[int] = set()
+        if topic.now.holes:
+            passed: list[Any] = self._db.execute(_CANCELLED, (topic.tid, rows[-1][0])).fetchall()
+            holes = {number for (number,) in passed}
+            topic.now.holes -= len(holes)
+        found = []
+        for number, body, traceparent, content_type, due_ms, expires_ms, key in rows:
+            if due_ms is not None and (number > topic.born or due_ms > topic.born_ms):
+                continue  # its delivery began in delayed
+            topic.now.passed += 1
+            if number not in holes:
+                carried = (number, 0, 0, 0, 0, 0, 0, expires_ms or 0, key or "")
+                found.append(_Found(carried, True, (body, traceparent, content_type)))
+        return found
+
+    def _hand_out(self, topic: _Topic, want: Want, oid: int, found: Sequence[_Found]) -> None:
+        """Claim those of *found* that may run; the others go where they belong."""
+        claims, waiting, delayed = [], [], []
+        for one in found:
+            carried = one.carried
+            if one.expires_ms and one.expires_ms <= self._now_ms:
+                self._expire(topic, one)
+                continue
+            if one.key:
+                meeting, rest_ms = meet(self._db, topic.tid, one.key, carried[0], self._now_ms)
+                if meeting is Meeting.HELD:
+                    waiting.append((topic.tid, *carried, one.fresh))
+                    continue
+                if meeting is Meeting.RESTS:
+                    delayed.append((topic.tid, *carried, one.fresh, rest_ms))
+                    continue
+            claims.append((oid, topic.tid, *carried))
+            self.deliveries.append(_delivery(want, one))
+            topic.now.redelivered_total += carried[4]
+            self._take(topic, one)
+        self._db.executemany(_CLAIM, claims)
+        self._db.executemany(_WAIT, waiting)
+        self._db.executemany(_DELAY, delayed)
+        topic.now.running += len(claims)
+        topic.now.waiting += len(waiting)
+        topic.now.delayed += len(delayed)
+
+    def _expire(self, topic: _Topic, one: _Found) -> None:
+        number, aside = one.carried[0], one.carried[6]
+        self._take(topic, one)
+        topic.now.expired_total += 1
+        if one.key:
+            self.ended.append((topic.tid, one.key, number))
+        if aside:
+            self._db.execute(_DROP_ASIDE, (topic.tid, number))
+
+    def _take(self, topic: _Topic, one: _Found) -> None:
+        if one.fresh:
+            topic.now.taken += 1
+            topic.now.taken_bytes += len(one.content[0])
+
+    def _aside(self, tid: int, number: int) -> Sequence[Any]:
+        row: Sequence[Any] | None = self._db.execute(_ASIDE, (tid, number)).get
+        if row is None:
+            raise Unavailable(f"the body of job {id_text(number)} is not in the file: it is damaged")
+        return row
 
 
 def with_work(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want]) -> list[Want]:
@@ -88,203 +244,51 @@ def with_work(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want]) -> l
     return [want for want in wants if want.count > 0 and catalog.topic(db, want.queue, want.topic)[1] in ready]
 
 
-def claim(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want], oids: dict[str, int]) -> list[Delivery]:
-    """Claims for *wants* in their order; *oids* are the numbers of their owners."""
+def claim(
+    db: apsw.Connection, catalog: Catalog, wants: Sequence[Want], oids: dict[str, int], now_ms: int
+) -> tuple[list[Delivery], set[int]]:
+    """
+    Claims for *wants* in their order; *oids* are the numbers of their owners.
+
+    Returns:
+        The deliveries; queues (qid) that somebody should look at again.
+    """
+    claiming = _Claiming(db, now_ms)
     topics: dict[int, _Topic] = {}
-    deliveries: list[Delivery] = []
     for want in wants:
         queue, tid = catalog.topic(db, want.queue, want.topic)
         if tid not in topics:
-            topics[tid] = _Topic(queue, tid, *db.execute(_READ_TOPIC, (tid,)).get)
+            topics[tid] = _Topic(db, queue, tid)
         topic = topics[tid]
         oid = oids[want.owner]
-        if want.exclusive and _is_others(db, topic, oid):
-            continue
-        came_back = _claim_again(db, topic, want, oid)
-        deliveries += came_back
-        room_bytes = CLAIM_BYTES - sum(len(delivery.body) for delivery in came_back)
-        if len(came_back) < want.count and room_bytes > 0:
-            deliveries += _claim_log(db, topic, want, oid, want.count - len(came_back), room_bytes)
+        if not topic.closed and not (want.exclusive and _is_others(db, topic, oid)):
+            claiming.take(topic, want, oid)
     for topic in topics.values():
-        row = (topic.cursor, topic.taken, topic.again, topic.running, topic.redelivered_total, topic.tid)
-        db.execute(_WRITE_TOPIC, row)
-    return deliveries
-
-
-def settle(
-    db: apsw.Connection, catalog: Catalog, settlements: Sequence[Settlement], oids: dict[str, int], now_ms: int
-) -> tuple[list[bool], set[int]]:
-    """
-    End claims, each if its owner (a number of *oids*) still holds it.
-
-    Returns:
-        Per settlement whether it took effect; the queues (qid) that have something ready by it.
-    """
-    tallies: dict[int, _Tally] = collections.defaultdict(_Tally)
-    answers = _ack_together(db, catalog, settlements, oids, tallies)
-    rings: set[int] = set()
-    for at, settlement in enumerate(settlements):
-        if answers[at]:
-            continue
-        queue, tid = catalog.topic(db, settlement.queue, settlement.topic)
-        place = (tid, id_number(settlement.id))
-        claimed: Any = db.execute(_END_CLAIM, (oids.get(settlement.owner, -1), *place)).get
-        if claimed is None:
-            continue
-        answers[at] = True
-        if settlement.move is Move.ACK:
-            tallies[tid].acked += 1
-            _drop_aside(db, place, claimed)
-            continue
-        tallies[tid].count(settlement)
-        _put(db, settlement, place, claimed, now_ms)
-        if settlement.move is Move.RELEASE:
-            rings.add(queue.qid)
-    for tid, tally in tallies.items():
-        db.execute(_COUNT_MOVES, (*tally.row(), tid))
-    return answers, rings
-
-
-def _ack_together(
-    db: apsw.Connection, catalog: Catalog, settlements: Sequence[Settlement], oids: dict[str, int],
-    tallies: dict[int, _Tally],
-) -> list[bool]:
-    """
-    The usual case in two statements: an owner is done with deliveries of a topic, all of them its own.
-
-    Every statement lets the other threads of this process in, and waits for them afterwards: beside
-    a busy one, a statement a delivery costs four times what it costs alone.
-
-    Returns:
-        Per settlement whether it took effect; those that did not are not looked at yet.
-    """
-    answers = [False] * len(settlements)
-    groups: dict[tuple[str, str, str], list[int]] = collections.defaultdict(list)
-    for at, one in enumerate(settlements):
-        if one.move is Move.ACK:
-            groups[one.owner, one.queue, one.topic].append(at)
-    for (owner, queue, topic), places in groups.items():
-        _, tid = catalog.topic(db, queue, topic)
-        row = (oids.get(owner, -1), tid, str([id_number(settlements[at].id) for at in places]))
-        # Fewer: one was settled before, is somebody else's, came twice, or has its body aside.
-        if db.execute(_HELD_TOGETHER, row).get == len(places):
-            db.execute(_END_TOGETHER, row)
-            tallies[tid].acked += len(places)
-            for at in places:
-                answers[at] = True
-    return answers
-
-
-def due_topics(db: apsw.Connection, now_ms: int) -> tuple[list[tuple[int, int, str, str]], int | None]:
-    """Topics with something due, as (tid, qid, queue, topic); when the next delivery is due, unix ms."""
-    rows: list[Any] = db.execute(
-        "SELECT t.tid, t.qid, q.name, t.name, (SELECT min(due_ms) FROM delayed d WHERE d.tid = t.tid) "
-        "FROM topics t JOIN queues q USING (qid) WHERE t.delayed > 0"
-    ).fetchall()
-    next_ms = min((due_ms for *_, due_ms in rows), default=None)
-    return [(tid, qid, queue, topic) for tid, qid, queue, topic, due_ms in rows if due_ms <= now_ms], next_ms
-
-
-def promote(db: apsw.Connection, tid: int, now_ms: int, limit: int) -> int:
-    """Move what is due of one topic to ready, longest due first; answers how many."""
-    due = db.execute(_DUE, (tid, now_ms, limit)).fetchall()
-    db.executemany(_BACK, due)
-    db.execute("UPDATE topics SET again = again + ?1, delayed = delayed - ?1 WHERE tid = ?2", (len(due), tid))
-    return len(due)
+        topic.write(db)
+    woken = release(db, claiming.ended, now_ms, {})
+    return claiming.deliveries, claiming.unfinished | {topics[tid].queue.qid for tid in woken}
 
 
 def _is_others(db: apsw.Connection, topic: _Topic, oid: int) -> bool:
     """Whether another owner holds a claim of this topic."""
-    if not topic.running:
+    if not topic.now.running:
         return False
-    own: int = db.execute("SELECT count(*) FROM claims WHERE oid = ? AND tid = ?", (oid, topic.tid)).get
-    return topic.running > own
+    own: int = db.execute(_OWN, (oid, topic.tid)).get
+    return topic.now.running > own
 
 
-def _claim_again(db: apsw.Connection, topic: _Topic, want: Want, oid: int) -> list[Delivery]:
-    if not topic.again:
-        return []
-    rows: list[Any] = []
-    deliveries: list[Delivery] = []
-    size = 0
-    with contextlib.closing(db.execute(topic.queue.came_back, (topic.tid, want.count))) as found:
-        for row in found:
-            number, attempts, crashes, redelivered, first_ms, aside, *logged = row
-            content = _aside(db, topic.tid, number) if aside else logged
-            deliveries.append(_delivery(want, number, content, attempts, crashes, redelivered, first_ms))
-            rows.append(row)
-            size += len(content[0])
-            if size >= CLAIM_BYTES:
-                break
-    db.executemany(_CLAIM, ((oid, topic.tid, *row[:6]) for row in rows))
-    db.execute("DELETE FROM again WHERE tid = ? AND id <= ?", (topic.tid, rows[-1][0]))
-    topic.again -= len(rows)
-    topic.running += len(rows)
-    topic.redelivered_total += sum(delivery.redelivered for delivery in deliveries)
-    return deliveries
-
-
-def _claim_log(
-    db: apsw.Connection, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int
-) -> list[Delivery]:
-    rows: list[Any] = []
-    with contextlib.closing(db.execute(topic.queue.after, (topic.cursor, room))) as found:
-        for row in found:
-            rows.append(row)
-            room_bytes -= len(row[1])
-            if room_bytes <= 0:
-                break
-    if not rows:
-        return []
-    last = rows[-1][0]
-    db.execute(topic.queue.claim_range, (oid, topic.tid, topic.cursor, last))
-    topic.cursor = last
-    topic.taken += len(rows)
-    topic.running += len(rows)
-    return [_delivery(want, number, content, 0, 0, 0, 0) for number, *content in rows]
-
-
-def _delivery(
-    want: Want, number: int, content: Sequence[Any], attempts: int, crashes: int, redelivered: int, first_ms: int
-) -> Delivery:
-    body, traceparent, content_type = content
+def _plain(want: Want, row: Sequence[Any]) -> Delivery:
+    """An entry of the log that has nothing but a body, and metadata."""
+    number, body, traceparent, content_type, *_ = row
     return Delivery(
-        id_text(number), want.queue, want.topic, body, attempts + 1, crashes, bool(redelivered),
-        traceparent or "", content_type or "", first_ms, want.owner,
+        id_text(number), want.queue, want.topic, body, 1, 0, False, traceparent or "", content_type or "", 0, want.owner
     )
 
 
-def _aside(db: apsw.Connection, tid: int, number: int) -> Sequence[Any]:
-    row: Sequence[Any] | None = db.execute(
-        "SELECT body, traceparent, content_type FROM aside WHERE tid = ? AND id = ?", (tid, number)
-    ).get
-    if row is None:
-        raise Unavailable(f"the body of job {id_text(number)} is not in the file: it is damaged")
-    return row
-
-
-def _put(
-    db: apsw.Connection, settlement: Settlement, place: tuple[int, int], claimed: Sequence[int], now_ms: int
-) -> None:
-    """Where a claim goes that just ended, and not as done; *claimed* is what it had come to."""
-    attempts, crashes, redelivered, first_ms, aside = claimed
-    if settlement.counts and not first_ms:
-        first_ms = now_ms
-    attempts += settlement.counts
-    crashes += settlement.crash
-    redelivered |= settlement.redelivered  # what may have run once stays so
-    row = (*place, attempts, crashes, redelivered, first_ms, aside)
-    if settlement.move is Move.RELEASE:
-        db.execute(_BACK, row)
-    elif settlement.move is Move.RETRY:
-        due_ms = now_ms + max(0, round(settlement.delay_s * 1000))
-        db.execute("INSERT INTO delayed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, due_ms))
-    else:
-        death = (*row, now_ms, settlement.reason, settlement.error)
-        db.execute("INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", death)
-
-
-def _drop_aside(db: apsw.Connection, place: tuple[int, int], claimed: Sequence[int]) -> None:
-    """A delivery is done: the copy of its body goes, where there is one."""
-    if claimed[-1]:
-        db.execute("DELETE FROM aside WHERE tid = ? AND id = ?", place)
+def _delivery(want: Want, found: _Found) -> Delivery:
+    number, attempts, crashes, forgiven, redelivered, first_ms, _, _, key = found.carried
+    body, traceparent, content_type = found.content
+    return Delivery(
+        id_text(number), want.queue, want.topic, body, attempts + 1, crashes, bool(redelivered),
+        traceparent or "", content_type or "", first_ms, want.owner, key, forgiven,
+    )

@@ -1,38 +1,30 @@
 """
-The database file of an embedded store: opening and distrusting it, turns to write, what errors mean.
+The database file of an embedded store: opening it, and turns to write.
 
 Rule: one connection per process, used by one thread at a time; every write, opening and closing
-happens within a turn of the turnstile; nothing of apsw leaves this floor.
-
-What a start checks, so that it costs the same for 10 KB and 10 GB: the version of the library, the
-header and size of the file, whose database it is, its schema, and the tables of counters
-(``quick_check`` of each). Whoever opens it first on this node also checks a file of at most
-``WHOLE_CHECK_BYTES`` as a whole.
+happens within a turn of the turnstile; nothing of apsw leaves this floor. ``sqlite_trust`` judges what is opened.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import apsw
 
 from pbus.clock import SystemClock
-from pbus.errors import BootError, Exit, StorageError, Unavailable
+from pbus.errors import StorageError, Unavailable
+from pbus.storage.driver import Fill
 from pbus.storage.sqlite_bell import Doorbell
+from pbus.storage.sqlite_errors import meaning, unopenable, untrusted
 from pbus.storage.sqlite_lock import FileLock, NodeLock, Turnstile
+from pbus.storage.sqlite_space import Space
+from pbus.storage.sqlite_trust import make_or_trust, make_private, refuse_cut_off, refuse_old_library
 
-OLDEST_LIBRARY: Final = (3, 51, 3)
-APPLICATION_ID: Final = 0x70627573      # "pbus"
-SCHEMA_VERSION: Final = 1
-WHOLE_CHECK_BYTES: Final = 32 * 1024 * 1024
-_COUNTER_TABLES: Final = ("queues", "topics", "boots", "owners", "claims")
 _STATEMENTS_CACHED: Final = 2000        # a handful per queue, hundreds of queues
 _CACHE_KIB: Final = 4096
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -50,8 +42,9 @@ class Write:
 class SqliteFile:
     """An open database. ``open`` and ``close`` belong to the thread that calls everything else."""
 
-    def __init__(self, path: Path, node: str, timeout_s: float) -> None:
+    def __init__(self, path: Path, node: str, timeout_s: float, min_free_bytes: int = 0) -> None:
         self.path = path
+        self.space = Space(path, min_free_bytes, self._free_inside)
         self._node = node
         self._timeout_s = timeout_s
         self._parts = contextlib.ExitStack()
@@ -73,9 +66,9 @@ class SqliteFile:
             try:
                 self._open(parts)
             except OSError as error:
-                raise _unopenable(self.path, error) from error
+                raise unopenable(self.path, error) from error
             except apsw.Error as error:
-                raise _untrusted(self.path, error) from error
+                raise untrusted(self.path, error) from error
             self._parts = parts.pop_all()
 
     def close(self) -> None:
@@ -90,7 +83,9 @@ class SqliteFile:
         self._parts.close()
 
     @contextlib.contextmanager
-    def write(self, *, durable: bool, unsure: type[StorageError] = Unavailable) -> Iterator[Write]:
+    def write(
+        self, *, durable: bool, unsure: type[StorageError] = Unavailable, pushing: bool = False
+    ) -> Iterator[Write]:
         """
         One write transaction in this process' turn; undone when the block raises.
 
@@ -99,24 +94,26 @@ class SqliteFile:
                 (never in part, never out of order).
             unsure: Raised when the disk failed in the middle of the commit: a later start may find
                 it executed.
+            pushing: A full disk refuses pushes; the store is not away (``StoreFull``).
         """
-        with self._mapped():
+        with self._mapped(pushing=pushing):
             with self._held().turn():
                 write = Write(self._connection())
                 self._begin(write.db, durable)
                 try:
                     yield write
-                except BaseException:
+                    self._commit(write.db, unsure)
+                except BaseException as error:
                     _undo(write.db)
+                    if isinstance(error, apsw.FullError):
+                        self._make_room()
                     raise
-                self._commit(write.db, unsure)
                 if write.rings and self.doorbell:
                     self.doorbell.count(write.rings)
                 if self._wal_pages > _WAL_LIMIT_PAGES:
                     # The scheduler, whose duty it is, is away or slow. Whatever goes wrong with it,
                     # this write is committed: the next one meets a failing disk by itself.
-                    with contextlib.suppress(apsw.Error):
-                        self._copy_back()
+                    self._make_room()
             if write.rings and self.doorbell:
                 self.doorbell.ring()
 
@@ -130,6 +127,14 @@ class SqliteFile:
                 yield db
             finally:
                 _undo(db)
+
+    def fill(self) -> Fill:
+        """See ``driver.Driver.fill``."""
+        try:
+            with self.read():
+                return self.space.fill()
+        except OSError as error:
+            raise Unavailable(f"{self.path}: {error.strerror}") from error
 
     def checkpoint(self) -> None:
         """
@@ -163,8 +168,8 @@ class SqliteFile:
 
     def _connect(self, first: bool) -> apsw.Connection:
         if first:
-            _refuse_cut_off(self.path)
-        _make_private(self.path)
+            refuse_cut_off(self.path)
+        make_private(self.path)
         db = apsw.Connection(str(self.path), statementcachesize=_STATEMENTS_CACHED)
         try:
             db.set_busy_timeout(int(self._timeout_s * 1000))
@@ -174,7 +179,7 @@ class SqliteFile:
             db.pragma("journal_size_limit", _WAL_LIMIT_BYTES)
             db.pragma("cache_size", -_CACHE_KIB)
             db.pragma("temp_store", "memory")
-            _make_or_trust(db, self.path, first)
+            make_or_trust(db, self.path, first)
             status = os.stat(self.path)
         except BaseException:
             db.close()
@@ -200,16 +205,23 @@ class SqliteFile:
         try:
             db.execute("COMMIT")
         except apsw.IOError as error:
-            _undo(db)
             raise unsure(f"{self.path}: {error}: the disk failed while it was written") from error
-        except apsw.Error:
-            _undo(db)
-            raise
 
     def _copy_back(self) -> None:
         with contextlib.suppress(apsw.BusyError):  # another process copies at this moment
             self._connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._wal_pages = 0
+
+    def _make_room(self) -> None:
+        """In a turn: after this the next write may begin the log file anew, which needs no room on the disk."""
+        with contextlib.suppress(apsw.Error):
+            self._copy_back()
+
+    def _free_inside(self) -> int:
+        db = self._connection()
+        pages: int = db.pragma("freelist_count")
+        page_bytes: int = db.pragma("page_size")
+        return pages * page_bytes
 
     def _note_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
@@ -236,123 +248,13 @@ class SqliteFile:
         return self._turnstile
 
     @contextlib.contextmanager
-    def _mapped(self) -> Iterator[None]:
+    def _mapped(self, *, pushing: bool = False) -> Iterator[None]:
         try:
             yield
         except apsw.Error as error:
-            raise _meaning(self.path, error) from error
+            raise meaning(self.path, error, pushing=pushing) from error
 
 
 def _undo(db: apsw.Connection) -> None:
     if db.in_transaction:
         db.execute("ROLLBACK")
-
-
-def _meaning(path: Path, error: apsw.Error) -> StorageError:
-    """What went wrong in the words of whoever must act."""
-    match error:
-        case apsw.FullError():
-            what = "the disk is full: free space there, pushes go on by themselves"
-        case apsw.BusyError() | apsw.LockedError():
-            what = "another program (not pbus) keeps it locked: end that"
-        case apsw.CorruptError() | apsw.NotADBError():
-            what = "it is damaged: stop pbus, copy the file, recover it with `sqlite3 FILE .recover`"
-        case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
-            what = "it cannot be written: look at the rights of the file and its directory"
-        case apsw.IOError():
-            what = "the disk fails"
-        case _:
-            what = "SQLite refuses"
-    return Unavailable(f"{path}: {what} ({error})")
-
-
-def _unopenable(path: Path, error: OSError) -> BootError | Unavailable:
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        where = error.filename or path.parent
-        text = f"{where} cannot be written by this user: {error.strerror}; let it, or configure another place"
-        return BootError(f"{text} (node.data_dir, or the storage's url)", Exit.NO_PERMISSION)
-    return Unavailable(f"{path}: {error.strerror}")
-
-
-def _untrusted(path: Path, error: apsw.Error) -> BootError | StorageError:
-    """An error of the first statements: damage and missing rights will not pass by themselves."""
-    meaning = _meaning(path, error)
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return BootError(f"{meaning}; or move it away to start with an empty store", Exit.CONFIG)
-    if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | apsw.CantOpenError):
-        return BootError(str(meaning), Exit.NO_PERMISSION)
-    return meaning
-
-
-def refuse_old_library(version: str) -> None:
-    """
-    Raises:
-        BootError: SQLite of that *version* damages files under this very load.
-    """
-    if tuple(int(part) for part in version.split(".")) < OLDEST_LIBRARY:
-        wanted = ".".join(str(part) for part in OLDEST_LIBRARY)
-        raise BootError(
-            f"SQLite {version} can damage a file that several processes write (WAL reset, "
-            f"fixed in {wanted}): install a current apsw (pip install -U apsw)",
-            Exit.CONFIG,
-        )
-
-
-def _make_private(path: Path) -> None:
-    """A new file is readable by nobody else, and so are the files that SQLite puts beside it."""
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-
-
-def _refuse_cut_off(path: Path) -> None:
-    """
-    A file shorter than its own header says (unless its log file still holds the rest).
-
-    Only while no connection of this process has it open: closing any descriptor of a file drops all
-    of the process' POSIX locks on it, SQLite's too.
-    """
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb") as stream:
-        header = stream.read(100)
-    wal = path.with_name(path.name + "-wal")
-    if wal.exists() and wal.stat().st_size:
-        return
-    page_bytes = int.from_bytes(header[16:18], "big")
-    page_bytes = 65_536 if page_bytes == 1 else page_bytes
-    told = int.from_bytes(header[28:32], "big") * page_bytes
-    if header.startswith(b"SQLite format 3\0") and path.stat().st_size < told:
-        raise apsw.CorruptError(f"{path.stat().st_size} of {told} bytes are there")
-
-
-def _make_or_trust(db: apsw.Connection, path: Path, first: bool) -> None:
-    """Create the schema in an empty file; judge one that is not."""
-    if not db.execute("SELECT count(*) FROM sqlite_schema").get:
-        _make(db)
-        return
-    if db.pragma("application_id") != APPLICATION_ID:
-        raise BootError(f"{path} is the database of another program: give [storage] another url", Exit.CONFIG)
-    version = db.pragma("user_version")
-    if version != SCHEMA_VERSION:
-        raise BootError(f"{path} has format {version}; this pbus reads {SCHEMA_VERSION}: use the pbus that wrote it",
-                        Exit.CONFIG)
-    if first and path.stat().st_size <= WHOLE_CHECK_BYTES:
-        found = [db.pragma("quick_check", 1)]
-    else:
-        found = [db.execute(f"PRAGMA quick_check({table})").get for table in _COUNTER_TABLES]
-    for text in found:
-        if text != "ok":
-            raise apsw.CorruptError(str(text))
-
-
-def _make(db: apsw.Connection) -> None:
-    schema = files("pbus.storage").joinpath("sql/schema.sql").read_text("utf-8")
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        db.execute(schema)
-        db.pragma("application_id", APPLICATION_ID)
-        db.pragma("user_version", SCHEMA_VERSION)
-        db.execute("COMMIT")
-    except BaseException:
-        _undo(db)
-        raise

@@ -1,89 +1,35 @@
 """
-Queues of an embedded store as logs: declaring, appending, trimming.
+Pushes of an embedded store: one write a call, and the answer that a repetition of it gets again.
 
-Rule: functions here run inside a transaction that the driver opened; ids are integers
-(unix ms << 20 | sequence) and only this file turns them into text and back.
+Rule: functions here run inside a write transaction that the driver opened. Nearly all calls are
+plain: no options, everything fits; those cost a fixed number of statements a queue. ``sqlite_spans``
+is for the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.resources import files
+from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Any, Final, overload
+from typing import ClassVar, Final, NamedTuple, Self, overload
 
 import apsw
 
 from pbus.core.job import Push
-from pbus.errors import Conflict, Unavailable
-from pbus.storage.driver import Appended, QueueSpec
+from pbus.errors import Conflict
+from pbus.storage.driver import Appended
+from pbus.storage.sqlite_catalog import SEQUENCE_BITS, Catalog, QueueRow, id_number, id_text
 
-SEQUENCE_BITS: Final = 20
-_SEQUENCES: Final = 1 << SEQUENCE_BITS
-_LARGEST_MS: Final = 1 << 43
-TRIM_STEP: Final = 2_000
-_ROWS: Final = 16                   # in one INSERT: a third less processor time a row than one by one
+_BLOCKS: Final = (64, 16, 4, 1)
+"""Entries in one INSERT: a third less processor time a row than one by one, and fewer handovers to other threads."""
 
-
-def id_text(number: int) -> str:
-    """A job id as everybody else sees it."""
-    return f"{number >> SEQUENCE_BITS}-{number & (_SEQUENCES - 1)}"
-
-
-def id_number(text: str) -> int:
-    """The integer of a job id; -1 when it cannot be one of this store's."""
-    ms, _, sequence = text.partition("-")
-    if not (text.isascii() and ms.isdecimal() and sequence.isdecimal()):
-        return -1
-    if len(text) > len("99999999999999-1048575") or int(ms) >= _LARGEST_MS or int(sequence) >= _SEQUENCES:
-        return -1
-    return int(ms) << SEQUENCE_BITS | int(sequence)
-
-
-@dataclass
-class QueueRow:
-    """A queue as this process knows it: numbers for names, and the statements on its log."""
-
-    qid: int
-    name: str
-    topics: dict[str, int] = field(default_factory=dict)
-
-    @cached_property
-    def log(self) -> str:
-        """Its table."""
-        return f"log_{self.qid}"
-
-    @cached_property
-    def insert(self) -> str:
-        """One entry."""
-        return f"INSERT INTO {self.log} VALUES (?, ?, ?, ?, ?)"
-
-    @cached_property
-    def insert_rows(self) -> str:
-        """``_ROWS`` entries without metadata: the first id, then upto and body of each."""
-        rows = ", ".join(f"(?1 + {row}, ?{2 * row + 2}, ?{2 * row + 3})" for row in range(_ROWS))
-        return f"INSERT INTO {self.log} (id, upto, body) VALUES {rows}"
-
-    @cached_property
-    def after(self) -> str:
-        """Entries after a cursor."""
-        return f"SELECT id, body, traceparent, content_type FROM {self.log} WHERE id > ? ORDER BY id LIMIT ?"
-
-    @cached_property
-    def claim_range(self) -> str:
-        """Claims on the entries of a range, none of them tried before."""
-        return f"INSERT INTO claims SELECT ?, ?, id, 0, 0, 0, 0, 0 FROM {self.log} WHERE id > ? AND id <= ?"
-
-    @cached_property
-    def came_back(self) -> str:
-        """What came back to a topic, oldest first, with its body where the log still has it."""
-        return (
-            "SELECT a.id, a.attempts, a.crashes, a.redelivered, a.first_ms, a.aside, "
-            "l.body, l.traceparent, l.content_type "
-            f"FROM again a LEFT JOIN {self.log} l ON l.id = a.id WHERE a.tid = ? ORDER BY a.id LIMIT ?"
-        )
+_READ_STATE = (
+    "SELECT q.last_id, q.pushed, q.pushed_bytes, q.plain, q.max_backlog, q.max_backlog_bytes, q.dedupe_window_ms, "
+    "count(t.tid), min(t.taken), min(t.taken_bytes) FROM queues q LEFT JOIN topics t USING (qid) WHERE q.qid = ?"
+)
+_WRITE_STATE = "UPDATE queues SET last_id = ?, pushed = ?, pushed_bytes = ?, plain = ? WHERE qid = ?"
+_WRITE_ANSWER = "UPDATE owners SET batch = ?, answer = ? WHERE oid = ?"
+_DUPLICATE, _REFUSED = "=", "!"
 
 
 @dataclass(slots=True)
@@ -96,12 +42,69 @@ class OwnerRow:
 
 
 @dataclass(slots=True)
+class QueueState:
+    """The counters of a queue while pushes are stored in it; written back once."""
+
+    last_id: int
+    pushed: int
+    pushed_bytes: int
+    plain: int
+    max_backlog: int
+    max_backlog_bytes: int
+    dedupe_window_ms: int
+    topics: int
+    taken: int
+    taken_bytes: int
+
+    @classmethod
+    def read(cls, db: apsw.Connection, qid: int) -> Self:
+        """As it is now; a queue without topics has no backlog and no bounds."""
+        state = cls(*db.execute(_READ_STATE, (qid,)).get)
+        if not state.topics:
+            state.taken, state.taken_bytes = state.pushed, state.pushed_bytes
+            state.max_backlog = state.max_backlog_bytes = 0
+        return state
+
+    def write(self, db: apsw.Connection, qid: int) -> None:
+        db.execute(_WRITE_STATE, (self.last_id, self.pushed, self.pushed_bytes, self.plain, qid))
+
+    def take_ids(self, count: int, now_ms: int) -> int:
+        """The first of *count* new ids, which follow one another."""
+        first = max(self.last_id + 1, now_ms << SEQUENCE_BITS)
+        self.last_id = first + count - 1
+        return first
+
+    def refusal(self, jobs: int, size: int) -> str:
+        """What so much more would be above, as ``Appended.refused`` says it."""
+        if self.pushed == self.taken:
+            return ""
+        if self.max_backlog and self.pushed - self.taken + jobs > self.max_backlog:
+            return "jobs"
+        if self.max_backlog_bytes and self.pushed_bytes - self.taken_bytes + size > self.max_backlog_bytes:
+            return "bytes"
+        return ""
+
+    def fits(self, jobs: int, size: int) -> bool:
+        """Whether so much more is within the bounds in any order."""
+        return (not self.max_backlog or self.pushed - self.taken + jobs <= self.max_backlog) and (
+            not self.max_backlog_bytes or self.pushed_bytes - self.taken_bytes + size <= self.max_backlog_bytes
+        )
+
+    def backlog(self, stored: int) -> int:
+        """For the answer to a call that stored so many: without topics those count."""
+        return self.pushed - self.taken if self.topics else stored
+
+
+@dataclass(slots=True)
 class AppendedRun(Sequence[Appended]):
     """
     The answer for pushes of one queue; most callers look at one entry of many, so none is made before.
 
     Read-only by agreement, as ``Appended`` is: parts of it are cut for every client of a batch.
     """
+
+    all_stored: ClassVar[bool] = True
+    """None of them is refused or a duplicate: nobody has to look."""
 
     first: int
     size: int
@@ -127,203 +130,130 @@ class AppendedRun(Sequence[Appended]):
         return Appended(id_text(self.first + place), self.backlog, self.topics)
 
 
-class Catalog:
-    """Names of queues and topics and their numbers; read again when a name is not known."""
-
-    def __init__(self) -> None:
-        self.queues: dict[str, QueueRow] = {}
-
-    def read(self, db: apsw.Connection) -> None:
-        """Learn everything that the store knows."""
-        queues = {name: QueueRow(qid, name) for qid, name in db.execute("SELECT qid, name FROM queues")}
-        for name, topic, tid in db.execute("SELECT q.name, t.name, t.tid FROM topics t JOIN queues q USING (qid)"):
-            queues[name].topics[topic] = tid
-        self.queues = queues
-
-    def queue(self, db: apsw.Connection, name: str) -> QueueRow:
-        """
-        Raises:
-            Unavailable: nobody declared it.
-        """
-        if name not in self.queues:
-            self.read(db)
-        if name not in self.queues:
-            raise Unavailable(f"queue {name!r} was never declared to this store")
-        return self.queues[name]
-
-    def topic(self, db: apsw.Connection, queue: str, topic: str) -> tuple[QueueRow, int]:
-        """
-        Raises:
-            Unavailable: nobody declared it.
-        """
-        row = self.queue(db, queue)
-        if topic not in row.topics:
-            self.read(db)
-            row = self.queue(db, queue)
-        if topic not in row.topics:
-            raise Unavailable(f"topic {queue}/{topic} was never declared to this store")
-        return row, row.topics[topic]
-
-
-def is_declared(db: apsw.Connection, spec: QueueSpec) -> bool:
-    """Whether the store knows all of *spec* already (most starts: nothing to write)."""
-    kept = db.execute(
-        "SELECT qid FROM queues WHERE name = ? AND retention_ms = ? AND retention_bytes = ?", (spec.name, *_kept(spec))
-    ).get
-    if kept is None:
-        return False
-    topics = {name for (name,) in db.execute("SELECT name FROM topics WHERE qid = ?", (kept,))}
-    return topics.issuperset(topic.name for topic in spec.topics)
-
-
-def declare(db: apsw.Connection, spec: QueueSpec) -> None:
-    """Make the queue, its log and its topics as far as they are missing."""
-    qid: int = db.execute(
-        "INSERT INTO queues (name, retention_ms, retention_bytes) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
-        "SET retention_ms = excluded.retention_ms, retention_bytes = excluded.retention_bytes RETURNING qid",
-        (spec.name, *_kept(spec)),
-    ).get
-    db.execute(files("pbus.storage").joinpath("sql/log.sql").read_text("utf-8").replace("{qid}", str(qid)))
-    for topic in spec.topics:
-        start = "last_id, pushed" if topic.start == "now" else "0, trimmed"
-        db.execute(
-            f"INSERT INTO topics (qid, name, cursor, taken) SELECT qid, ?, {start} FROM queues WHERE qid = ? "
-            "ON CONFLICT (qid, name) DO NOTHING",
-            (topic.name, qid),
-        )
-
-
-def append(
-    db: apsw.Connection, catalog: Catalog, owner: OwnerRow, batch: int, pushes: Sequence[Push], now_ms: int
-) -> Sequence[Appended]:
+class Part(NamedTuple):
     """
-    Store *pushes* in their queues and the answer beside the owner's *batch* number.
+    Neighbours in the answer for one queue.
+
+    Attributes:
+        size: How many pushes.
+        first: Id of the first, they follow one another; of a duplicate the first push's id.
+        refused: As ``Appended.refused``; then there is no id.
+        duplicate: One push that was not stored again.
+    """
+
+    size: int
+    first: int = 0
+    refused: str = ""
+    duplicate: bool = False
+
+
+class QueueAnswer(NamedTuple):
+    """What a call did to one queue."""
+
+    backlog: int
+    topics: int
+    parts: list[Part]
+
+    def entries(self) -> Sequence[Appended]:
+        """One a push."""
+        first = self.parts[0]
+        if len(self.parts) == 1 and not first.refused and not first.duplicate:
+            return AppendedRun(first.first, first.size, self.backlog, self.topics)
+        entries: list[Appended] = []
+        for part in self.parts:
+            if part.refused:
+                entries += [Appended("", self.backlog, self.topics, refused=part.refused)] * part.size
+            elif part.duplicate:
+                entries.append(Appended(id_text(part.first), self.backlog, self.topics, duplicate=True))
+            else:
+                entries += AppendedRun(part.first, part.size, self.backlog, self.topics)
+        return entries
+
+    def write(self, name: str) -> str:
+        """As one line; names hold no spaces."""
+        return " ".join([name, str(self.backlog), str(self.topics), *map(_write_part, self.parts)])
+
+    @classmethod
+    def read(cls, line: str) -> tuple[str, Self]:
+        """Name of the queue and the answer."""
+        name, backlog, topics, *parts = line.split(" ")
+        return name, cls(int(backlog), int(topics), [_read_part(part) for part in parts])
+
+
+def answered(owner: OwnerRow, batch: int, pushes: Sequence[Push]) -> Sequence[Appended] | None:
+    """
+    The answer to a repeated call; None: it is a new one.
 
     Raises:
         Conflict: *batch* is older than the owner's last one.
     """
-    if batch == owner.batch:
-        return _answer(_read_runs(owner.answer), pushes)
+    if batch > owner.batch:
+        return None
     if batch < owner.batch:
         raise Conflict(f"append {batch} came after append {owner.batch} of the same owner: not stored")
-    names = {push.queue for push in pushes}
-    runs = {}
-    for name in names:
-        run = pushes if len(names) == 1 else [push for push in pushes if push.queue == name]
-        runs[name] = _append_run(db, catalog.queue(db, name), run, now_ms)
-    db.execute("UPDATE owners SET batch = ?, answer = ? WHERE oid = ?", (batch, _write_runs(runs), owner.oid))
-    return _answer(runs, pushes)
+    return in_order(dict(map(QueueAnswer.read, owner.answer.split("\n"))), pushes)
 
 
-def _append_run(db: apsw.Connection, queue: QueueRow, run: Sequence[Push], now_ms: int) -> AppendedRun:
-    """Store the pushes of one queue."""
-    bodies = [push.body for push in run]
-    total = sum(map(len, bodies))
-    last_id, pushed, upto = db.execute(
-        "UPDATE queues SET last_id = max(last_id, ?) + ?, pushed = pushed + ?, pushed_bytes = pushed_bytes + ? "
-        "WHERE qid = ? RETURNING last_id, pushed, pushed_bytes",
-        ((now_ms << SEQUENCE_BITS) - 1, len(run), len(run), total, queue.qid),
-    ).get
-    first = last_id - len(run) + 1
-    uptos = list(accumulate(map(len, bodies), initial=upto - total))[1:]
-    _insert(db, queue, first, uptos, bodies, run)
-    topics, taken = db.execute("SELECT count(*), min(taken) FROM topics WHERE qid = ?", (queue.qid,)).get
-    return AppendedRun(first, len(run), pushed - taken if topics else len(run), topics)
+def remember(db: apsw.Connection, owner: OwnerRow, batch: int, answers: dict[str, QueueAnswer]) -> None:
+    """Keep the answer to *batch* for a repetition."""
+    text = "\n".join(answer.write(name) for name, answer in answers.items())
+    db.execute(_WRITE_ANSWER, (batch, text, owner.oid))
 
 
-def _insert(
-    db: apsw.Connection, queue: QueueRow, first: int, uptos: Sequence[int], bodies: Sequence[bytes], run: Sequence[Push]
-) -> None:
-    """Entries from id *first* on; whole blocks in one statement each, where nothing has metadata."""
-    done = 0
-    if len(run) >= _ROWS and not any(push.traceparent or push.content_type for push in run):
-        done = len(run) // _ROWS * _ROWS
-        for start in range(0, done, _ROWS):
-            block = slice(start, start + _ROWS)
-            pairs = zip(uptos[block], bodies[block], strict=True)
-            db.execute(queue.insert_rows, (first + start, *chain.from_iterable(pairs)))
-    rest = zip(range(first + done, first + len(run)), uptos[done:], bodies[done:], run[done:], strict=True)
-    db.executemany(queue.insert, [
-        (number, upto, body, push.traceparent or None, push.content_type or None) for number, upto, body, push in rest
-    ])
-
-
-def _write_runs(runs: dict[str, AppendedRun]) -> str:
-    """One line a queue; names hold no spaces."""
-    return "\n".join(f"{name} {run.first} {run.size} {run.backlog} {run.topics}" for name, run in runs.items())
-
-
-def _read_runs(text: str) -> dict[str, AppendedRun]:
-    lines = [line.split(" ") for line in text.split("\n")]
-    return {name: AppendedRun(*map(int, numbers)) for name, *numbers in lines}
-
-
-def _answer(runs: dict[str, AppendedRun], pushes: Iterable[Push]) -> Sequence[Appended]:
-    """One entry a push: the ids of a queue follow one another in the order of the pushes."""
-    if len(runs) == 1:
-        return next(iter(runs.values()))
-    following = {name: iter(run) for name, run in runs.items()}
+def in_order(answers: dict[str, QueueAnswer], pushes: Iterable[Push]) -> Sequence[Appended]:
+    """One entry a push, in the order of the pushes."""
+    if len(answers) == 1:
+        return next(iter(answers.values())).entries()
+    following = {name: iter(answer.entries()) for name, answer in answers.items()}
     return [next(following[push.queue]) for push in pushes]
 
 
-def to_trim(db: apsw.Connection, catalog: Catalog, now_ms: int) -> list[QueueRow]:
-    """Queues with something to drop, the fullest log last: it must not keep the others waiting."""
-    names = db.execute("SELECT name FROM queues WHERE pushed > trimmed ORDER BY pushed - trimmed").fetchall()
-    queues = [catalog.queue(db, str(name)) for (name,) in names]
-    return [queue for queue in queues if trimmable(db, queue, now_ms)]
+def is_plain(run: Sequence[Push]) -> bool:
+    """Whether none of them has anything but a body."""
+    return not any(push.options or push.traceparent or push.content_type for push in run)
 
 
-def trimmable(db: apsw.Connection, queue: QueueRow, now_ms: int) -> int:
-    """
-    Id of the last entry that can go now, 0 for none; looks at ``TRIM_STEP`` entries at most.
-
-    An entry can go when every topic's cursor has passed it and either it is older than the
-    retention, or it and the passed entries after it are more than the retention's bytes.
-    """
-    floor, retention_ms, retention_bytes = db.execute(
-        "SELECT coalesce((SELECT min(cursor) FROM topics WHERE qid = q.qid), q.last_id), retention_ms, retention_bytes "
-        "FROM queues q WHERE qid = ?", (queue.qid,),
-    ).get
-    settled_upto = db.execute(
-        f"SELECT upto FROM {queue.log} WHERE id <= ? ORDER BY id DESC LIMIT 1", (floor,)
-    ).get
-    if settled_upto is None:
-        return 0
-    oldest_kept = max(0, now_ms - retention_ms) << SEQUENCE_BITS
-    last: int | None = db.execute(
-        f"SELECT max(id) FROM (SELECT id, upto - length(body) AS start FROM {queue.log} WHERE id <= ? "
-        f"ORDER BY id LIMIT {TRIM_STEP}) WHERE id < ? OR start < ?",
-        (floor, oldest_kept, settled_upto - retention_bytes),
-    ).get
-    return last or 0
+def append_plain(
+    db: apsw.Connection, queue: QueueRow, state: QueueState, bodies: Sequence[bytes], size: int, now_ms: int
+) -> QueueAnswer:
+    """Store pushes that are nothing but bodies, and fit."""
+    count = len(bodies)
+    first = state.take_ids(count, now_ms)
+    uptos = list(accumulate(map(len, bodies), initial=state.pushed_bytes))
+    state.pushed += count
+    state.plain += count
+    state.pushed_bytes += size
+    state.write(db, queue.qid)
+    done = 0
+    for block in _BLOCKS:
+        while count - done >= block:
+            pairs = zip(uptos[done + 1:done + block + 1], bodies[done:done + block], strict=True)
+            db.execute(queue.insert_plain(block), (first + done, *chain.from_iterable(pairs)))
+            done += block
+    return QueueAnswer(state.backlog(count), state.topics, [Part(count, first)])
 
 
-def trim(db: apsw.Connection, queue: QueueRow, now_ms: int) -> int:
-    """Drop what ``trimmable`` names, bodies that are still needed put aside; answers how many went."""
-    last = trimmable(db, queue, now_ms)
-    if not last:
-        return 0
-    first = db.execute(f"SELECT min(id) FROM {queue.log}").get
-    tids: list[Any] = db.execute("SELECT tid FROM topics WHERE qid = ?", (queue.qid,)).fetchall()
-    for (tid,) in tids:
-        for table in ("claims", "again", "delayed", "dead"):
-            _put_aside(db, queue, table, (tid, first, last))
-    db.execute(f"DELETE FROM {queue.log} WHERE id <= ?", (last,))
-    dropped = db.changes()
-    db.execute("UPDATE queues SET trimmed = trimmed + ? WHERE qid = ?", (dropped, queue.qid))
-    return dropped
+def runs(catalog: Catalog, db: apsw.Connection, pushes: Sequence[Push]) -> list[tuple[QueueRow, Sequence[Push]]]:
+    """The pushes of each queue, in their order."""
+    names = dict.fromkeys(push.queue for push in pushes)
+    if len(names) == 1:
+        return [(catalog.queue(db, pushes[0].queue), pushes)]
+    return [(catalog.queue(db, name), [push for push in pushes if push.queue == name]) for name in names]
 
 
-def _put_aside(db: apsw.Connection, queue: QueueRow, table: str, part: tuple[int, int, int]) -> None:
-    """Copy the bodies that deliveries of *table* in *part* (topic, first and last id) still need."""
-    needed = f"{table} WHERE tid = ?1 AND id BETWEEN ?2 AND ?3"
-    db.execute(
-        f"INSERT INTO aside SELECT ?1, id, body, traceparent, content_type FROM {queue.log} "
-        f"WHERE id IN (SELECT id FROM {needed})",
-        part,
-    )
-    db.execute(f"UPDATE {needed.replace(' WHERE', ' SET aside = 1 WHERE', 1)}", part)
+def _write_part(part: Part) -> str:
+    if part.refused:
+        return f"{_REFUSED}{part.size}{_REFUSED}{part.refused}"
+    if part.duplicate:
+        return f"{_DUPLICATE}{id_text(part.first)}"
+    return f"{id_text(part.first)}+{part.size}"
 
 
-def _kept(spec: QueueSpec) -> tuple[int, int]:
-    return int(spec.retention_s * 1000), spec.retention_bytes
+def _read_part(text: str) -> Part:
+    if text.startswith(_REFUSED):
+        _, size, refused = text.split(_REFUSED)
+        return Part(int(size), refused=refused)
+    if text.startswith(_DUPLICATE):
+        return Part(1, id_number(text[1:]), duplicate=True)
+    first, _, size = text.partition("+")
+    return Part(int(size), id_number(first))

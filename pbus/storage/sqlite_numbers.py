@@ -1,5 +1,5 @@
 """
-What an embedded store tells: numbers, open claims, dead letters.
+What an embedded store tells: numbers and open claims.
 
 Rule: reads only, inside a read transaction that the driver opened. Counts come from counters; a
 topic costs a look-up only for what is not empty, so a thousand idle topics are one scan.
@@ -9,29 +9,46 @@ from __future__ import annotations
 
 import apsw
 
-from pbus.storage.driver import DeadLetter, Held, TopicNumbers
-from pbus.storage.sqlite_log import SEQUENCE_BITS, id_text
+from pbus.storage.driver import Held, QueueNumbers, TopicNumbers
+from pbus.storage.sqlite_catalog import id_ms, id_text
 
 _TOPICS = (
-    "SELECT q.name, t.name, t.qid, t.tid, t.cursor, q.pushed - t.taken, t.again, t.delayed, t.running, t.dead, "
-    "t.done_total, t.failed_total, t.dead_total, t.redelivered_total FROM topics t JOIN queues q USING (qid)"
+    "SELECT q.name, t.name, t.qid, t.tid, q.plain - t.passed - t.holes, t.again, t.waiting, t.delayed, t.running, "
+    "t.dead, t.done_total, t.failed_total, t.dead_total, t.redelivered_total, t.cancelled_total, t.expired_total, "
+    "t.forgotten_total, t.paused_ms FROM topics t JOIN queues q USING (qid)"
+)
+_FIRST_IN_LOG = (
+    "SELECT l.id FROM topics t CROSS JOIN {log} l ON l.id > t.cursor WHERE t.tid = ?1 AND "
+    "(l.due_ms IS NULL OR (l.id <= t.born AND l.due_ms <= t.born_ms)) AND "
+    "NOT EXISTS (SELECT 1 FROM cancelled c WHERE c.tid = ?1 AND c.id = l.id) ORDER BY l.id LIMIT 1"
 )
 
 
 def numbers(db: apsw.Connection, now_ms: int) -> dict[tuple[str, str], TopicNumbers]:
     """See ``Driver.numbers``; ages are of the jobs, by the time in their ids."""
     answer = {}
-    for queue, topic, qid, tid, cursor, waiting, again, delayed, running, dead, *totals in db.execute(_TOPICS):
+    for queue, topic, qid, tid, logged, again, waiting, delayed, running, dead, *totals in db.execute(_TOPICS):
         due, oldest = _due(db, tid, now_ms) if delayed else (0, None)
         firsts = [oldest]
-        if again:
-            firsts.append(db.execute("SELECT min(id) FROM again WHERE tid = ?", (tid,)).get)
-        if waiting:
-            firsts.append(db.execute(f"SELECT min(id) FROM log_{qid} WHERE id > ?", (cursor,)).get)
+        for table, count in (("again", again), ("waiting", waiting)):
+            if count:
+                firsts.append(db.execute(f"SELECT min(id) FROM {table} WHERE tid = ?", (tid,)).get)
+        if logged:
+            firsts.append(db.execute(_FIRST_IN_LOG.format(log=f"log_{qid}"), (tid,)).get)
         first = min((number for number in firsts if number is not None), default=None)
-        wait_s = 0.0 if first is None else max(0.0, (now_ms - (first >> SEQUENCE_BITS)) / 1000)
-        answer[queue, topic] = TopicNumbers(waiting + again + due, running, delayed - due, dead, wait_s, *totals)
+        wait_s = 0.0 if first is None else max(0.0, (now_ms - id_ms(first)) / 1000)
+        ready = logged + again + waiting + due
+        answer[queue, topic] = TopicNumbers(ready, running, delayed - due, dead, wait_s, *totals)
     return answer
+
+
+def queue_numbers(db: apsw.Connection) -> dict[str, QueueNumbers]:
+    """See ``Driver.queue_numbers``."""
+    rows = db.execute(
+        "SELECT q.name, coalesce(q.pushed - min(t.taken), 0), coalesce(q.pushed_bytes - min(t.taken_bytes), 0), "
+        "q.pushed - q.trimmed, q.pushed FROM queues q LEFT JOIN topics t USING (qid) GROUP BY q.qid"
+    )
+    return {name: QueueNumbers(*row) for name, *row in rows}
 
 
 def backlog(db: apsw.Connection, qid: int) -> int:
@@ -55,18 +72,6 @@ def owners(db: apsw.Connection) -> list[str]:
     """See ``Driver.owners``."""
     rows = db.execute("SELECT name FROM owners o WHERE EXISTS (SELECT 1 FROM claims c WHERE c.oid = o.oid)")
     return [name for (name,) in rows]
-
-
-def dead_letters(db: apsw.Connection, queue: str, topic: str, tid: int, limit: int) -> list[DeadLetter]:
-    """See ``Driver.dead_letters``."""
-    rows = db.execute(
-        "SELECT id, at_ms, attempts, crashes, reason, error FROM dead WHERE tid = ? "
-        "ORDER BY at_ms DESC, id DESC LIMIT ?", (tid, limit),
-    )
-    return [
-        DeadLetter(queue, topic, id_text(number), at_ms, attempts, crashes, reason, error)
-        for number, at_ms, attempts, crashes, reason, error in rows
-    ]
 
 
 def _due(db: apsw.Connection, tid: int, now_ms: int) -> tuple[int, int | None]:

@@ -17,11 +17,11 @@ import pytest
 
 from pbus.core.job import Move, Push, Settlement
 from pbus.errors import BootError, Conflict, Exit, MaybeStored, Unavailable
-from pbus.storage import sqlite_file
+from pbus.storage import sqlite_file, sqlite_trust
 from pbus.storage.driver import QueueSpec, TopicSpec, Want
 from pbus.storage.open import StoreTarget
 from pbus.storage.sqlite import SqliteDriver
-from pbus.storage.sqlite_file import refuse_old_library
+from pbus.storage.sqlite_trust import refuse_old_library
 
 OWNER = "n1/b1/1.1"
 GIFT = QueueSpec("gift", (TopicSpec("credit"),), 3600.0, 1 << 30)
@@ -146,7 +146,7 @@ def test_damaged_counters_are_found_in_small_and_in_large_files(
     path: Path, whole_check_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed(path, b"a")
-    monkeypatch.setattr(sqlite_file, "WHOLE_CHECK_BYTES", whole_check_bytes)
+    monkeypatch.setattr(sqlite_trust, "WHOLE_CHECK_BYTES", whole_check_bytes)
     db = apsw.Connection(str(path))
     page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'topics'").get
     db.close()
@@ -158,7 +158,7 @@ def test_damaged_counters_are_found_in_small_and_in_large_files(
 def test_damage_anywhere_in_a_small_file_is_found(path: Path) -> None:
     closed(path, *[bytes([n]) * 3000 for n in range(50)])
     db = apsw.Connection(str(path))
-    page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name LIKE 'log_%'").get
+    page = db.execute("SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name LIKE 'log_%'").get
     db.close()
     overwrite(path, page, b"\xff" * 300)
 

@@ -15,7 +15,8 @@ from pbus.core.names import JOB_ID, job_id_ms
 from pbus.storage.driver import QueueSpec, TopicSpec, Want
 from pbus.storage.open import StoreTarget
 from pbus.storage.sqlite import SqliteDriver
-from pbus.storage.sqlite_log import AppendedRun, id_number, id_text
+from pbus.storage.sqlite_catalog import id_number, id_text
+from pbus.storage.sqlite_log import AppendedRun
 
 OWNER = "n1/b1/1.1"
 
