@@ -37,6 +37,7 @@ class Handle:
         failure: Why it cannot start, as it said itself.
         problems: What it wants people to know, by name.
         lanes: What it said about its topics, by (queue, topic).
+        backends: What it said about addresses that it calls, by (backend, address).
         sample: Memory and processor, last time anybody looked.
     """
 
@@ -56,6 +57,7 @@ class Handle:
     failure: str = ""
     problems: dict[str, str] = field(default_factory=dict)
     lanes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    backends: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     sample: Sample = field(default_factory=Sample)
 
     @property

@@ -346,8 +346,8 @@ class Master:
     def _asked_for_status(self, caller: Caller, _: dict[str, Any]) -> None:
         if self._plan.topics:
             self._numbers.ask(lambda numbers: self._tell_status(caller, numbers))
-        else:
-            self._tell_status(caller, Numbers())
+        else:  # what nobody waits for is no problem when it is not known; orphaned topics may be
+            self._numbers.ask(lambda numbers: self._tell_status(caller, Numbers(numbers.topics)))
 
     def _tell_status(self, caller: Caller, numbers: Numbers) -> None:
         children = sorted(self._children, key=lambda child: child.n)
@@ -356,6 +356,7 @@ class Master:
         now = self._clock.monotonic_s()
         caller.answer(status=build(Facts(
             state=self._state, node=self._plan.node, generation=self._generation, now_s=now, problems=self._problems(),
+            wall_s=self._clock.wall_s(),
             master={
                 "role": "master", "pid": os.getpid(), "state": self._state, "rss_bytes": self._own.rss_bytes,
                 "uptime_s": round(now - self._born_s, 3), "restarts": 0, "running": 0, "index": 0, "path": "",

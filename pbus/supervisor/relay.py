@@ -7,11 +7,14 @@ What children say to the master, and where it goes: a table of frames.
     fenced                        its boot was declared dead: everybody gets a new one
     kill {owner}                  the job that process runs is out of time
     lane {queue, topic, state, reason, concurrency}
+    backend {backend, address, state, reason, connections, limit, ..}
     delayed {store, in_s}         a retry is due sooner than anybody would look: for those who hear it
     watching {id}                 it publishes job events now
     event {event}                 a job event for followers
     numbers {id, topics, problem} answer to ``numbers {id}``
     forgotten {boots}             nothing of these earlier boots is left in any store
+    news {about, ..}              for the other delivery children; the last of each ``about`` is kept
+    news_please                   it wants all of what is kept, ended by one about nothing
 
 Rule: a child is of the same program, yet a frame that makes no sense is logged and dropped; it never
 ends the master.
@@ -34,6 +37,7 @@ from pbus.telemetry import log as logs
 
 BOOTS: Final = "boots"
 DELAYED: Final = "delayed"
+NEWS: Final = "news"
 
 Act = Callable[[Handle, Mapping[str, Any]], None]
 
@@ -53,6 +57,7 @@ class Relay:
         self._topics = topics
         self._clock = clock
         self._log = logs.get()
+        self._news: dict[tuple[str, ...], dict[str, Any]] = {}
         self._table: dict[str, Act] = {
             "ready": self._ready,
             "problem": self._problem,
@@ -60,11 +65,14 @@ class Relay:
             "fenced": lambda child, _: fence(child),
             "kill": self._kill,
             "lane": self._lane,
+            "backend": self._backend,
             DELAYED: self._delayed,
             "watching": lambda child, _: followers.watching(child),
             "event": lambda _, frame: followers.spread(frame["event"]),
             "numbers": lambda _, frame: numbers.heard(dict(frame)),
             "forgotten": lambda _, frame: house.forget_boots(list(frame["boots"])),
+            NEWS: self._pass_on,
+            "news_please": lambda child, _: self._tell_news(child),
         }
 
     def hear(self, child: Handle, frame: dict[str, Any]) -> None:
@@ -116,3 +124,21 @@ class Relay:
             "concurrency": int(frame.get("concurrency") or 0),
         }
         self._topics.look((frame["queue"], frame["topic"]))
+
+    def _pass_on(self, child: Handle, frame: Mapping[str, Any]) -> None:
+        """What a child found out concerns those of its kind, those that are still starting too."""
+        fields = {name: value for name, value in frame.items() if name != "kind"}
+        self._news[tuple(fields["about"])] = fields
+        for other in self._children:
+            if NEWS in other.spec.hears and other is not child:
+                other.tell(NEWS, **fields)
+
+    def _tell_news(self, child: Handle) -> None:
+        for fields in self._news.values():
+            child.tell(NEWS, **fields)
+        child.tell(NEWS, about=[])
+
+    @staticmethod
+    def _backend(child: Handle, frame: Mapping[str, Any]) -> None:
+        known = {name: value for name, value in frame.items() if name != "kind"}
+        child.backends[frame["backend"], frame["address"]] = known

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pbus.supervisor.backends import merged
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.numbers import Numbers
 from pbus.supervisor.scoreboard import SlotView
 from pbus.supervisor.topics import badness, reason_of, worst
+
+ORPHANED: Final = "orphaned"
 
 _COUNTS: Final = ("ready", "running", "delayed", "dead", "done_total", "failed_total")
 
@@ -54,13 +57,19 @@ class Facts:
     fatal_paths: frozenset[str]
     topics: Sequence[TopicFact]
     numbers: Numbers
+    wall_s: float = 0.0
+    """Unix time; stored times are compared with it."""
     next_starts: Mapping[str, float] = field(default_factory=dict)
     """Path of a topic -> seconds until its next process is born, where one is waited for."""
 
 
 def build(facts: Facts) -> dict[str, Any]:
     """The document of ``pbus status -o json`` without its ``v``; processes also carry their index and path."""
-    problems = [*facts.problems, *([facts.numbers.problem] if facts.numbers.problem else [])]
+    orphans = _orphans(facts)
+    problems = [
+        *facts.problems, *([facts.numbers.problem] if facts.numbers.problem else []),
+        *(f"{row['queue']}/{row['topic']} {ORPHANED}: {row['reason']}" for row in orphans),
+    ]
     state = "degraded" if facts.state == "running" and problems else facts.state
     return {
         "state": state,
@@ -68,7 +77,8 @@ def build(facts: Facts) -> dict[str, Any]:
         "generation": facts.generation,
         "problems": problems,
         "processes": [dict(facts.master), *(_process(facts, child) for child in facts.children)],
-        "topics": [_topic(facts, topic) for topic in facts.topics],
+        "topics": [*(_topic(facts, topic) for topic in facts.topics), *orphans],
+        "backends": merged(child.backends for child in facts.children),
     }
 
 
@@ -92,23 +102,61 @@ def _topic(facts: Facts, topic: TopicFact) -> dict[str, Any]:
     known = facts.numbers.topics.get(name, {})
     lanes = [child.lanes[name] for child in facts.children if name in child.lanes]
     consumers = [child for child in facts.children if child.spec.path == path]
-    state = _topic_state(facts, path, lanes)
+    state = _topic_state(facts, path, lanes, bool(known.get("paused_ms")))
     now = len(consumers) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
     return {
-        "queue": topic.queue,
-        "topic": topic.topic,
-        "state": state,
-        **{count: known.get(count) for count in _COUNTS},
-        "oldest_wait_s": round(float(known["oldest_wait_s"]), 3) if known else None,
+        **_numbers(name, state, known),
         "concurrency": {"now": now, "min": topic.at_least, "max": topic.at_most},
         "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
         "consumers": [child.pid for child in consumers],
-        "reason": reason_of(state, worst(lanes)[1], facts.next_starts.get(path, 0.0)),
+        "reason": _reason(facts, state, path, known, worst(lanes)[1]),
     }
 
 
-def _topic_state(facts: Facts, path: str, lanes: Sequence[Mapping[str, Any]]) -> str:
+def _numbers(name: tuple[str, str], state: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "queue": name[0],
+        "topic": name[1],
+        "state": state,
+        **{count: known.get(count) for count in _COUNTS},
+        "oldest_wait_s": round(float(known["oldest_wait_s"]), 3) if known else None,
+    }
+
+
+def _reason(facts: Facts, state: str, path: str, known: Mapping[str, Any], said: str) -> str:
+    if state == "paused" and known.get("paused_ms"):
+        minutes = max(0.0, facts.wall_s - known["paused_ms"] / 1000) / 60
+        said = f"by 'pbus topic pause' {minutes:.0f} min ago, 'pbus topic resume {path}' ends it"
+    return reason_of(state, said, facts.next_starts.get(path, 0.0))
+
+
+def _orphans(facts: Facts) -> list[dict[str, Any]]:
+    """
+    Topics that the store has and the configuration has not: nobody takes their jobs.
+
+    One whose jobs run is another node's.
+    """
+    configured = {(topic.queue, topic.topic) for topic in facts.topics}
+    rows = []
+    for name, known in sorted(facts.numbers.topics.items()):
+        if name in configured or known.get("running"):
+            continue
+        path = "/".join(name)
+        holds = f"{known.get('ready', 0) + known.get('delayed', 0)} jobs wait in it"
+        rows.append({
+            **_numbers(name, ORPHANED, known),
+            "concurrency": {"now": 0, "min": 0, "max": 0},
+            "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
+            "consumers": [],
+            "reason": f"it is not in the configuration, {holds}; 'pbus topic rm {path} --purge' ends it",
+        })
+    return rows
+
+
+def _topic_state(facts: Facts, path: str, lanes: Sequence[Mapping[str, Any]], paused: bool) -> str:
     states = [worst(lanes)[0]]
+    if paused:
+        states.append("paused")
     if path in facts.fatal_paths:
         states.append("fatal")
     if facts.state == "stopping":

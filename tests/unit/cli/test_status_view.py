@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pbus.cli.grid import duration, number, size
 from pbus.cli.output import Output
-from pbus.cli.status_view import document, duration, lines, number, size
+from pbus.cli.status_view import document, lines
 
 
 def process(role: str, pid: int, index: int = 0, path: str = "", **fields: Any) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def facts(**changes: Any) -> Facts:
 
 def test_status_has_exactly_the_shape_that_is_promised(child: Handle) -> None:
     answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): ROW})))
-    assert set(answer) == {"state", "node", "generation", "problems", "processes", "topics"}
+    assert set(answer) == {"state", "node", "generation", "problems", "processes", "topics", "backends"}
     assert set(answer["topics"][0]) - {"reason"} == {
         "queue", "topic", "state", "ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total",
         "concurrency", "capacity", "consumers",
@@ -139,3 +139,57 @@ def test_consumers_are_counted_and_listed(wire: Wire) -> None:
     [topic] = build(facts(children=children, topics=[python]))["topics"]
     assert topic["consumers"] == [1001, 1002]
     assert topic["concurrency"]["now"] == 2
+
+
+def test_paused_topic_says_since_when_and_is_no_problem(child: Handle) -> None:
+    row = {**ROW, "paused_ms": 1_000_000}
+    answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): row}), wall_s=1_600.0))
+
+    assert answer["state"] == "running"
+    [topic] = answer["topics"]
+    assert topic["state"] == "paused"
+    assert topic["reason"] == "by 'pbus topic pause' 10 min ago, 'pbus topic resume gift/credit' ends it"
+
+
+def test_topic_that_is_down_stays_down_when_it_is_paused(wire: Wire) -> None:
+    lanes = {("gift", "credit"): {"state": "down", "reason": "refused", "concurrency": 1}}
+    numbers = Numbers({("gift", "credit"): {**ROW, "paused_ms": 5}})
+    [topic] = build(facts(children=[handle(Scoreboard(8), wire, lanes=lanes)], numbers=numbers))["topics"]
+
+    assert (topic["state"], topic["reason"]) == ("down", "refused")
+
+
+def test_topic_that_only_the_store_has_is_orphaned_and_a_problem(child: Handle) -> None:
+    old = {**ROW, "topic": "old", "running": 0, "delayed": 2}
+    answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): ROW, ("gift", "old"): old})))
+
+    assert answer["state"] == "degraded"
+    reason = "it is not in the configuration, 5 jobs wait in it; 'pbus topic rm gift/old --purge' ends it"
+    assert answer["problems"] == [f"gift/old orphaned: {reason}"]
+    credit, orphan = answer["topics"]
+    assert (orphan["topic"], orphan["state"], orphan["ready"], orphan["reason"]) == ("old", "orphaned", 3, reason)
+    assert orphan.keys() == credit.keys()
+
+
+def test_topic_that_another_node_runs_is_not_orphaned(child: Handle) -> None:
+    numbers = Numbers({("gift", "credit"): ROW, ("gift", "theirs"): {**ROW, "topic": "theirs"}})
+
+    assert len(build(facts(children=[child], numbers=numbers))["topics"]) == 1
+
+
+def test_addresses_are_as_bad_as_the_worst_child_finds_them(wire: Wire) -> None:
+    row = {"backend": "php", "address": "unix:/a", "state": "up", "reason": "", "connections": 3, "limit": 8,
+           "in_use": 2, "waiting": 0, "calls_total": 10, "failed_total": 1, "busy_total": 0, "topics": ["gift/credit"]}
+    bad = {**row, "state": "open", "reason": "refused", "topics": ["gift/mail"]}
+    other = {**row, "address": "unix:/b", "limit": None}
+    board = Scoreboard(8)
+    children = [
+        handle(board, wire, 1, backends={("php", "unix:/a"): row, ("php", "unix:/b"): other}),
+        handle(board, wire, 2, backends={("php", "unix:/a"): bad}),
+    ]
+
+    first, second = build(facts(children=children))["backends"]
+
+    assert (first["state"], first["reason"], first["limit"], first["calls_total"]) == ("open", "refused", 16, 20)
+    assert first["topics"] == ["gift/credit", "gift/mail"]
+    assert (second["address"], second["limit"]) == ("unix:/b", None)

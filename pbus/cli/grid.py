@@ -1,0 +1,122 @@
+"""
+Tables for people: what a number, a time and a state look like, and the grid they stand in.
+
+Rule: numbers stand right, zeros that mean "nothing to see" are dim, and nothing is coloured that is not
+either good or bad. Programs are given the rows as they are (``show``).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from pbus.cli.output import Output
+
+_GOOD: Final = frozenset({"running", "ready", "up"})
+_BAD: Final = frozenset({"degraded", "down", "fatal", "dead", "open", "orphaned"})
+_GAP: Final = "  "
+
+Cell = tuple[str, str]
+"""Text and colour (empty: none)."""
+
+
+def show(
+    output: Output, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], heads: Sequence[str],
+    cells: Callable[[Mapping[str, Any]], Sequence[Cell]], **head: Any,
+) -> None:
+    """
+    *rows* in the form that ``-o`` asks for.
+
+    Args:
+        name, columns, head: As for ``Output.rows``, for programs.
+        heads: Headings for people; a leading ``>`` stands for a column of numbers.
+        cells: A row as people read it.
+    """
+    if output.form != "table":
+        output.rows(name, columns, rows, **head)
+    elif rows:
+        for line in grid(heads, [cells(row) for row in rows], output):
+            output.line(line)
+
+
+def plain(text: str) -> Cell:
+    """*text* without a colour."""
+    return (text, "")
+
+
+def duration(seconds: float) -> str:
+    """``4 s``, ``12 min``, ``3 h 20 min``, ``5 d 2 h``: two units at most."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if minutes < 60:
+        return f"{minutes} min"
+    if hours < 24:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def size(count: int) -> str:
+    """``31.2 MiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def number(count: float) -> str:
+    """``9999`` as it is, above that ``12.3k``, ``4.5M``."""
+    if count < 10_000:
+        return f"{count:g}"
+    for unit in ("k", "M", "G"):
+        count /= 1000
+        if count < 1000 or unit == "G":
+            break
+    return f"{count:.1f}{unit}"
+
+
+def count(value: int | None, colour: str = "") -> Cell:
+    """*value*; a dash where nobody could read it."""
+    return ("-" if value is None else number(value), colour if value else "bright_black")
+
+
+def wait(seconds: float | None) -> Cell:
+    """A wait worth mentioning, else a dash."""
+    waits = seconds or 0.0
+    return (duration(waits) if waits >= 1 else "-", "" if waits >= 1 else "bright_black")
+
+
+def state(text: str) -> Cell:
+    """A state, good or bad."""
+    return (text, colour(text))
+
+
+def colour(state: str) -> str:
+    """Of a state: green, red, or yellow for what is in between."""
+    if state in _GOOD:
+        return "green"
+    return "red" if state in _BAD else "yellow"
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) -> Iterator[str]:
+    """A table as lines, narrower where the terminal is."""
+    right = [head.startswith(">") for head in heads]
+    titles = [head.removeprefix(">").upper() for head in heads]
+    widths = [max([len(title), *(len(row[place][0]) for row in rows)]) for place, title in enumerate(titles)]
+    narrow = output.terminal and sum(widths) + len(_GAP) * len(widths) > shutil.get_terminal_size().columns
+    gap = _GAP[1:] if narrow else _GAP
+    lines: list[list[Cell]] = [[(title, "bright_black") for title in titles], *(list(row) for row in rows)]
+    for row in lines:
+        yield gap.join(
+            _cell(output, text, colour, width, is_right)
+            for (text, colour), width, is_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+
+
+def _cell(output: Output, text: str, colour: str, width: int, right: bool) -> str:
+    padded = text.rjust(width) if right else text.ljust(width)
+    return output.style(padded, colour) if colour and text else padded
