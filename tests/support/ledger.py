@@ -66,6 +66,11 @@ class Ledger:
         for path in sorted((self.folder / "cancelled").glob("*")):
             yield from (cancel for cancel in read_cancelled(path) if cancel.topic in ("", topic))
 
+    def poison(self, poisoned: bool) -> None:
+        """From now on every attempt fails, or (False) works again; for the Python and the HTTP handler."""
+        flag = self.folder / "poisoned"
+        flag.touch() if poisoned else flag.unlink()
+
     def executed_count(self, queue: str, topic: str) -> int:
         """Successful runs so far; cheap enough to be polled."""
         path = self.ran_dir / f"{queue}.{topic}"

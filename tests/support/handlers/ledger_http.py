@@ -18,7 +18,7 @@ from typing import Any  # noqa: E402
 import gevent.pywsgi  # noqa: E402
 import gevent.socket  # noqa: E402
 
-from tests.support.handlers.ledger_jobs import append, orders  # noqa: E402
+from tests.support.handlers.ledger_jobs import append, orders, poisoned  # noqa: E402
 
 
 def serve(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -28,7 +28,7 @@ def serve(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     told = orders(words)
     gevent.sleep(told["sleep"] / 1000)
     attempt = int(environ["HTTP_X_PBUS_ATTEMPT"])
-    ok = attempt > told["fail"]
+    ok = attempt > told["fail"] and not poisoned()
     append(
         environ["HTTP_X_PBUS_QUEUE"], environ["HTTP_X_PBUS_TOPIC"],
         f"{words[0]} {attempt} {os.getpid()} {start_s:.6f} {time.time():.6f} {environ['HTTP_X_PBUS_JOB_ID']} "

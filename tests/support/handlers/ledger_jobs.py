@@ -25,6 +25,11 @@ def orders(words: list[str]) -> dict[str, int]:
     return found
 
 
+def poisoned() -> bool:
+    """Whether this deploy is a bad one: nothing works (see ``Ledger.poison``)."""
+    return os.path.exists(os.path.join(os.environ["LEDGER_DIR"], "..", "poisoned"))
+
+
 def append(queue: str, topic: str, line: str) -> None:
     """One O_APPEND write to the ledger of a topic."""
     path = os.path.join(os.environ["LEDGER_DIR"], f"{queue}.{topic}")
@@ -43,7 +48,7 @@ def record(job: Any) -> None:
     time.sleep(told["sleep"] / 1000)
     if job.attempt <= told["die"]:
         os.kill(os.getpid(), signal.SIGKILL)
-    ok = job.attempt > told["fail"]
+    ok = job.attempt > told["fail"] and not poisoned()
     result = "ok" if ok else "failed"
     line = f"{words[0]} {job.attempt} {os.getpid()} {start_s:.6f} {time.time():.6f} {job.id} {result}\n"
     append(job.queue, job.topic, line)
