@@ -28,7 +28,7 @@ ALICE = "n1/b1/1.1"
 
 def main(path: str) -> None:
     pool = gevent.threadpool.ThreadPool(1)
-    store = Threaded(make(StoreTarget("main", f"sqlite:{path}", "", 0.5, "n1")), pool.apply)
+    store = Threaded(make(StoreTarget("main", f"sqlite:{path}", "", 2.0, "n1")), pool.apply)
     store.open()
     store.declare([QueueSpec("gift", (TopicSpec("credit"),), 3600.0, 1 << 20)])
     findings: dict[str, object] = {}
@@ -38,10 +38,8 @@ def main(path: str) -> None:
     findings["first_wait"] = bell.wait(1)
     listening = gevent.spawn(bell.wait, 10)
     gevent.sleep(0.05)
-    started = time.monotonic()
     store.append(ALICE, 1, [Push("gift", b"a")])
-    findings["rung"] = sorted(listening.get(timeout=5))
-    findings["rung_s"] = time.monotonic() - started
+    findings["rung"] = sorted(listening.get(timeout=5))  # before its own 10 s are over
     waiting = gevent.spawn(bell.wait, 30)
     gevent.sleep(0.05)
     bell.close()

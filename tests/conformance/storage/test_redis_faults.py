@@ -21,13 +21,14 @@ from pbus.storage.redis_bell import RedisBell
 from pbus.storage.redis_streams import RedisStreamsDriver
 from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_server import RedisServer, running
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
 ALICE = "n1/b1/1.1"
 GIFT = QueueSpec("gift", (TopicSpec("credit"),), 3600.0, 1 << 28)
 
 
-def a_driver(url: str, *specs: QueueSpec, timeout_s: float = 1.0, password: str = "") -> RedisStreamsDriver:
+def a_driver(url: str, *specs: QueueSpec, timeout_s: float = 5.0, password: str = "") -> RedisStreamsDriver:
     driver = RedisStreamsDriver(StoreTarget("main", url, password, timeout_s, "n1"))
     driver.open()
     driver.declare(specs or (GIFT,))
@@ -145,7 +146,9 @@ def test_claim_whose_reply_is_lost_is_listed_as_held_and_can_be_released(
 def test_one_in_twenty_replies_lost_loses_and_doubles_nothing(proxy: FaultProxy, driver: RedisStreamsDriver) -> None:
     proxy.cut_share(0.05)
     settled: list[bytes] = []
-    for batch in range(1, 101):
+    batch = 0
+    while batch < 100 or proxy.cuts <= 5:  # whatever the seed
+        batch += 1
         push(driver, batch, b"%d" % (2 * batch), b"%d" % (2 * batch + 1))
         try:
             deliveries = claim(driver)
@@ -160,8 +163,7 @@ def test_one_in_twenty_replies_lost_loses_and_doubles_nothing(proxy: FaultProxy,
         Settlement(owner=ALICE, queue=one.queue, topic=one.topic, id=one.id, move=Move.RELEASE) for one in unknown
     ])
     settled += [one.body for one in claim(driver, 1000)]
-    assert proxy.cuts > 5
-    assert sorted(map(int, settled)) == list(range(2, 202))
+    assert sorted(map(int, settled)) == list(range(2, 2 * batch + 2))
 
 
 # --- silence ----------------------------------------------------------------------------------------
@@ -187,20 +189,20 @@ def calls(driver: RedisStreamsDriver, delivery: Delivery) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["append", "claim", "settle", "numbers", "promote_due", "trim", "beat", "check"])
 @pytest.mark.parametrize("fault", ["frozen", "blackhole", "drip", "refused"])
 def test_call_ends_within_its_timeout(server: RedisServer, proxy: FaultProxy, name: str, fault: str) -> None:
+    patient = a_driver(proxy.url, timeout_s=10.0)
+    push(patient, 1, b"a" * 200)
+    (delivery,) = claim(patient)
+    patient.close()
     driver = a_driver(proxy.url, timeout_s=0.4)
-    push(driver, 1, b"a" * 200)
-    (delivery,) = claim(driver)
     call = calls(driver, delivery)[name]
     {"frozen": server.freeze, "blackhole": proxy.blackhole, "drip": lambda: proxy.drip(0.2), "refused": proxy.refuse}[
         fault
     ]()
-    started = time.monotonic()
 
-    with pytest.raises((Unavailable, MaybeStored)) as raised:
+    with Stopwatch() as watch, pytest.raises((Unavailable, MaybeStored)) as raised:
         call()
 
-    took_s = time.monotonic() - started
-    assert took_s < 0.7
+    assert watch.worked_s < 0.7
     assert (raised.type is MaybeStored) == (name == "append" and fault != "refused")
     server.resume()
     driver.close()
@@ -215,17 +217,19 @@ def test_call_waits_for_a_slow_store(proxy: FaultProxy, driver: RedisStreamsDriv
     assert [one.id for one in claim(driver)] == ids
 
 
-def test_store_is_used_again_at_once_when_it_is_back(server: RedisServer, driver: RedisStreamsDriver) -> None:
+def test_store_is_used_again_at_once_when_it_is_back(server: RedisServer, proxy: FaultProxy) -> None:
+    driver = a_driver(proxy.url, timeout_s=1.0)
     server.freeze()
     with pytest.raises(MaybeStored):
         push(driver, 1, b"a")
     server.resume()
-    started = time.monotonic()
 
-    push(driver, 2, b"b")
+    with Stopwatch() as watch:
+        push(driver, 2, b"b")
 
-    assert time.monotonic() - started < 0.5
+    assert watch.worked_s < 0.5
     assert b"b" in [one.body for one in claim(driver)]  # and b"a", if it was executed first
+    driver.close()
 
 
 def test_connections_that_died_while_idle_are_not_noticed_by_any_caller(
@@ -564,10 +568,11 @@ def test_bell_waits_out_a_store_that_is_away(proxy: FaultProxy, driver: RedisStr
     bell = driver.bell("d0", ["gift"])
     bell.wait(1)
     proxy.refuse()
-    started = time.monotonic()
 
-    assert bell.wait(0.5) == frozenset()
-    assert 0.4 < time.monotonic() - started < 0.9
+    with Stopwatch() as watch:
+        assert bell.wait(0.5) == frozenset()
+    assert watch.s > 0.4
+    assert watch.worked_s < 0.9
 
     proxy.heal()
     assert bell.wait(2) is None

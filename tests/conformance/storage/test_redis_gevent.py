@@ -27,7 +27,7 @@ def test_driver_yields_to_the_hub_and_mixes_up_no_replies(tmp_path: Path) -> Non
     assert findings["closed"] == []
     assert findings["answers"] == ["1", "{}"]
     assert findings["frozen"] in ([], ["Unavailable"])
-    assert findings["frozen_s"] < 1.6
+    assert findings["frozen_s"] < 2 * findings["timeout_s"], "forty callers wait beside each other"
     assert findings["turns"] > 30
     assert findings["gave_up"]
     assert set(findings["after"]) == {"{}"}

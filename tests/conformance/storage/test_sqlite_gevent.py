@@ -35,10 +35,9 @@ def test_storage_thread_waits_and_the_hub_goes_on(tmp_path: Path) -> None:
 
     assert findings["first_wait"] is None
     assert findings["rung"] == ["gift"]
-    assert findings["rung_s"] < 2.0
     assert findings["closed"] == []
     assert findings["held"] == "Unavailable"
-    assert 0.4 < findings["held_s"] < 2.0
+    assert findings["held_s"] > 1.9  # and told while the turn was still ours
     assert findings["turns"] > 15
     assert findings["after"] == "checked"
     assert findings["thread_has_hub"] is False
