@@ -2,12 +2,14 @@
 Memory, descriptors and threads of every process of a bus over time, and whether they grow.
 
 Growth is the slope of a straight line through the samples (least squares) times the time that they span: what a
-process would have gained if it gained steadily. A single high sample moves it little, a leak moves it fully.
+process would have gained if it gained steadily. A single high sample moves it little, a leak moves it fully. How
+far it may be off by chance (three standard errors) shrinks as the run gets longer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import threading
 import time
@@ -53,6 +55,16 @@ class Track:
         if len(values) < FEWEST:
             return 0.0
         return statistics.linear_regression(self.at_s, values).slope * self.span_s
+
+    def certain_growth(self, values: Sequence[float]) -> float:
+        """The least that it can be, but for chance."""
+        if len(values) < FEWEST:
+            return 0.0
+        slope, at_zero = statistics.linear_regression(self.at_s, values)
+        off = [value - (at_zero + slope * at_s) for at_s, value in zip(self.at_s, values, strict=True)]
+        squares = sum(each * each for each in off) / (len(off) - 2)
+        error = math.sqrt(squares / (statistics.pvariance(self.at_s) * len(off)))
+        return (slope - 3 * error) * self.span_s
 
     def row(self) -> str:
         """For the table: first and last values, and growth."""

@@ -171,9 +171,10 @@ def key_order(pushed: Iterable[Pushed], runs: Iterable[Run]) -> KeyOrder:
     """
     Pairs of jobs with one ordering key whose attempts overlapped, or that first ran against the order of their ids.
 
-    An attempt is known from its handler's line; one that was killed in the middle left none.
+    Jobs that were pushed with a delay, too, have no place in that order. An attempt is known from its handler's line; one that was killed in the middle left none.
     """
-    shared = {push.key: push.options["key"] for push in pushed if "key" in push.options}
+    options = {push.key: push.options for push in pushed if "key" in push.options}
+    shared = {key: words["key"] for key, words in options.items()}
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         if run.key in shared:
@@ -187,7 +188,8 @@ def key_order(pushed: Iterable[Pushed], runs: Iterable[Run]) -> KeyOrder:
             if run.key != latest.key and run.start_s < latest.end_s:
                 overlaps.append((latest.key, run.key))
             latest = max(latest, run, key=lambda each: each.end_s)
-            firsts.setdefault(run.key, run)
+            if "delay" not in options[run.key]:
+                firsts.setdefault(run.key, run)
         in_order = list(firsts.values())
         for before, after in itertools.pairwise(in_order):
             if _number(after.id) < _number(before.id):

@@ -20,6 +20,13 @@ def test_single_peak_is_hardly_growth() -> None:
     assert abs(busy.growth(busy.descriptors)) < 1
 
 
+def test_leak_is_certain_and_noise_is_not() -> None:
+    leaking = track(*(10 + at // 4 + at % 3 for at in range(200)))
+    assert 45 < leaking.certain_growth(leaking.descriptors) < leaking.growth(leaking.descriptors) < 55
+    noisy = track(*(10 + at * 7 % 5 for at in range(20)))
+    assert noisy.certain_growth(noisy.descriptors) < 0
+
+
 def test_few_samples_say_nothing() -> None:
     young = track(*range(FEWEST - 1))
     assert young.growth(young.descriptors) == 0.0
