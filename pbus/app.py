@@ -65,9 +65,10 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         ),
         RoleSpec(
             role=DELIVERY, module="pbus.delivery.main", count=settings.delivery.processes, title="delivery {index}",
-            keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True, hears=("watch",),
+            keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True, hears=("watch", "news"),
             args={
                 "backends": settings.backend, "delivery": settings.delivery, "consumers": _consumer_counts(settings),
+                "systems": settings.system,
                 **shared,
             },
         ),

@@ -70,6 +70,8 @@ def record(kind: int, content: bytes = b"", request_id: int = REQUEST_ID) -> byt
 
 PARAMS_END: Final = record(PARAMS)
 STDIN_END: Final = record(STDIN)
+GET_VALUES: Final = record(9, b"\x0f\x00FCGI_MPXS_CONNS", request_id=0)
+"""A management record: asks the application, not a script; answered by GET_VALUES_RESULT."""
 
 
 def begin(keep: bool = True) -> bytes:

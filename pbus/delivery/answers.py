@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from pbus.codec import headers
-from pbus.codec.pepper import consume_topics
 from pbus.core.outcome import Outcome, Verdict, of_http_status, of_pepper_code
 
 RETRY_AFTER_MAX_S: Final = 3600.0
@@ -107,20 +106,6 @@ def plain(answer: Answer, wall_s: float, *, by_header: bool) -> Outcome:
 def too_large(size: int, max_post: int) -> str:
     """Why a request of *size* bytes is not sent to a backend that takes *max_post*."""
     return f"the encoded request has {size} bytes, max_post of the backend is {max_post}: never sent"
-
-
-def refusal_of_ping(outcome: Outcome, path: str) -> str:
-    """
-    Why a ping's answer does not let the topic be consumed; empty when it does.
-
-    A handler that lists topics must list this one; one that lists nothing takes what it is asked.
-    """
-    if outcome.verdict is not Verdict.DONE:
-        return outcome.error or outcome.verdict.value
-    topics = consume_topics(outcome.headers, outcome.output)
-    if topics is None or path in topics:
-        return ""
-    return f"the handler takes {', '.join(sorted(topics)) or 'nothing'}, not {path}"
 
 
 def _oversize(answer: Answer) -> str:

@@ -11,7 +11,9 @@ Rules
 * Prefetch is about PREFETCH_S of work at the measured rate, so that slots never wait for a claim
   and a slow topic hoards nothing.
 * A topic of the pepper contract is pinged before it is consumed, and again after ``404`` and
-  whenever its backend came back. A plain one is tried with one job instead.
+  whenever an address came back (``pings``). A plain one is tried with one job instead.
+* ``on_unknown = "hold"``: every call has a connection of its own, so that none meets one that its
+  server is just closing, and nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import gevent
@@ -29,12 +31,17 @@ from pbus.config import schema
 from pbus.core.job import Delivery
 from pbus.core.names import topic_path
 from pbus.core.outcome import Outcome, Verdict
-from pbus.delivery.answers import refusal_of_ping
-from pbus.delivery.backends import Backend, Backends, Seat, Withdrawn
+from pbus.delivery.address import Address, Seat
+from pbus.delivery.backend import Backend, Withdrawn
+from pbus.delivery.backends import Backends
 from pbus.delivery.exchange import Exchange, exchange
 from pbus.delivery.fastcgi_client import FastcgiClient
 from pbus.delivery.http_client import HttpClient
 from pbus.delivery.lane import Desk
+from pbus.delivery.pings import Member, Roll
+from pbus.delivery.rests import Rests
+from pbus.delivery.shares import Flow
+from pbus.delivery.throttle import Throttle, throttle_of
 from pbus.errors import HandlerRejected, HandlerUnavailable
 from pbus.storage.driver import Want
 
@@ -46,13 +53,16 @@ PING_TIMEOUT_S: Final = 10.0
 _RATE_WINDOW_S: Final = 0.05
 _AGAIN_S: Final = 0.1
 _REFUSED: Final = frozenset({Verdict.NOT_REGISTERED, Verdict.MISCONFIGURED})
-_NOT_THERE: Final = frozenset({Verdict.DOWN, Verdict.RELEASED, Verdict.UNSURE})
+_NOT_THERE: Final = frozenset({Verdict.DOWN, Verdict.RELEASED, Verdict.UNSENT, Verdict.UNSURE})
 
 
 class Client(Protocol):
     """How one topic is called: ``FastcgiClient``, ``HttpClient``."""
 
     target: str
+
+    endpoint: str
+    """What is called, the same text in every child: topics that call the same are pinged for once."""
 
     @property
     def pings(self) -> bool:
@@ -69,21 +79,6 @@ class Client(Protocol):
 
     def read(self, call: Exchange[Any], sent_bytes: int, run_s: float) -> Outcome:
         """What a whole answer means."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rests:
-    """
-    How long a topic rests, seconds.
-
-    Attributes:
-        first_s, max_s: Not registered: before the first and at most before later tries, doubling.
-        misconfigured_s: After an answer that only a change of configuration can mend.
-    """
-
-    first_s: float = 3.0
-    max_s: float = 60.0
-    misconfigured_s: float = 60.0
 
 
 class Rate:
@@ -121,44 +116,55 @@ class CallLane:
         queue, topic: Whose deliveries.
         client: How they are called.
         backend: Where.
+        flow: This topic at the backend.
+        rolls: Which topics are taken, one for each address; empty for a contract without pings.
         desk: Where outcomes go.
         owner: In whose name this child claims.
         concurrency: Calls at once in this child; 0: none.
         exclusive: The topic has concurrency 1 over all children and nodes.
         timeout_s: Bound of one attempt; 0: none.
+        hold: Nothing that may have run is sent again.
+        throttle: How many jobs may begin; None: any number.
         clock: The clock to use.
         rests: How long it rests.
     """
 
     def __init__(
-        self, queue: str, topic: str, *, client: Client, backend: Backend, desk: Desk, owner: str, concurrency: int,
-        exclusive: bool, timeout_s: float, clock: Clock, rests: Rests | None = None,
+        self, queue: str, topic: str, *, client: Client, backend: Backend, flow: Flow, rolls: Sequence[Roll],
+        desk: Desk, owner: str, concurrency: int, exclusive: bool, timeout_s: float, hold: bool,
+        throttle: Throttle | None, clock: Clock, rests: Rests,
     ) -> None:
         self.queue = queue
         self.topic = topic
-        self._path = topic_path(queue, topic)
         self._client = client
         self._backend = backend
+        self._flow = flow
         self._desk = desk
         self._owner = owner
         self._concurrency = concurrency
         self._exclusive = exclusive
         self._timeout_s = timeout_s
+        self._hold = hold
+        self._throttle = throttle
         self._clock = clock
-        self._rests = rests or Rests()
+        self._rests = rests
         self._waiting: deque[Delivery] = deque()  # claimed, not begun
         self._running: dict[str, Delivery] = {}   # on a seat, each in its slot
         self._slots: set[Any] = set()             # greenlets that run or queue for a seat
         self._rate = Rate()
         self._told = False                        # the desk knows about our room
         self._draining = False
-        self._problem = ""                        # why the topic rests; empty: it does not
+        self._problem = ""                        # plain: why the topic rests; empty: it does not
         self._rest_s = 0.0                        # length of the last rest, until a job is taken again
         self._rester: Any = None                  # greenlet that ends a rest
-        self._unasked = client.pings              # no ping was answered since the backend came
         self._trial_due = False                   # a rest is over: one job may try
         self._trial = ""                          # its id
-        backend.watch(self._backend_changed)
+        self._members: dict[str, tuple[Roll, Member]] = {}  # by name of the address
+        backend.on_change(self._backend_changed)
+        for roll in rolls:
+            member = Member(flow.path, flow, self._ping, self._roll_changed, rests)
+            self._members[roll.address.name] = (roll, member)
+            roll.join(member)
 
     # -- what the child asks ------------------------------------------------------------------------
 
@@ -167,12 +173,22 @@ class CallLane:
         """``running``, ``paused`` (not registered, misconfigured) or ``down`` (backend away)."""
         if self._backend.is_down:
             return "down"
-        return "paused" if self._problem else "running"
+        return "paused" if self._refusal else "running"
 
     @property
     def reason(self) -> str:
         """Why it is not running; empty while it is."""
-        return self._backend.reason if self._backend.is_down else self._problem
+        return self._backend.reason if self._backend.is_down else self._refusal
+
+    @property
+    def _refusal(self) -> str:
+        """Why no address that can be reached takes the topic; empty: one does, or nobody was asked yet."""
+        if not self._flow.shut:
+            return self._problem
+        there = [(roll, member) for roll, member in self._members.values() if not roll.address.circuit.is_open]
+        if any(roll.address.name not in self._flow.shut for roll, _ in there):
+            return self._problem
+        return self._problem or "; ".join(dict.fromkeys(member.refusal for _, member in there if member.refusal))
 
     @property
     def concurrency(self) -> int:
@@ -194,7 +210,7 @@ class CallLane:
         """
         Room for work, asked for in one piece when half of the prefetch is used up.
 
-        The first look at a pepper topic, and the first after its backend came back, sends the ping.
+        The first look at a pepper topic sends the ping.
         """
         count = self._room()
         if count <= 0:
@@ -202,13 +218,18 @@ class CallLane:
         return [Want(owner=self._owner, queue=self.queue, topic=self.topic, count=count, exclusive=self._exclusive)]
 
     def _room(self) -> int:
-        if self._draining or not self._slot_limit or self._backend.is_down:
+        if self._draining:
             return 0
-        if self._unasked:
-            self._rest(0.0)
+        if self._flow.shut:
+            for roll, _ in self._members.values():
+                roll.look()
+        if not self._slot_limit:
             return 0
         if self._problem:
             return 1 if self._trial_due and not self.busy else 0
+        if self._throttle is not None or self._hold:
+            free = self._slot_limit - self.busy  # what is claimed begins at once
+            return min(free, self._throttle.room()) if self._throttle is not None and free > 0 else free
         if self.busy > self._low_mark:
             self._told = False  # the mark may have sunk since the desk was told
             return 0
@@ -216,7 +237,7 @@ class CallLane:
 
     @property
     def _slot_limit(self) -> int:
-        return min(self._concurrency, self._backend.seats)
+        return min(self._concurrency, self._backend.seats_of(self._flow))
 
     @property
     def _slot_target(self) -> int:
@@ -234,7 +255,9 @@ class CallLane:
         """See ``lane.Lane.accept``."""
         self._told = False
         self._waiting.extend(deliveries)
-        if self._draining or self._backend.is_down or (self._problem and not self._trial_due):
+        if self._throttle is not None:
+            self._throttle.spend(len(deliveries))
+        if self._draining or not self._slot_limit or (self._problem and not self._trial_due):
             self._release_waiting()
             return
         if self._trial_due:
@@ -248,18 +271,19 @@ class CallLane:
         try:
             while self._waiting:
                 if seat is None:
-                    seat = self._backend.take(self._path)
+                    seat = self._backend.take(self._flow)
                     continue  # what waited may have been released meanwhile
                 delivery = self._waiting.popleft()
                 self._running[delivery.id] = delivery
                 outcome = self._call(delivery, seat)
+                where = seat.address
                 if self._exclusive and outcome.verdict is Verdict.DOWN and self._is_first_again(delivery):
                     gevent.sleep(_AGAIN_S)
                     continue
-                self._finish(delivery, outcome)
+                self._finish(delivery, outcome, where)
                 if self._exclusive and outcome.verdict is Verdict.UNSURE:
                     self._release_waiting()  # behind it
-                if self._backend.is_contended:
+                if self._backend.must_yield(seat):
                     self._backend.give(seat)
                     seat = None
         except (HandlerUnavailable, Withdrawn):
@@ -283,23 +307,39 @@ class CallLane:
 
     def _call(self, delivery: Delivery, seat: Seat) -> Outcome:
         """One attempt. Whatever happens in it becomes an outcome: a delivery is never left behind."""
-        begun_s = self._clock.monotonic_s()
+        backend, begun_s = self._backend, self._clock.monotonic_s()
         try:
             request, size = self._client.encode(delivery)
-            call = exchange(self._backend, seat, request, self._client.new_reader, self._timeout_s)
+            call = exchange(
+                backend, seat, request, self._client.new_reader, self._timeout_s,
+                again=None if self._hold else lambda: self._again(delivery), fresh=self._hold,
+            )
             run_s = self._clock.monotonic_s() - begun_s
             if call.broken is None:
-                return self._client.read(call, size, run_s)
+                outcome = self._client.read(call, size, run_s)
+                if outcome.verdict is Verdict.BUSY:
+                    backend.busy(seat.address, begun_s, outcome.delay_s)
+                else:
+                    backend.served(seat.address, run_s)
+                return outcome
             verdict, error, resent = call.broken, call.error, call.resent
+            if verdict is Verdict.CRASHED and backend.has_gone(seat.address):
+                # It did not die of this job: nobody knows whether that ran, and the next one is told so.
+                verdict, error = Verdict.UNSURE, f"{seat.address.name} went away in the middle of the call: {error}"
         except HandlerRejected as rejected:
-            verdict, error, resent, run_s = Verdict.PERMANENT, str(rejected), False, 0.0
+            verdict, error, resent, run_s = Verdict.UNSENT, str(rejected), False, 0.0
         except Exception as bug:  # noqa: BLE001 a mistake of ours costs this attempt, not the topic
             seat.close()
             run_s = self._clock.monotonic_s() - begun_s
-            verdict, error, resent = Verdict.FAILED, f"pbus itself failed: {bug!r}", False
+            verdict = Verdict.UNSURE if self._hold else Verdict.FAILED
+            error, resent = f"pbus itself failed: {bug!r}", False
         return Outcome(verdict=verdict, error=error, run_s=run_s, target=self._client.target, resent=resent)
 
-    def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _again(self, delivery: Delivery) -> bytes:
+        """The request that goes out a second time says so."""
+        return self._client.encode(replace(delivery, redelivered=True))[0]
+
+    def _finish(self, delivery: Delivery, outcome: Outcome, where: Address) -> None:
         """Report, and look whether the topic goes on."""
         if self._running.pop(delivery.id, None) is None:
             return  # kill() has reported it
@@ -307,16 +347,16 @@ class CallLane:
         if outcome.verdict not in _NOT_THERE:
             self._rate.count(self._clock.monotonic_s(), len(delivery.body))
         if outcome.verdict in _REFUSED:
-            self._refused(delivery, outcome)
+            self._refused(delivery, outcome, where)
         elif self._rest_s:
-            self._taken(delivery, outcome.verdict)
+            self._taken(delivery, outcome.verdict, where)
         if not self._told and self.busy <= self._low_mark:
             self._told = True
             self._desk.wake()
 
     def _release_waiting(self) -> None:
         """Everything that has not begun goes back as it was."""
-        self._backend.withdraw(self._path)
+        self._backend.withdraw(self._flow)
         while self._waiting:
             delivery = self._waiting.popleft()
             if delivery.id == self._trial:
@@ -325,24 +365,31 @@ class CallLane:
 
     # -- rests --------------------------------------------------------------------------------------
 
-    def _refused(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The handler does not take this topic (now, or as it is configured): rest."""
+    def _refused(self, delivery: Delivery, outcome: Outcome, where: Address) -> None:
+        """The handler does not take this topic (now, or as it is configured): rest, or leave that address."""
+        text = outcome.error or outcome.verdict.value
+        if where.name in self._members:
+            roll, member = self._members[where.name]
+            roll.refused(member, text, outcome.verdict)
+            self._rest_s = roll.rest_s
+            return
         if self._problem and delivery.id != self._trial:
             return  # one of several that were under way; the first one counts
         self._trial = ""
-        self._problem = outcome.error or outcome.verdict.value
+        self._problem = text
         self._release_waiting()
-        self._rest(self._next_rest_s(outcome.verdict))
+        misconfigured = outcome.verdict is Verdict.MISCONFIGURED
+        self._rest_s = self._rests.misconfigured_s if misconfigured else self._rests.next_s(self._rest_s)
+        self._rest(self._rest_s)
         self._desk.wake()
 
-    def _next_rest_s(self, verdict: Verdict) -> float:
-        rests = self._rests
-        grown_s = min(max(rests.first_s, self._rest_s * 2), rests.max_s)
-        self._rest_s = rests.misconfigured_s if verdict is Verdict.MISCONFIGURED else grown_s
-        return self._rest_s
-
-    def _taken(self, delivery: Delivery, verdict: Verdict) -> None:
+    def _taken(self, delivery: Delivery, verdict: Verdict, where: Address) -> None:
         """A job was not refused, after a rest: that ends it, unless the job never got there."""
+        if where.name in self._members:
+            if verdict not in _NOT_THERE:
+                self._members[where.name][0].works()
+                self._rest_s = 0.0
+            return
         if self._problem and delivery.id != self._trial:
             return  # it began before the rest
         self._trial = ""
@@ -353,54 +400,47 @@ class CallLane:
         self._desk.wake()
 
     def _rest(self, seconds: float) -> None:
-        """Do nothing for so long, then ping (pepper) or try one job (plain)."""
+        """Do nothing for so long, then try one job."""
         if self._rester is None:
             self._rester = gevent.spawn(self._end_rest, seconds)
 
     def _end_rest(self, seconds: float) -> None:
         try:
             gevent.sleep(seconds)
-            if self._client.pings:
-                self._ask()
-            else:
-                self._trial_due = True
+            self._trial_due = True
         finally:
             self._rester = None
         self._desk.wake()
 
-    def _ask(self) -> None:
-        """Ping until the handler takes the topic, or the backend is down (its probe goes on)."""
-        while not self._backend.is_down:
-            outcome = self._ping()
-            refusal = refusal_of_ping(outcome, self._path)
-            self._unasked = bool(refusal)
-            self._problem = f"ping: {refusal}" if refusal else ""
-            self._desk.wake()
-            if not refusal:
-                return
-            gevent.sleep(_AGAIN_S if outcome.verdict in _NOT_THERE else self._next_rest_s(outcome.verdict))
-
-    def _ping(self) -> Outcome:
+    def _ping(self, address: Address) -> Outcome:
+        """Ask at *address* whether the topic is taken."""
         seat: Seat | None = None
         try:
-            seat = self._backend.take(self._path)
+            seat = self._backend.take_at(address, PING_TIMEOUT_S)
             request, size = self._client.encode_ping()
             begun_s = self._clock.monotonic_s()
             timeout_s = min(self._timeout_s or PING_TIMEOUT_S, PING_TIMEOUT_S)
-            call = exchange(self._backend, seat, request, self._client.new_reader, timeout_s)
+            call = exchange(
+                self._backend, seat, request, self._client.new_reader, timeout_s, again=lambda: request
+            )
             if call.broken is None:
                 return self._client.read(call, size, self._clock.monotonic_s() - begun_s)
             return Outcome(verdict=call.broken, error=call.error)
-        except (HandlerUnavailable, Withdrawn) as error:
+        except HandlerUnavailable as error:
             return Outcome(verdict=Verdict.DOWN, error=str(error))
         finally:
             if seat is not None:
                 self._backend.give(seat)
 
+    def _roll_changed(self) -> None:
+        """An address takes the topic, or does not any more."""
+        if self._waiting and not self._slot_limit:
+            self._release_waiting()
+        self._desk.wake()
+
     def _backend_changed(self) -> None:
-        """The backend went down or came back; a pepper topic is asked again before it goes on."""
-        if self._backend.is_down:
-            self._unasked = self._client.pings
+        """The backend went down, came back, rests for a while or goes on."""
+        if self._waiting and not self._slot_limit:
             self._release_waiting()
         self._desk.wake()
 
@@ -412,6 +452,10 @@ class CallLane:
         self._release_waiting()
         if self._rester is not None:
             self._rester.kill(block=False)
+        if self._throttle is not None:
+            self._throttle.close()
+        for roll, member in self._members.values():
+            roll.leave(member)
 
     def kill(self) -> None:
         """See ``lane.Lane.kill``: what still runs may have run, and php runs on."""
@@ -425,7 +469,7 @@ class CallLane:
 
 def make_call_lane(
     queue: str, topic: str, settings: schema.Topic, *, concurrency: int, backends: Backends, desk: Desk, owner: str,
-    clock: Clock, rests: Rests | None = None,
+    clock: Clock, rests: Rests | None = None, system: str = "", system_weight: int = 1,
 ) -> CallLane:
     """
     The lane of a topic whose handler is ``fastcgi`` or ``http``.
@@ -439,26 +483,41 @@ def make_call_lane(
         owner: In whose name this child claims.
         clock: The clock to use.
         rests: How long it rests where the handler refuses it.
+        system, system_weight: The business system that its queue belongs to.
 
     Raises:
         ValueError: it has another handler.
     """
+    backend, client = _client(queue, topic, settings, backends, clock)
+    of_node = max(concurrency, settings.concurrency.min)
+    flow = backend.join(
+        topic_path(queue, topic), slots=concurrency, slots_of_node=of_node, weight=settings.weight, system=system,
+        system_weight=system_weight,
+    )
+    rolls = [backends.roll(backend, each, client.endpoint) for each in backend.addresses] if client.pings else []
+    return CallLane(
+        queue, topic, client=client, backend=backend, flow=flow, rolls=rolls, desk=desk, owner=owner,
+        concurrency=concurrency, exclusive=settings.concurrency.max == 1, timeout_s=settings.timeout_s,
+        hold=settings.on_unknown == "hold",
+        throttle=throttle_of(settings.rate_per_s, concurrency / of_node, desk.wake, clock), clock=clock,
+        rests=rests or Rests(),
+    )
+
+
+def _client(
+    queue: str, topic: str, settings: schema.Topic, backends: Backends, clock: Clock
+) -> tuple[Backend, Client]:
+    """Where the topic is called, and how."""
     retry = settings.retry.policy
-    client: Client
     if settings.fastcgi is not None:
         backend = backends.of_fastcgi(settings.fastcgi)
-        client = FastcgiClient(
+        return backend, FastcgiClient(
             queue, topic, settings.fastcgi, retry=retry, max_post_bytes=backend.settings.max_post_bytes,
-            address=backend.name, clock=clock,
+            address=backend.label, clock=clock,
         )
-    elif settings.http is not None:
+    if settings.http is not None:
         backend = backends.of_http(settings.http)
-        client = HttpClient(
+        return backend, HttpClient(
             queue, topic, settings.http, retry=retry, max_post_bytes=backend.settings.max_post_bytes, clock=clock
         )
-    else:
-        raise ValueError(f"{queue}/{topic} is neither fastcgi nor http")
-    return CallLane(
-        queue, topic, client=client, backend=backend, desk=desk, owner=owner, concurrency=concurrency,
-        exclusive=settings.concurrency.max == 1, timeout_s=settings.timeout_s, clock=clock, rests=rests,
-    )
+    raise ValueError(f"{queue}/{topic} is neither fastcgi nor http")

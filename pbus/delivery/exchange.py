@@ -2,7 +2,8 @@
 One request, one answer, on a seat of a backend: what went wrong on the way is told apart here.
 
     nothing reached the handler             down      (no connection, or closed before a byte was written)
-    no byte of an answer, kept connection   sent once more on a fresh one; unsure if there is none
+    no byte of an answer, kept connection   sent once more on a fresh one; unsure if that is not wanted,
+                                            or there is none
     no byte of an answer, fresh connection  crashed
     an answer that breaks off               crashed
     an answer that breaks its protocol      failed
@@ -21,7 +22,8 @@ from typing import Generic, Protocol, TypeVar
 import gevent
 
 from pbus.core.outcome import Verdict
-from pbus.delivery.backends import Backend, Seat
+from pbus.delivery.address import Seat
+from pbus.delivery.backend import Backend
 from pbus.delivery.connection import Connection
 from pbus.errors import HandlerUnavailable
 
@@ -68,18 +70,21 @@ class Exchange(Generic[AnyReader]):
 
 
 def exchange(
-    backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader], timeout_s: float
+    backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader], timeout_s: float, *,
+    again: Callable[[], bytes] | None = None, fresh: bool = False,
 ) -> Exchange[AnyReader]:
     """
     Send *request* and read its answer. Returns in every case; the seat stays with the caller.
 
     Args:
         timeout_s: Bound of all of it, however the bytes drip; 0: none.
+        again: Makes what is sent when it goes out a second time; None: it does not.
+        fresh: On a connection that has carried nothing before.
     """
     run = Exchange(new_reader())
     timeout = gevent.Timeout.start_new(timeout_s or None)
     try:
-        _run(run, backend, seat, request, new_reader)
+        _run(run, backend, seat, request, new_reader, again, fresh)
     except gevent.Timeout as fired:
         if fired is not timeout:
             raise
@@ -92,11 +97,12 @@ def exchange(
 
 
 def _run(
-    run: Exchange[AnyReader], backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader]
+    run: Exchange[AnyReader], backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader],
+    again: Callable[[], bytes] | None, only_fresh: bool,
 ) -> None:
     while True:
         try:
-            fresh = backend.open(seat)
+            fresh = backend.open(seat, fresh=only_fresh)
         except HandlerUnavailable as error:
             run.broken = Verdict.UNSURE if run.resent else Verdict.DOWN
             run.error = str(error)
@@ -116,7 +122,11 @@ def _run(
             _without_answer(run, backend, seat, connection.sent, failure)
             return
         # A kept connection that ended under our hands: closed between two requests, or with ours.
-        run.resent = run.resent or connection.sent > 0
+        if connection.sent:
+            if again is None:
+                run.broken, run.error = Verdict.UNSURE, f"the connection ended without an answer: {failure or 'closed'}"
+                return
+            run.resent, request = True, again()
         seat.close()
         run.reader = new_reader()
 

@@ -23,6 +23,8 @@ from pbus.errors import HandlerRejected
 
 SCRIPT_CACHE_S: Final = 1.0
 
+_REDELIVERED: Final = fastcgi.name_value(b"HTTP_X_PBUS_REDELIVERED", b"1")
+
 _PROTOCOL: Final = {
     fastcgi.OVERLOADED: (Verdict.BUSY, "FCGI_OVERLOADED: the application takes no more requests"),
     fastcgi.CANT_MPX_CONN: (Verdict.BUSY, "FCGI_CANT_MPX_CONN: the application takes one request a connection"),
@@ -61,6 +63,7 @@ class FastcgiClient:
         self._last_block = b""
         self._last_fields: Mapping[str, str] = {}
         self.target = ""
+        self.endpoint = " ".join([handler.script, *(f"{name}={value}" for name, value in handler.params.items())])
 
     def encode(self, delivery: Delivery) -> tuple[bytes, int]:
         """
@@ -72,7 +75,8 @@ class FastcgiClient:
         form = self._form.data(delivery, self._clock.wall_s())
         if len(form) > self._max_post_bytes:
             raise HandlerRejected(answers.too_large(len(form), self._max_post_bytes))
-        return self._request(form, self._uri + delivery.id, pepper.traceparent_of(delivery)), len(form)
+        redelivered = _REDELIVERED if delivery.redelivered else b""
+        return self._request(form, self._uri + delivery.id, pepper.traceparent_of(delivery), redelivered), len(form)
 
     def new_reader(self) -> fastcgi.ReplyReader:
         """What reads one answer."""
@@ -84,13 +88,14 @@ class FastcgiClient:
         form = self._form.ping(trace)
         return self._request(form, self._uri + "ping", f"00-{trace}-{trace[:16]}-00"), len(form)
 
-    def _request(self, form: bytes, uri: str, traceparent: str) -> bytes:
+    def _request(self, form: bytes, uri: str, traceparent: str, more: bytes = b"") -> bytes:
         if self._clock.monotonic_s() >= self._script_until_s:
             self._resolve()
         varying = (
             fastcgi.name_value(b"REQUEST_URI", uri.encode())
             + fastcgi.name_value(b"HTTP_TRACEPARENT", traceparent.encode())
             + fastcgi.name_value(b"CONTENT_LENGTH", b"%d" % len(form))
+            + more
         )
         return b"".join((
             self._constant, fastcgi.record(fastcgi.PARAMS, varying), fastcgi.PARAMS_END, fastcgi.stdin(form),
@@ -147,7 +152,6 @@ class FastcgiClient:
         if error:
             return answer.outcome(Verdict.FAILED, error)
         return answers.pepper(answer, self._clock.wall_s())
-
 
     def _parsed(self, block: bytes) -> Mapping[str, str]:
         """A script answers with the same headers again and again: the last block is remembered."""

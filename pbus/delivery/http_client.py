@@ -8,6 +8,7 @@ after it was checked.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 from typing import Final
@@ -40,7 +41,6 @@ class HttpClient:
         clock: The clock to use.
     """
 
-
     def __init__(
         self, queue: str, topic: str, handler: schema.HttpHandler, *, retry: RetryPolicy, max_post_bytes: int,
         clock: Clock,
@@ -54,6 +54,7 @@ class HttpClient:
         self._clock = clock
         self._form = pepper.Form(queue, topic, retry)
         self._constant = self._head(handler)
+        self.endpoint = f"{self.target} {hashlib.blake2b(self._constant, digest_size=8).hexdigest()}"
 
     def _head(self, handler: schema.HttpHandler) -> bytes:
         """Request line and the headers that never change; configured ones come last but replace ours."""
@@ -77,6 +78,8 @@ class HttpClient:
         if self.pings:
             body = self._form.data(delivery, self._clock.wall_s())
             fields = {"Content-Type": pepper.CONTENT_TYPE, "traceparent": pepper.traceparent_of(delivery)}
+            if delivery.redelivered:
+                fields["X-Pbus-Redelivered"] = "1"
         else:
             body = delivery.body
             fields = self._plain_fields(delivery)

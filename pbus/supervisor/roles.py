@@ -33,7 +33,7 @@ class RoleSpec:
         holds_claims: It may own claims, so it inherits the boot lock.
         hears: Kinds of frames that the master passes on to it: ``boots`` (earlier boots of this
             node), ``numbers`` (of topics, to be answered), ``delayed`` (a retry is due soon),
-            ``watch`` (somebody follows job events).
+            ``news`` (what another child found out about a backend), ``watch`` (somebody follows job events).
     """
 
     role: str

@@ -351,7 +351,7 @@ def test_trial_that_was_given_back_before_it_began_is_made_again(endpoint):
         calls.run(delivery(1))
         eventually(calls.lane.wants, 2.0, "the trial")
         pool = calls.backends.of_http(schema.HttpHandler(url=stub.url))
-        seat = pool.take("another/topic")
+        seat = pool.take(pool.join("another/topic", slots=1, slots_of_node=1))
         calls.lane.accept([delivery(2)])
         gevent.sleep(0.02)  # it queues for the seat
         pool.failed(seat.address, "refused")
@@ -389,7 +389,7 @@ def test_timeout_while_connecting_bounds_the_whole_attempt():
     pool = pools.of_fastcgi(schema.FastcgiHandler(backend="b", script=SCRIPT))
     try:
         with gevent.Timeout(3.0):
-            run = exchange(pool, pool.take("t"), b"x", ReplyReader, 0.3)
+            run = exchange(pool, pool.take(pool.join("t", slots=1, slots_of_node=1)), b"x", ReplyReader, 0.3)
         assert run.broken is Verdict.DOWN
         assert "no connection" in run.error
         assert pool.addresses[0].problem

@@ -185,7 +185,7 @@ def test_request_above_max_post_is_never_sent(application):
     with Calls(schema.FastcgiHandler(backend="b", script=SCRIPT), backend=backend) as running:
         outcome = running.run_one(delivery(1, b"&" * 1400))  # 1,400 bytes are 4,200 when encoded
         assert running.run_one(delivery(2, b"x" * 3000)).verdict is Verdict.DONE
-    assert outcome.verdict is Verdict.PERMANENT
+    assert outcome.verdict is Verdict.UNSENT
     assert "max_post of the backend is 4096: never sent" in outcome.error
     assert len(jobs_of(app)) == 1
 
@@ -261,7 +261,7 @@ def test_nothing_reached_is_down_and_uses_up_no_attempt(tmp_path, case, applicat
         address = "192.0.2.1:9000"  # TEST-NET-1: nobody answers
     backend = schema.Backend(fastcgi=[address], connect_timeout_s=0.1, circuit=schema.Circuit(window_s=30.0))
     with Calls(schema.FastcgiHandler(backend="b", script=SCRIPT), backend=backend) as running:
-        running.lane._unasked = False  # as after an answered ping: the jobs themselves meet the dead address
+        running.lane._flow.shut.clear()  # as after an answered ping: the jobs themselves meet the dead address
         outcome = running.run_one()
         assert outcome.verdict is Verdict.DOWN
         assert address in outcome.error

@@ -15,7 +15,8 @@ from pbus.config import schema
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome
 from pbus.delivery.backends import Backends
-from pbus.delivery.call_lane import CallLane, Rests, make_call_lane
+from pbus.delivery.call_lane import CallLane, make_call_lane
+from pbus.delivery.rests import Rests
 
 OWNER = "node/boot/1.1"
 

@@ -90,6 +90,8 @@ def _read_request(stream: Any) -> FastcgiRequest | None:
         _, kind, _, length, padding, _ = _HEAD.unpack(head)
         content = stream.read(length)
         stream.read(padding)
+        if kind == 9:
+            return None  # a management record: many applications just close
         if kind == 1:
             keep = bool(content[2] & 1)
         elif kind == 4:

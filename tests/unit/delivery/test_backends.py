@@ -1,11 +1,11 @@
-"""Shares and circuits: pure parts of the pools."""
+"""Shares of children, names of addresses, and which of them is near."""
 
 from __future__ import annotations
 
 import pytest
 
-from pbus.config import schema
-from pbus.delivery.backends import Circuit, http_address, share_of
+from pbus.delivery.address import is_local, share_of
+from pbus.delivery.backends import http_address
 
 
 @pytest.mark.parametrize(
@@ -14,49 +14,6 @@ from pbus.delivery.backends import Circuit, http_address, share_of
 )
 def test_shares_add_up_to_the_limit_of_the_node(total, processes, shares):
     assert [share_of(total, processes, index) for index in range(processes)] == shares
-
-
-def circuit() -> Circuit:
-    return Circuit(schema.Circuit(failures=3, window_s=2.0, probe_first_s=0.5, probe_max_s=2.0))
-
-
-def test_circuit_opens_at_the_failures_within_the_window():
-    it = circuit()
-    assert [it.failed(now_s) for now_s in (0.0, 1.0, 2.0)] == [False, False, True]
-    assert it.is_open
-
-
-def test_circuit_stays_closed_when_failures_are_rare():
-    it = circuit()
-    assert not any(it.failed(now_s) for now_s in (0.0, 1.1, 2.2, 3.3, 4.4))
-    assert not it.is_open
-
-
-def test_circuit_tells_once_that_it_opened():
-    it = circuit()
-    assert [it.failed(0.0) for _ in range(5)] == [False, False, True, False, False]
-
-
-def test_circuit_probes_after_half_a_second_then_one_then_two():
-    it = circuit()
-    for _ in range(3):
-        it.failed(0.0)
-    waits = [it.probe_in_s]
-    for _ in range(4):
-        it.probe_failed()
-        waits.append(it.probe_in_s)
-    assert waits == [0.5, 1.0, 2.0, 2.0, 2.0]
-
-
-def test_circuit_forgets_when_it_closes():
-    it = circuit()
-    for _ in range(3):
-        it.failed(0.0)
-    it.close()
-    assert not it.is_open
-    assert not it.failed(0.1)
-    assert [it.failed(0.2), it.failed(0.3)] == [False, True]
-    assert it.probe_in_s == 0.5
 
 
 @pytest.mark.parametrize(
@@ -68,3 +25,14 @@ def test_circuit_forgets_when_it_closes():
 )
 def test_http_address(url, address):
     assert http_address(url) == address
+
+
+@pytest.mark.parametrize(
+    ("name", "local"),
+    [
+        ("unix:/run/php.sock", True), ("127.0.0.1:9000", True), ("127.8.8.8:9000", True), ("[::1]:9000", True),
+        ("localhost:9000", True), ("10.0.0.1:9000", False), ("db.local:9000", False), ("[fe80::1]:9000", False),
+    ],
+)
+def test_unix_sockets_and_the_loopback_are_local(name, local):
+    assert is_local(name) is local
