@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pbus.codec.resp import encode_command
-from tests.support.bus import Bus, BusFactory
+from tests.support.bus import STOP_S, Bus, BusFactory
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
@@ -127,14 +129,15 @@ def test_slow_and_silent_clients_are_closed_and_honest_ones_go_on(bus_factory: B
 
 def test_drain_loses_nothing_that_was_answered(bus_factory: BusFactory) -> None:
     bus = bus_factory({"queue": {"gift": {"topic": {"t": {"pull": {}}}}}})
+    assert bus.process is not None
     stored = 0
-    with redis.Redis(port=bus.port) as client:
-        client.lpush("gift", "first")
-        stored += 1
-        bus.cli("stop")
-        with contextlib.suppress(redis.ConnectionError):
-            while client.lpush("gift", "x"):
-                stored += 1
+    once = Retry(NoBackoff(), 0)
+    with redis.Redis(port=bus.port, retry=once) as client, contextlib.suppress(redis.ConnectionError):
+        while client.lpush("gift", "x"):
+            stored += 1
+            if stored == 200:
+                bus.process.terminate()
+    assert bus.process.wait(STOP_S) == 0
     bus.restart()
     with redis.Redis(port=bus.port) as client:
         assert client.llen("gift") == stored
