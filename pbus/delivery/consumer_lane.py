@@ -336,7 +336,8 @@ class ConsumerLane:
         may_have_run = consumer.severed
         for job_id, delivery in consumer.hand.items():  # in the order they were worked on
             if job_id == begun:
-                outcome, may_have_run = self._last_outcome(consumer, job_id, life), False
+                outcome = self._last_outcome(consumer, job_id, life)
+                may_have_run &= life.current is None
             else:
                 verdict = Verdict.UNSURE if may_have_run else Verdict.RELEASED
                 error = "its consumer died without a connection" if may_have_run else ""

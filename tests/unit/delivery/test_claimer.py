@@ -9,20 +9,23 @@ import pytest
 import structlog
 
 from pbus.clock import FakeClock
-from pbus.core.job import Delivery, Move
-from pbus.delivery.claimer import COMPARE_S, LOOK_AGAIN_S, Claimer
+from pbus.core.brake import Brake, BrakePolicy, Ended, Mode, Result
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.outcome import Rules
+from pbus.delivery.claimer import ASK_AGAIN_S, COMPARE_S, LOOK_AGAIN_S, SEEN_KEPT, Claimer, Seen
 from pbus.delivery.store_health import StoreHealth
 from pbus.errors import Unavailable
-from pbus.storage.driver import CLAIM_BYTES, Want
-from tests.support.memory_store import AWAY, MemoryStore
+from pbus.storage.driver import CLAIM_BYTES, Held, Want
+from tests.support.memory_store import AWAY, MemoryStore, delivery
 
 OWNER = "n/b/1.1"
+PATH = ("gift", "credit")
 
 
 class OneLane:
     """A lane with *room*; keeps what it was given."""
 
-    state, reason, busy, concurrency = "running", "", 0, 1
+    state, reason, busy, concurrency, exclusive = "running", "", 0, 1, False
 
     def __init__(self, queue: str = "gift", topic: str = "credit", room: int = 10) -> None:
         self.queue, self.topic, self.room = queue, topic, room
@@ -31,7 +34,8 @@ class OneLane:
 
     def wants(self) -> list[Want]:
         self.asked += 1
-        return [Want(OWNER, self.queue, self.topic, self.room)] if self.room else []
+        want = Want(OWNER, self.queue, self.topic, self.room, exclusive=self.exclusive)
+        return [want] if self.room else []
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         self.given += deliveries
@@ -57,7 +61,8 @@ class NothingPending:
 class Room:
     """A claimer over a store in memory, with everything a test wants to look at."""
 
-    def __init__(self, *lanes: OneLane) -> None:
+    def __init__(self, *lanes: OneLane, hold: bool = False) -> None:
+        self.brake = Brake(BrakePolicy(min_jobs=1, probe_first_s=1.0))
         self.store = MemoryStore()
         self.clock = FakeClock()
         self.desk = NothingPending()
@@ -67,6 +72,7 @@ class Room:
         self.claimer = Claimer(
             self.store, list(lanes), owner=OWNER, desk=self.desk, prepare=lambda: self.store.declare([]),
             health=self.health, fenced=self._fence, log=structlog.get_logger(), clock=self.clock,
+            brakes={PATH: self.brake}, rules={PATH: Rules(hold=hold)},
         )
 
     def _fence(self) -> None:
@@ -250,3 +256,140 @@ def test_nothing_is_claimed_while_nobody_knows_whether_a_settle_was_executed() -
     assert room.turn() == []
     room.desk.is_unsure = False
     assert room.turn() == ["claim"]
+
+
+# -- what may have run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hold", "move", "reason"), [(False, Move.RELEASE, ""), (True, Move.BURY, "unknown")])
+def test_what_was_handed_out_here_and_forgotten_by_the_store_may_have_run(hold: bool, move: Move, reason: str) -> None:
+    lane = OneLane()
+    room = Room(lane, hold=hold)
+    room.store.put("1-0")
+    room.turn()
+    lane.given, lane.room = [], 0  # it was settled, and the store came back as it had been before
+    room.claimer.compare(OWNER)
+    room.turn()
+    (settlement,) = room.store.settlements
+    assert (settlement.move, settlement.redelivered, settlement.reason) == (move, True, reason)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_what_nobody_here_has_ever_had_goes_back_as_it_was(hold: bool) -> None:
+    room = Room(OneLane(), hold=hold)
+    room.store.put("1-0")
+    room.store.fail_after = AWAY
+    with pytest.raises(Unavailable):
+        room.turn()
+    room.turn()
+    (settlement,) = room.store.settlements
+    assert (settlement.move, settlement.redelivered) == (Move.RELEASE, False)
+
+
+def test_seen_knows_the_last_claims_by_attempt_and_forgets_old_ones() -> None:
+    seen = Seen()
+    for number in range(3 * SEEN_KEPT):
+        seen.add(delivery(f"{number}-0"))
+    assert Held("gift", "credit", f"{2 * SEEN_KEPT}-0", 0, 0) in seen
+    assert Held("gift", "credit", f"{2 * SEEN_KEPT}-0", 1, 0) not in seen
+    assert Held("gift", "mail", f"{2 * SEEN_KEPT}-0", 0, 0) not in seen
+    assert Held("gift", "credit", "0-0", 0, 0) not in seen
+
+
+# -- the brake ---------------------------------------------------------------------------------------
+
+
+def braked(*ids: str) -> tuple[Room, OneLane]:
+    """A topic that has just been braked, with those jobs ready."""
+    lane = OneLane(room=64)
+    room = Room(lane)
+    room.brake.ended(Ended("0-0", Result.FAILED, "g", "boom"), room.clock.monotonic_s())
+    room.store.put(*ids)
+    return room, lane
+
+
+def test_a_braked_topic_gets_one_probe_when_it_is_due() -> None:
+    room, lane = braked("1-0", "2-0")
+    assert room.turn() == []
+    assert room.claimer._due_s() == room.clock.monotonic_s() + 1.0
+    room.clock.advance(1.0)
+    assert room.turn() == ["claim"]
+    assert [each.id for each in lane.given] == ["1-0"]
+    room.clock.advance(1.0)
+    assert room.turn() == []
+
+
+def test_a_recovering_topic_is_claimed_for_as_far_as_its_brake_allows() -> None:
+    room, lane = braked(*(f"{number}-0" for number in range(1, 30)))
+    lane.concurrency = 4
+    room.clock.advance(1.0)
+    sizes = []
+    while room.brake.mode is not Mode.FREE:
+        before = len(lane.given)
+        room.turn()
+        group = lane.given[before:]
+        sizes.append(len(group))
+        for each in group:
+            room.brake.ended(Ended(each.id, Result.WORKED), room.clock.monotonic_s())
+    assert sizes == [1, 1, 2, 4]
+    room.turn()
+    assert len(lane.given) == 29
+
+
+def test_other_topics_of_the_queue_do_not_feel_a_brake() -> None:
+    other = OneLane(topic="mail")
+    room = Room(OneLane(), other)
+    room.brake.ended(Ended("0-0", Result.FAILED, "g", "boom"), room.clock.monotonic_s())
+    room.store.put("1-0")
+    room.store.put("1-0", topic="mail")
+    room.turn()
+    assert len(other.given) == 1
+
+
+# -- exclusive claims --------------------------------------------------------------------------------
+
+
+def exclusive() -> tuple[Room, OneLane]:
+    """A topic of concurrency 1 of which another owner holds a claim, and two ready jobs."""
+    lane = OneLane()
+    lane.exclusive = True
+    room = Room(lane)
+    room.store.put("1-0", "2-0", "3-0")
+    room.store.claim([Want("n/b/9.9", "gift", "credit", 1)])
+    return room, lane
+
+
+def test_a_refused_exclusive_claim_is_repeated_soon_after_the_bell() -> None:
+    room, lane = exclusive()
+    room.turn()
+    assert lane.given == []
+    room.store.settle([Settlement(owner="n/b/9.9", queue="gift", topic="credit", id="1-0", move=Move.ACK)])
+    assert room.claimer._due_s() == pytest.approx(room.clock.monotonic_s() + ASK_AGAIN_S)
+    room.clock.advance(ASK_AGAIN_S)
+    assert room.turn() == ["claim"]
+    assert [each.id for each in lane.given] == ["2-0", "3-0"]
+
+
+def test_the_pauses_double_until_the_look_of_every_five_seconds_takes_over() -> None:
+    room, _ = exclusive()
+    room.turn()
+    asked = []
+    for _ in range(1_900):
+        room.clock.advance(0.01)
+        if room.turn():
+            asked.append(room.clock.monotonic_s() - 1_000.0)
+    assert asked == pytest.approx([0.1, 0.3, 0.7, 1.5, 3.1, 5.0, 10.0, 15.0], abs=0.05)
+
+
+def test_an_idle_exclusive_topic_is_asked_for_only_every_five_seconds() -> None:
+    lane = OneLane()
+    lane.exclusive = True
+    room = Room(lane)
+    for _ in range(1_000):
+        room.clock.advance(0.01)
+        room.turn()
+    lane.asked = 0
+    for _ in range(1_990):
+        room.clock.advance(0.01)
+        room.turn()
+    assert lane.asked == 4

@@ -56,7 +56,7 @@ class FakeLink:
 class Stage:
     """A lane with everything around it in the test's hands."""
 
-    def __init__(self, *, exclusive: bool = False) -> None:
+    def __init__(self, *, exclusive: bool = False, hold: bool = False, throttle: Any = None) -> None:
         self.desk = FakeDesk()
         self.clock = FakeClock()
         self.lives: dict[str, Life] = {}
@@ -66,6 +66,7 @@ class Stage:
             "gift", "credit", timeout_s=TIMEOUT_S, exclusive=exclusive, expected=2, desk=self.desk, link_n=3,
             look=lambda owner, pid: self.lives.get(owner, Life(alive=True, current="")),
             kill=self.kills.append, compare=self.compared.append, clock=self.clock,
+            hold=hold, throttle=throttle,
         )
 
     def attach(self, owner: str = OWNER, *, holds: Any = (), results: Any = ()) -> tuple[FakeLink, Attached]:
@@ -263,6 +264,76 @@ def test_a_lost_connection_alone_ends_nothing(stage: Stage) -> None:
     assert stage.desk.finished == []
     assert stage.lane.known(OWNER) == {"1-0"}
     assert stage.lane.wants() == []
+
+
+def test_of_a_consumer_that_worked_on_without_a_connection_what_it_may_have_run_is_told_so(stage: Stage) -> None:
+    """Its results went nowhere: what came before the job that it had begun has run, what comes after has not."""
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    die(stage, guest, Life(alive=True, current="1-0"))
+    stage.ticks(2)
+    die(stage, guest, Life(alive=False, current="2-0", exit_status=-9))
+    stage.ticks(1)
+    assert stage.desk.finished == [("1-0", Verdict.UNSURE), ("2-0", Verdict.CRASHED), ("3-0", Verdict.RELEASED)]
+
+
+@pytest.mark.parametrize("current", ["", None, "0-0"])
+def test_of_a_severed_consumer_between_two_jobs_everything_may_have_run(stage: Stage, current: str | None) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    die(stage, guest, Life(alive=True, current="1-0"))
+    stage.ticks(2)
+    stage.lives[OWNER] = Life(alive=False, current=current, exit_status=-9)
+    stage.ticks(1)
+    assert stage.desk.finished == [("1-0", Verdict.UNSURE), ("2-0", Verdict.UNSURE)]
+
+
+# -- one job at a time -------------------------------------------------------------------------------
+
+
+class Tokens:
+    """Stands in for Throttle."""
+
+    def __init__(self, room: int) -> None:
+        self.left = room
+
+    def room(self) -> int:
+        return self.left
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+
+
+def warm(stage: Stage, guest: Attached, owner: str = OWNER) -> None:
+    """Its frames are as large as they get."""
+    for number in range(64):
+        stage.give(f"{number}-0", owner=owner)
+        guest.heard([result(f"{number}-0")])
+
+
+def test_a_topic_that_holds_is_claimed_for_one_job_at_a_time() -> None:
+    stage = Stage(hold=True)
+    _, guest = stage.attach()
+    warm(stage, guest)
+    assert [want.count for want in stage.lane.wants()] == [1]
+    stage.give("1-1")
+    assert stage.lane.wants() == []
+    guest.heard([result("1-1")])
+    assert [want.count for want in stage.lane.wants()] == [1]
+
+
+def test_a_rate_decides_how_many_consumers_are_fed() -> None:
+    tokens = Tokens(1)
+    stage = Stage(throttle=tokens)
+    for owner in (OWNER, OTHER):
+        _, guest = stage.attach(owner)
+        warm(stage, guest, owner)
+    tokens.left = 1
+    assert [want.count for want in stage.lane.wants()] == [1]
+    stage.give("1-1")
+    assert (tokens.left, stage.lane.wants()) == (0, [])
+    tokens.left = 5
+    assert [(want.owner, want.count) for want in stage.lane.wants()] == [(OTHER, 1)]
 
 
 # -- coming back -------------------------------------------------------------------------------------
