@@ -224,8 +224,8 @@ class Faults:
         """Push some that wait, and cancel them: some in one topic, some in all."""
         with contextlib.closing(redis.Redis(port=self._scenario.bus.port, socket_timeout=10)) as client:
             jobs = [job for _ in range(CANCELLED_AT_ONCE) if (job := self._push(client, delay_ms=DELAY_MS))]
-            for key, job_id in jobs:
-                self._cancel(client, key, job_id, self._chance.choice(["", *self._scenario.topics]))
+        for key, job_id in jobs:
+            self._cancel(key, job_id, self._chance.choice(["", *self._scenario.topics]))
 
     def _push(self, client: redis.Redis, orders: str = "x", delay_ms: int = 0) -> tuple[str, str] | None:
         """One job; its ledger key and id, or None when it may not be there."""
@@ -242,14 +242,12 @@ class Faults:
         self._pushed.sync()
         return (key, about) if result == OK else None
 
-    def _cancel(self, client: redis.Redis, key: str, job_id: str, topic: str) -> None:
-        certain = False
-        with contextlib.suppress(redis.RedisError, OSError):
-            if topic:
-                certain = client.execute_command("LREM", f"{QUEUE}/{topic}", "0", job_id) == 1
-            else:
-                client.execute_command("XDEL", QUEUE, job_id)
-        self._canceller.record(key, topic, time.time(), certain=certain)
+    def _cancel(self, key: str, job_id: str, topic: str) -> None:
+        cancelled = 0
+        with contextlib.suppress(StorageError), self._scenario.driver() as driver:
+            [cancelled] = driver.cancel(QUEUE, topic, [job_id])
+        wanted = 1 if topic else len(self._scenario.topics)
+        self._canceller.record(key, topic, time.time(), certain=cancelled == wanted)
 
 
 WEATHER = (
