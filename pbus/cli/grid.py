@@ -46,7 +46,7 @@ def plain(text: str) -> Cell:
 
 
 def duration(seconds: float) -> str:
-    """``4 s``, ``12 min``, ``3 h 20 min``, ``5 d 2 h``: two units at most."""
+    """``4 s``, ``12 min``, ``3 h 20 min``, ``5 d 2 h``, ``1 d``: two units at most."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -54,8 +54,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     if hours < 24:
-        return f"{hours} h {minutes % 60} min"
-    return f"{days} d {hours % 24} h"
+        return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
+    return f"{days} d {hours % 24} h" if hours % 24 else f"{days} d"
 
 
 def size(count: int) -> str:
@@ -107,14 +107,23 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) -
     right = [head.startswith(">") for head in heads]
     titles = [head.removeprefix(">").upper() for head in heads]
     widths = [max([len(title), *(len(row[place][0]) for row in rows)]) for place, title in enumerate(titles)]
-    narrow = output.terminal and sum(widths) + len(_GAP) * len(widths) > shutil.get_terminal_size().columns
+    columns = shutil.get_terminal_size().columns
+    narrow = output.terminal and sum(widths) + len(_GAP) * (len(widths) - 1) > columns
     gap = _GAP[1:] if narrow else _GAP
     lines: list[list[Cell]] = [[(title, "bright_black") for title in titles], *(list(row) for row in rows)]
+    room = columns - sum(widths[:-1]) - len(gap) * (len(widths) - 1)
+    if narrow and not right[-1] and room >= len(titles[-1]):
+        widths[-1] = min(widths[-1], room)
+        lines = [[*row[:-1], (_cut(row[-1][0], widths[-1]), row[-1][1])] for row in lines]
     for row in lines:
         yield gap.join(
             _cell(output, text, colour, width, is_right)
             for (text, colour), width, is_right in zip(row, widths, right, strict=True)
         ).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
 def _cell(output: Output, text: str, colour: str, width: int, right: bool) -> str:

@@ -37,6 +37,12 @@ COMMANDS: Final[dict[str, Entry]] = {
     "tail": Entry("pbus.cli.tail:tail", "Follow jobs, events, errors or a topic's log."),
     "push": Entry("pbus.cli.push:push", "Push jobs to a queue, and wait for their results."),
     "demo": Entry("pbus.cli.demo:demo", "Run a bus with two handlers and account for every job."),
+    "topic": Entry("pbus.cli.topic:topic", "List, show, pause, resume and remove topics."),
+    "queue": Entry("pbus.cli.queue:queue", "List, show, pause, resume, purge and export queues."),
+    "dead": Entry("pbus.cli.dead:dead", "List, show, retry and delete dead letters."),
+    "job": Entry("pbus.cli.job:job", "Retry, settle and cancel jobs."),
+    "backend": Entry("pbus.cli.backend:backend", "List and show backends."),
+    "system": Entry("pbus.cli.system:system", "List and show business systems."),
     "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
 }
 

@@ -1,0 +1,169 @@
+"""``pbus job retry|done|cancel``: what a person decides about single jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pbus.cli.context import Context, pass_context
+from pbus.cli.output import output_option
+from pbus.errors import Exit, NotFound
+
+if TYPE_CHECKING:
+    from pbus.cli.stores import Stock
+    from pbus.storage.driver import Driver, JobRecord
+
+_COLUMNS: Final = ("queue", "topic", "id", "state", "result")
+_WAITS: Final = ("ready", "delayed")
+
+
+@click.group()
+def job() -> None:
+    """Retry, settle and cancel jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """
+    What is done to deliveries.
+
+    Attributes:
+        states: Those in which it can be done.
+        done, would: What is said of it.
+        act: (driver, queue, topic, id) -> whether it took effect.
+    """
+
+    states: tuple[str, ...]
+    done: str
+    would: str
+    act: Callable[[Driver, str, str, str], bool]
+
+
+_RETRY: Final = Deed(("dead",), "ready again", "would be ready again", lambda driver, *name: _one(driver.revive, name))
+_DONE: Final = Deed(("dead",), "done", "would be done", lambda driver, *name: _one(driver.accept, name))
+_CANCEL: Final = Deed(_WAITS, "cancelled", "would be cancelled", lambda driver, *name: _one(driver.cancel, name))
+
+
+def _one(method: Callable[[str, str, Sequence[str]], Sequence[int]], name: tuple[str, ...]) -> bool:
+    queue, topic, job_id = name
+    return bool(method(queue, topic, [job_id])[0])
+
+
+def _which(function: Callable[..., int]) -> Callable[..., int]:
+    for option in (
+        pass_context, output_option, click.option("--dry-run", is_flag=True, help="Only say what would be done."),
+        click.argument("words", nargs=-1, required=True, metavar="[QUEUE[/TOPIC]] ID.."),
+    ):
+        function = option(function)
+    return function
+
+
+@job.command()
+@_which
+def retry(context: Context, words: tuple[str, ...], dry_run: bool) -> int:
+    """Make dead jobs ready again, with all attempts before them."""
+    return _do(context, words, _RETRY, dry_run)
+
+
+@job.command()
+@_which
+def done(context: Context, words: tuple[str, ...], dry_run: bool) -> int:
+    """Settle dead jobs as done, because you know that they are; they are not run again."""
+    return _do(context, words, _DONE, dry_run)
+
+
+@job.command()
+@_which
+def cancel(context: Context, words: tuple[str, ...], dry_run: bool) -> int:
+    """Cancel jobs that wait, of all topics or of one; what runs goes on."""
+    return _do(context, words, _CANCEL, dry_run)
+
+
+def _do(context: Context, words: Sequence[str], deed: Deed, dry_run: bool) -> int:
+    from pbus.cli.stores import queue_driver, take_stock
+
+    stock = take_stock(context.settings())
+    path, ids = _split(words)
+    rows: list[dict[str, Any]] = []
+    for job_id in ids:
+        queue, topics = _where(stock, path, job_id)
+        with queue_driver(stock, queue) as driver:
+            record = driver.job(queue, job_id)
+            if record is None:
+                raise NotFound(f"{queue} has no job {job_id} (any more)")
+            rows += _settle(driver, record, topics, deed, dry_run)
+    if context.output.form != "table":
+        context.output.rows("deliveries", _COLUMNS, rows)
+    for row in rows:
+        context.output.say(f"{row['queue']}/{row['topic']} {row['id']} {row['result']}")
+    acted = sum(row["acted"] for row in rows)
+    return Exit.DONE if acted else Exit.FAILED
+
+
+def _split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The queue or topic, if the first word is one, and the ids."""
+    from pbus.core.names import JOB_ID
+
+    path, ids = ("", list(words)) if JOB_ID.match(words[0]) else (words[0], list(words[1:]))
+    wrong = [word for word in ids if not JOB_ID.match(word)]
+    if wrong or not ids:
+        what = f"{wrong[0]!r} is no job id" if wrong else "which job? name its id"
+        raise click.UsageError(f"{what} (<unix ms>-<sequence>, as 'pbus push' prints it)")
+    return path, list(dict.fromkeys(ids))
+
+
+def _where(stock: Stock, path: str, job_id: str) -> tuple[str, tuple[str, ...]]:
+    """
+    The queue that has the job, and the topics that are meant; none: all of them.
+
+    Raises:
+        NotFound: no queue has it. click.UsageError: several have one of that id.
+    """
+    if path and ("/" not in path or path in stock.queue_names()):
+        return stock.queue(path), ()
+    if path:
+        queue, topic = stock.topic(path)
+        return queue, (topic,)
+    found = [record.queue for record in _search(stock, job_id)]
+    if len(found) > 1:
+        raise click.UsageError(f"{job_id} is in {' and '.join(found)}: say which, 'QUEUE {job_id}'")
+    if not found:
+        stock.check()                                 # it may be in the store that is away
+        raise NotFound(f"no queue has a job {job_id} (any more)")
+    return found[0], ()
+
+
+def _search(stock: Stock, job_id: str) -> Iterator[JobRecord]:
+    from pbus.cli.stores import opened
+
+    for storage in stock.settings.storage:
+        names = [name for name in stock.queues if stock.storage_of.get(name) == storage]
+        if storage in stock.away or not names:
+            continue
+        with opened(stock.settings, storage) as driver:
+            for name in names:
+                record = driver.job(name, job_id)
+                if record is not None:
+                    yield record
+
+
+def _settle(
+    driver: Driver, record: JobRecord, topics: Sequence[str], deed: Deed, dry_run: bool
+) -> Iterator[dict[str, Any]]:
+    """A row a delivery; those that are elsewhere are told when they were named, or none is where it should be."""
+    places = {topic: place for topic, place in record.topics.items() if not topics or topic in topics}
+    fitting = {topic for topic, place in places.items() if place.state in deed.states}
+    for topic, place in places.items():
+        if topic not in fitting and fitting:
+            continue
+        acts = topic in fitting and not dry_run
+        acted = deed.act(driver, record.queue, topic, record.id) if acts else topic in fitting
+        elsewhere = f"is {place.state}, not {' or '.join(deed.states)}"
+        result = (deed.would if dry_run else deed.done) if acted else elsewhere
+        yield {
+            "queue": record.queue, "topic": topic, "id": record.id, "state": place.state, "result": result,
+            "acted": acted,
+        }

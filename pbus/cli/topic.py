@@ -1,0 +1,243 @@
+"""``pbus topic ls|show|pause|resume|rm``: subscriptions, whether the bus runs or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pbus.cli.context import Context, pass_context
+from pbus.cli.facts import facts
+from pbus.cli.grid import Cell, count, duration, plain, show, state, wait
+from pbus.cli.output import brief, escape, output_option
+from pbus.errors import Exit
+
+if TYPE_CHECKING:
+    from pbus.cli.stores import Stock
+    from pbus.config.schema import Settings, Topic
+
+_COLUMNS: Final = (
+    "queue", "topic", "state", "ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total",
+    "handler",
+)
+_HEADS: Final = (
+    "topic", "state", ">ready", ">running", ">delayed", ">dead", ">oldest", ">done", ">failed", "handler",
+)
+
+
+@click.group()
+def topic() -> None:
+    """List, show, pause, resume and remove topics."""
+
+
+@topic.command("ls")
+@click.argument("pattern", required=False, default="", metavar="[QUEUE|GLOB]")
+@output_option
+@pass_context
+def list_topics(context: Context, pattern: str) -> int:
+    """List topics: all, those of QUEUE, or those that GLOB matches ('gift/*')."""
+    from pbus.cli.stores import running_states, take_stock
+
+    settings = context.settings()
+    stock = take_stock(settings)
+    names = [name for name in stock.topic_names() if _matches(name, pattern)]
+    if pattern and not names:
+        stock.topic(pattern)
+    states = running_states(settings)
+    rows = [row_of(stock, name, states) for name in names]
+    show(context.output, "topics", _COLUMNS, rows, _HEADS, cells)
+    stock.check()
+    return Exit.DONE
+
+
+def _matches(name: tuple[str, str], pattern: str) -> bool:
+    return pattern in ("", name[0]) or fnmatch.fnmatchcase("/".join(name), pattern)
+
+
+States = Mapping[tuple[str, str], Mapping[str, object]]
+
+
+def row_of(stock: Stock, name: tuple[str, str], states: States) -> dict[str, Any]:
+    """A topic as programs see it; numbers are None where its store could not be read."""
+    numbers = stock.topics.get(name)
+    section = stock.topic_section(name)
+    known = dataclasses.asdict(numbers) if numbers else {}
+    if numbers is None and stock.storage_of.get(name[0]) not in stock.away:
+        known = dict.fromkeys(_COUNTED, 0)            # it is not in the store yet
+    if section is None:
+        now = "orphaned"
+    elif known.get("paused_ms"):
+        now = "paused"
+    else:
+        now = str(states[name]["state"]) if name in states else "stopped"
+    return {
+        "queue": name[0], "topic": name[1], "state": now, **{column: known.get(column) for column in _COUNTED},
+        "oldest_wait_s": round(known["oldest_wait_s"], 3) if known else None,
+        "handler": handler_of(section) if section else "",
+    }
+
+
+_COUNTED: Final = (
+    "ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total", "dead_total",
+    "redelivered_total", "cancelled_total", "expired_total", "forgotten_total", "paused_ms",
+)
+
+
+def handler_of(section: Topic) -> str:
+    """``fastcgi``, ``http``, ``python``, ``command`` or ``pull``."""
+    return next(kind for kind in ("fastcgi", "http", "python", "command", "pull") if getattr(section, kind) is not None)
+
+
+def cells(row: Mapping[str, Any]) -> Sequence[Cell]:
+    """A topic as people read it."""
+    return [
+        plain(escape(f"{row['queue']}/{row['topic']}")), state(row["state"]), count(row["ready"]),
+        count(row["running"]), count(row["delayed"]), count(row["dead"], "red"), wait(row["oldest_wait_s"]),
+        count(row["done_total"]), count(row["failed_total"], "yellow"), plain(row["handler"] or "-"),
+    ]
+
+
+def topic_table(context: Context, stock: Stock, names: Sequence[tuple[str, str]]) -> None:
+    """The table of ``topic ls`` as a part of something else."""
+    from pbus.cli.stores import running_states
+
+    states = running_states(stock.settings)
+    show(context.output, "topics", _COLUMNS, [row_of(stock, name, states) for name in names], _HEADS, cells)
+
+
+@topic.command("show")
+@click.argument("path", metavar="QUEUE/TOPIC")
+@output_option
+@pass_context
+def show_topic(context: Context, path: str) -> int:
+    """Show one topic: its handler, its rules, where its jobs are, and what they died of."""
+    from pbus.cli.stores import queue_driver, running_states, take_stock
+
+    settings = context.settings()
+    stock = take_stock(settings)
+    name = stock.topic(path)
+    states = running_states(settings)
+    row = row_of(stock, name, states) | {"reason": str(states.get(name, {}).get("reason", ""))}
+    groups: list[dict[str, Any]] = []
+    if name in stock.topics:
+        with queue_driver(stock, name[0]) as driver:
+            groups = [dataclasses.asdict(group) for group in driver.dead_groups(*name)[:_GROUPS]]
+    row |= {"dead_groups": groups, "rules": _rules(settings, name)}
+    if context.output.form == "table":
+        facts(context.output, _said(row))
+    else:
+        context.output.rows("topics", _COLUMNS, [row])
+    stock.check()
+    return Exit.DONE
+
+
+_GROUPS: Final = 5
+_HANDLER_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "fastcgi": ("backend", "address", "script", "contract"), "http": ("url", "contract"), "python": ("call", "path"),
+    "command": ("argv", "protocol"), "pull": ("max_open",),
+}
+
+
+def _rules(settings: Settings, name: tuple[str, str]) -> dict[str, Any]:
+    """What the configuration says of the topic, as far as people ask for it every day."""
+    section = settings.queue[name[0]].topic.get(name[1]) if name[0] in settings.queue else None
+    if section is None:
+        return {}
+    retry, kind = section.retry, handler_of(section)
+    handler = {key: getattr(section.handler, key) for key in _HANDLER_KEYS.get(kind, ())}
+    return {
+        kind: {key: value for key, value in handler.items() if value},
+        "concurrency": dataclasses.asdict(section.concurrency),
+        "timeout_s": section.timeout_s, "on_unknown": section.on_unknown, "rate_per_s": section.rate_per_s,
+        "retry": {"attempts": retry.attempts, "for_s": retry.for_s, "first_s": retry.first_s, "max_s": retry.max_s},
+    }
+
+
+def _said(row: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """The topic for people, a line a fact."""
+    rules = row["rules"]
+    lines: list[tuple[str, Cell]] = [
+        ("topic", plain(f"{row['queue']}/{row['topic']}")), ("state", state(row["state"])),
+        ("reason", plain(row["reason"])),
+        ("handler", plain(" ".join([row["handler"], *map(str, rules.get(row["handler"], {}).values())]))),
+    ]
+    if rules:
+        slots, retry = rules["concurrency"], rules["retry"]
+        bounds = str(slots["min"]) if slots["min"] == slots["max"] else f"{slots['min']}-{slots['max']}"
+        limit = f"{duration(rules['timeout_s'])} an attempt" if rules["timeout_s"] else "none"
+        lines += [
+            ("concurrency", plain(bounds)),
+            ("timeout", plain(limit + (", unknown ends are held" if rules["on_unknown"] == "hold" else ""))),
+            ("retry", plain(f"{retry['attempts']} attempts within {duration(retry['for_s'])}" if retry["for_s"]
+                            else f"{retry['attempts']} attempts")),
+        ]
+    for key in ("ready", "running", "delayed", "dead"):
+        lines.append((key, count(row[key], "red" if key == "dead" else "")))
+    lines.append(("oldest", wait(row["oldest_wait_s"])))
+    for key in _COUNTED:
+        if key.endswith("_total"):
+            lines.append((key.removesuffix("_total") + " ever", count(row[key])))
+    for group in row["dead_groups"]:
+        lines.append(("died of", plain(f"{group['count']} x {group['reason']}: {brief(group['error'])}")))
+    return lines
+
+
+@topic.command()
+@click.argument("paths", nargs=-1, required=True, metavar="QUEUE/TOPIC..")
+@pass_context
+def pause(context: Context, paths: tuple[str, ...]) -> int:
+    """Hand out no more jobs of these topics, on any node, until they are resumed; what runs is finished."""
+    return _set_paused(context, paths, True)
+
+
+@topic.command()
+@click.argument("paths", nargs=-1, required=True, metavar="QUEUE/TOPIC..")
+@pass_context
+def resume(context: Context, paths: tuple[str, ...]) -> int:
+    """Hand out jobs of these topics again."""
+    return _set_paused(context, paths, False)
+
+
+def _set_paused(context: Context, paths: Sequence[str], paused: bool) -> int:
+    from pbus.cli.stores import topic_store
+
+    for path in paths:
+        with topic_store(context.settings(), path) as (driver, queue, name):
+            driver.pause(queue, name, paused)
+        context.output.say(f"{path} {'paused' if paused else 'resumed'}")
+    return Exit.DONE
+
+
+@topic.command()
+@click.argument("path", metavar="QUEUE/TOPIC")
+@click.option("--purge", is_flag=True, help="Its jobs and dead letters, too.")
+@click.option("--yes", is_flag=True, help="Do not refuse to destroy them.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@pass_context
+def rm(context: Context, path: str, purge: bool, yes: bool, dry_run: bool) -> int:
+    """Remove a topic from the store that is not in the configuration any more."""
+    from pbus.cli.stores import Refused, queue_driver, take_stock
+
+    stock = take_stock(context.settings())
+    name = stock.topic(path)
+    path = "/".join(name)
+    if stock.topic_section(name) is not None:
+        todo = "take it out and 'pbus restart' first"
+        raise Refused(f"{path} is in the configuration, the bus would make it again: {todo}")
+    numbers = stock.topics[name]
+    holds = f"{numbers.ready + numbers.running + numbers.delayed} jobs and {numbers.dead} dead letters"
+    empty = not (numbers.ready or numbers.running or numbers.delayed or numbers.dead)
+    if dry_run:
+        context.output.say(f"would remove {path} with {holds}")
+        return Exit.DONE
+    if not empty and not purge:
+        raise Refused(f"{path} holds {holds}: --purge destroys them")
+    if not empty and not yes:
+        raise Refused(f"{path} holds {holds} that would be destroyed: say --yes")
+    with queue_driver(stock, name[0]) as driver:
+        driver.drop_topic(*name)
+    context.output.say(f"removed {path}" + ("" if empty else f" with {holds}"))
+    return Exit.DONE
