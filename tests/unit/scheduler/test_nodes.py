@@ -148,3 +148,10 @@ def test_observer_forgets_boots_that_are_gone() -> None:
     for now in range(5, 60, 5):
         assert observer.look({}, float(now)) == []
     assert observer.look({"theirs": 1}, 60.0) == []
+
+
+def test_where_nothing_may_run_twice_the_claims_of_a_lost_node_are_unknown(scene: Scene) -> None:
+    scene.rules["gift", "credit"] = Rules(hold=True)
+    scene.driver.claimed_by(THEIRS, "1000-1")
+    scene.run(40)
+    assert [(one.id, one.move, one.reason) for _, one in scene.driver.given_back] == [("1000-1", Move.BURY, "unknown")]

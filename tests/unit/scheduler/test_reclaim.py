@@ -10,7 +10,7 @@ from pbus.core.outcome import Rules, Verdict
 from pbus.core.retry import RetryPolicy
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.reclaim import (
-    CHUNK, IDLE_PASS_S, LOOK_S, PATIENCE_S, Dead, Reclaim, dead_owners, outcome_of, parsed,
+    CHUNK, IDLE_PASS_S, LOOK_S, PATIENCE_S, Dead, Reclaim, dead_owners, outcome_of, parsed, settlement_of,
 )
 from pbus.storage.driver import Held
 from pbus.supervisor.scoreboard import Scoreboard, Slot
@@ -39,8 +39,8 @@ class Scene(Bench):
         slot.update(n=self._n, pid=1000 + self._n, role=role, state="ready", link=link)
         return Owner("bus-1", "own", slot.slot, self._n), slot
 
-    def duty(self, killed: bool = False) -> Reclaim:
-        rules = {("gift", "credit"): Rules(retry=RetryPolicy(), crash_limit=2)}
+    def duty(self, killed: bool = False, hold: bool = False) -> Reclaim:
+        rules = {("gift", "credit"): Rules(retry=RetryPolicy(), crash_limit=2, hold=hold)}
         return Reclaim(
             prepared(self.driver), OWN, self.board, self.boots, rules, self.clock, self.log, lambda: 0.0, killed=killed
         )
@@ -244,3 +244,23 @@ def test_boot_is_forgotten_when_every_storage_is_done() -> None:
     assert (boots.over("main"), boots.over("other"), forgotten) == ({"b"}, {"a", "b"}, [])
     boots.finish("a", "other")
     assert (boots.over("other"), forgotten) == ({"b"}, ["a"])
+
+
+@pytest.mark.parametrize("role", ["delivery", "ingest", "consumer"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_where_nothing_may_run_twice_the_claims_of_the_dead_are_unknown(scene: Scene, role: str, killed: bool) -> None:
+    owner, slot = scene.child(role)
+    slot.begin("1000-1")
+    scene.driver.claimed_by(owner, "1000-1", "1000-2")
+    scene.board.bury(slot, KILLED)
+    scene.run(scene.duty(killed, hold=True), 1)
+    assert [(one.id, one.move, one.reason) for _, one in scene.driver.given_back] == [
+        ("1000-1", Move.BURY, "unknown"), ("1000-2", Move.BURY, "unknown"),
+    ]
+
+
+def test_attempts_that_were_given_back_are_not_counted_of_the_dead_either() -> None:
+    dead = Dead(OWN, "1000-1", KILLED)
+    rules = Rules(retry=RetryPolicy(attempts=3))
+    assert settlement_of(dead, Held("gift", "credit", "1000-1", 5, 0, 4), rules, 0, 0.0).move is Move.RETRY
+    assert settlement_of(dead, Held("gift", "credit", "1000-1", 5, 0, 0), rules, 0, 0.0).move is Move.BURY
