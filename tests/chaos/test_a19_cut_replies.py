@@ -18,9 +18,9 @@ from tests.support.scenario import QUEUE, Scenario
 from tests.support.waiting import until
 
 SHARE = 0.01
-CUTS = figure(40, nightly=400)
+CUTS = figure(20, nightly=400)
 CUTS_S = figure(60, nightly=600)
-LEAST_REPEATED = figure(50, nightly=500)
+LEAST_REPEATED = figure(30, nightly=500)
 MIX = {"dedupe": 0.5, "again": 0.2}
 
 
