@@ -39,6 +39,7 @@ paths = st.sampled_from(PATHS)
 processes = st.integers(0, 1)
 moves = st.sampled_from(sorted(SETTLES))
 flags = st.booleans()
+rarely = st.sampled_from((False, False, False, True))
 options = st.just(PLAIN) | st.builds(
     PushOptions,
     delay_ms=st.sampled_from((0, 0, 0, SHORT_MS, LONG_MS)),
@@ -47,6 +48,14 @@ options = st.just(PLAIN) | st.builds(
     dedupe=st.sampled_from(("", "", "d1", "d2", "d3")),
 )
 commands = st.tuples(st.sampled_from(("gift", "gift", "order")), st.integers(1, 3), options)
+
+PUSH = {"process": processes, "asked": st.lists(commands, min_size=1, max_size=4), "twice": flags}
+CLAIM = {"process": processes, "path": paths, "count": st.integers(1, 6), "exclusive": rarely}
+SETTLE = {
+    "data": st.data(), "path": paths, "process": processes, "move": moves, "counts": flags, "crash": flags,
+    "again": flags, "now": flags, "rest": st.sampled_from((0.0, 0.0, 0.0, 3600.0)),
+    "fingerprint": st.sampled_from(FINGERPRINTS),
+}
 
 
 class StoreMachine(StateMachine):
@@ -96,7 +105,7 @@ class StoreMachine(StateMachine):
 
     # -- producers
 
-    @rule(process=processes, asked=st.lists(commands, min_size=1, max_size=4), twice=flags)
+    @rule(**PUSH)
     def push(self, process: int, asked: list[tuple[str, int, PushOptions]], twice: bool) -> None:
         """Push commands of one to three jobs in one call; *twice*: as after a lost reply."""
         jobs = [job for one in asked for job in self.command(*one)]
@@ -115,6 +124,11 @@ class StoreMachine(StateMachine):
                 assert answer.topics == len(self.queues[job.queue].topics)
         if any(job.options and (job.options.ttl_ms == SHORT_MS or job.options.delay_ms == SHORT_MS) for job in jobs):
             pass_ms(SHORT_MS + 1)
+
+    @rule(**PUSH)
+    def push_more(self, **how: Any) -> None:
+        """All the rest needs something that was pushed: twice as likely as others."""
+        self.push(**how)
 
     def command(self, queue: str, count: int, asked: PushOptions) -> list[Push]:
         count = 1 if asked.dedupe else count
@@ -139,14 +153,17 @@ class StoreMachine(StateMachine):
 
     # -- processes that run jobs
 
-    @rule(process=processes, path=paths, count=st.integers(1, 6), exclusive=flags)
+    @rule(**CLAIM)
     def claim(self, process: int, path: Path, count: int, exclusive: bool) -> None:
         owner = self.owner(process)
         got = self.drivers[process].claim([Want(owner, *path, count, exclusive)])
         self.topic(path).claimed(owner, count, exclusive, got, lambda job_id: self.has_ended(path, job_id))
 
-    @rule(data=st.data(), path=paths, process=processes, move=moves, counts=flags, crash=flags, again=flags, now=flags,
-          rest=st.sampled_from((0.0, 0.0, 0.0, 3600.0)), fingerprint=st.sampled_from(FINGERPRINTS))
+    @rule(**CLAIM)
+    def claim_more(self, **how: Any) -> None:
+        self.claim(**how)
+
+    @rule(**SETTLE)
     def settle(self, data: st.DataObject, path: Path, process: int, move: Move, counts: bool, crash: bool,
                again: bool, now: bool, rest: float, fingerprint: str) -> None:
         """Settle any job that was ever pushed, as whoever: most of the time that is not the owner."""
@@ -156,6 +173,10 @@ class StoreMachine(StateMachine):
                 owner=self.owner(process), queue=path[0], topic=path[1], id=job_id, move=move, counts=counts,
                 crash=crash, redelivered=again, delay_s=0.0 if now else 3600.0, reason="failed", error="no",
                 key_rest_s=rest, fingerprint=fingerprint))
+
+    @rule(**SETTLE)
+    def settle_more(self, **how: Any) -> None:
+        self.settle(**how)
 
     @precondition(lambda self: self.settled)
     @rule(data=st.data(), process=processes)
@@ -185,7 +206,13 @@ class StoreMachine(StateMachine):
         assert {path: count for path, count in moved.items() if count} == {
             path: count for path, count in expected.items() if count}
 
-    @rule(process=processes, crash=flags)
+    @rule(process=processes, crash=flags, fenced=st.sampled_from((False, False, True)))
+    def process_ends(self, process: int, crash: bool, fenced: bool) -> None:
+        if fenced:
+            self.boot_is_fenced(process)
+        else:
+            self.process_dies(process, crash)
+
     def process_dies(self, process: int, crash: bool) -> None:
         """Its claims are given back. (Its name is used again: to the store it is just an owner.)"""
         owner = self.owner(process)
@@ -195,7 +222,6 @@ class StoreMachine(StateMachine):
         assert self.drivers[1 - process].give_back(owner, back) == [True] * len(back)
         assert all(self.topic((one.queue, one.topic)).settle(one) for one in back)
 
-    @rule(process=processes)
     def boot_is_fenced(self, process: int) -> None:
         """Declared dead by somebody: refused everything, ended by give_back, born again under a new boot."""
         owner = self.owner(process)
@@ -228,38 +254,38 @@ class StoreMachine(StateMachine):
 
         assert getattr(self.drivers[process], word)(*path, ids) == [act(job_id) for job_id in ids]
 
-    @rule(process=processes, path=paths)
+    @rule(process=processes, path=paths, what=st.sampled_from(
+        ("pause", "resume", "resume", "resume", "purge", "drop", "drop for history")))
+    def operator(self, process: int, path: Path, what: str) -> None:
+        """Somebody does something to a whole topic."""
+        if what in ("pause", "resume"):
+            self.pause(process, path, what == "pause")
+        elif what == "purge":
+            self.purge(process, path)
+        else:  # and the other process learns of it by the way
+            assert self.drivers[process].drop_topic(*path)
+            self.make(path, "history" if what == "drop for history" and not self.retention else "now")
+
     def purge(self, process: int, path: Path) -> None:
         total = 0
         while count := self.drivers[process].purge(*path):
             total += count
         assert total == self.topic(path).purge()
 
-    @rule(process=processes, path=paths, paused=flags)
     def pause(self, process: int, path: Path, paused: bool) -> None:
         self.drivers[process].pause(*path, paused)
         self.topic(path).paused = paused
 
-    @rule(process=processes, path=paths, history=flags)
-    def drop_topic(self, process: int, path: Path, history: bool) -> None:
-        """Remove it and declare it again, which the other process learns by the way."""
-        assert self.drivers[process].drop_topic(*path)
-        self.make(path, "history" if history and not self.retention else "now")
-
     # -- housekeeping
 
-    @rule(process=processes)
-    def trim(self, process: int) -> None:
-        self.drivers[process].trim()
-
-    @rule(process=processes)
-    def checkpoint(self, process: int) -> None:
-        self.drivers[process].checkpoint()
-
-    @rule(process=processes)
-    def restart(self, process: int) -> None:
-        self.drivers[process].close()
-        self.drivers[process].open()
+    @rule(process=processes, what=st.sampled_from(("trim", "trim", "checkpoint", "restart")))
+    def housekeeping(self, process: int, what: str) -> None:
+        driver = self.drivers[process]
+        if what == "restart":
+            driver.close()
+            driver.open()
+        else:
+            getattr(driver, what)()
 
     # -- what must be true after every step
 
