@@ -48,3 +48,14 @@ def test_time_that_a_program_takes_counts() -> None:
         paused_s.append(watch.paused_s)
         assert watch.s >= 0.15
     assert min(paused_s) == 0.0
+
+
+def test_it_may_be_read_while_it_runs_and_between_two_times() -> None:
+    with Stopwatch() as watch:
+        begun_s = time.time()
+        time.sleep(0.2)
+        half_s = time.time()
+        assert watch.s >= 0.2
+        time.sleep(0.2)
+        assert abs(watch.worked_between_s(begun_s, half_s) - (half_s - begun_s)) <= watch.paused_s + 1e-3
+    assert watch.worked_s <= watch.s

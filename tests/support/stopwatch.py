@@ -23,25 +23,28 @@ _PAUSE_S = 0.1
 
 class Stopwatch:
     """
-    Runs from the beginning to the end of its context; read it afterwards.
+    Runs from the beginning to the end of its context.
 
     Attributes:
-        begun_s, ended_s: Monotonic time.
+        begun_s, ended_s: Monotonic time; it has not ended while ``ended_s`` is 0.
     """
 
     def __init__(self) -> None:
         self.begun_s = self.ended_s = 0.0
+        self._wall_s = 0.0  # unix time when the monotonic one was 0
         self._pauses: list[tuple[float, float]] = []
         self._over = threading.Event()
+        self._naps: list[threading.Event] = []  # set by each thread after each of its naps
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Stopwatch:
         for processor in os.sched_getaffinity(0):
-            ready = threading.Event()
-            self._threads.append(threading.Thread(target=self._nap, args=(processor, ready), daemon=True))
+            self._naps.append(threading.Event())
+            self._threads.append(threading.Thread(target=self._nap, args=(processor, self._naps[-1]), daemon=True))
             self._threads[-1].start()
-            ready.wait(10)
+        self._wait_for_naps()
         self.begun_s = time.monotonic()
+        self._wall_s = time.time() - self.begun_s
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,26 +55,39 @@ class Stopwatch:
 
     @property
     def s(self) -> float:
-        """Seconds that went by."""
-        return self.ended_s - self.begun_s
+        """Seconds that went by, until now or to the end."""
+        return (self.ended_s or time.monotonic()) - self.begun_s
 
     @property
     def paused_s(self) -> float:
-        """Seconds in which at least one processor stood still."""
-        until_s, total_s = self.begun_s, 0.0
-        for begin_s, resume_s in sorted(self._pauses):
-            total_s += max(0.0, min(resume_s, self.ended_s) - max(begin_s, until_s))
-            until_s = max(until_s, resume_s)
-        return total_s
+        """Those in which at least one processor stood still."""
+        return self._paused_s(self.begun_s, self.ended_s or time.monotonic())
 
     @property
     def worked_s(self) -> float:
-        """Seconds that went by, less those in which a processor stood still."""
+        """The others."""
         return self.s - self.paused_s
 
-    def _nap(self, processor: int, ready: threading.Event) -> None:
+    def worked_between_s(self, begin_s: float, end_s: float) -> float:
+        """Seconds from the unix time *begin_s* to *end_s*, both while it ran, less those of pauses."""
+        return end_s - begin_s - self._paused_s(begin_s - self._wall_s, end_s - self._wall_s)
+
+    def _paused_s(self, begin_s: float, end_s: float) -> float:
+        if not self.ended_s:
+            self._wait_for_naps()  # a pause that is over by now is known when the thread has had its turn
+        total_s = 0.0
+        for pause_s, resume_s in sorted(self._pauses):
+            total_s += max(0.0, min(resume_s, end_s) - max(pause_s, begin_s))
+            begin_s = max(begin_s, resume_s)
+        return total_s
+
+    def _wait_for_naps(self) -> None:
+        for nap in self._naps:
+            nap.clear()
+            nap.wait(10.0)
+
+    def _nap(self, processor: int, napped: threading.Event) -> None:
         os.sched_setaffinity(0, {processor})  # of this thread alone
-        ready.set()
         before_s, over = time.monotonic(), False
         while not over:
             over = self._over.wait(_NAP_S)
@@ -79,3 +95,4 @@ class Stopwatch:
             if now_s - before_s > _NAP_S + _PAUSE_S:
                 self._pauses.append((before_s + _NAP_S, now_s))
             before_s = now_s
+            napped.set()
