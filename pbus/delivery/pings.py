@@ -6,8 +6,8 @@ Which topics the handler at one address takes, asked once for all topics that us
        +------ the address came back
 
 The contract ``pepper``: a handler answers a ping with ``Code: 200`` and the list of its topics, so one
-ping settles every topic of the same script at the same address. One that lists nothing takes what it
-does not refuse; one that refuses the topic it was asked for is asked for the others too.
+ping settles every topic of the same script at the same address that it lists. It is asked for the
+others one by one; one that lists nothing takes what it does not refuse.
 
 Rule: an address that was not asked, or refused, is shut for the topic; the others go on.
 """
@@ -168,12 +168,11 @@ class Roll:
         topics = consume_topics(outcome.headers, outcome.output)
         if topics is None:
             return {each.path: ("", verdict) for each in self._members if each is asked or not each.refusal}
-        listed = ", ".join(sorted(topics)) or "nothing"
-        refusals = {each.path: f"ping: the handler takes {listed}, not {each.path}" for each in self._members}
-        return {
-            path: ("", verdict) if path in topics else (text, Verdict.NOT_REGISTERED)
-            for path, text in refusals.items()
-        }
+        said = {each.path: ("", verdict) for each in self._members if each.path in topics}
+        if asked.path not in topics:
+            text = f"ping: the handler takes {', '.join(sorted(topics)) or 'nothing'}, not {asked.path}"
+            said[asked.path] = (text, Verdict.NOT_REGISTERED)
+        return said  # of one that is not listed nothing is known: a handler may list only what it was asked for
 
     def _next_rest_s(self) -> float:
         refused = [member for member in self._members if member.refusal]

@@ -1,0 +1,49 @@
+"""
+A23: php-fpm is stopped under load, and started again.
+
+While it is away nothing is spent on it: no attempt is used up, nothing dies, and what was in its hands when it was
+stopped comes back marked as redelivered. When it is back, work goes on as soon as the next probe has seen it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tests.support.nightly import figure
+from tests.support.scenario import Scenario
+from tests.support.waiting import until
+
+SLOTS = 4
+OUTAGE_S = figure(8.0, nightly=30.0)
+BACK_S = 3.0
+
+
+def test_php_fpm_that_is_stopped_uses_up_no_attempt_and_is_found_again(scenario: Scenario) -> None:
+    fpm = scenario.fpm(pool={"pm.max_children": str(SLOTS)})
+    fpm.start()
+    bus = scenario.start({"credit": scenario.fastcgi(fpm.address, SLOTS)})
+    with scenario.pushing(threads=2, pause_s=0.1, orders="linger=40") as producers:
+        until(lambda: scenario.ran() > 10, 20, "jobs run")
+        fpm.stop()
+        until(lambda: bus.topic("gift", "credit")["state"] == "down", 5, "its topic is down")
+        before = scenario.ran()
+        stopped_s = time.monotonic()
+        while time.monotonic() < stopped_s + OUTAGE_S:
+            time.sleep(0.5)
+            assert scenario.numbers()["credit"].delayed == 0, "what waits for php-fpm is ready, not retried"
+        assert scenario.ran() == before
+        fpm.start()
+        answers_s = time.time()
+        until(lambda: scenario.ran() > before, 20, lambda: f"jobs run again\n{bus.tail()}")
+        producers.stop()
+    scenario.settled()
+    runs = list(scenario.ledger.runs("gift", "credit"))
+    dup = len(runs) - len({run.id for run in runs})
+    back_s = min(run.end_s for run in runs if run.start_s > answers_s - OUTAGE_S / 2) - answers_s
+    scenario.recoveries_s.append(max(0.0, back_s))
+    numbers = scenario.numbers()["credit"]
+    print(f"{dup} of {SLOTS} calls in hand ran again, failed {numbers.failed_total}")
+    scenario.expect(dup=SLOTS)
+    assert {run.attempt for run in runs} == {1}
+    assert (numbers.failed_total, numbers.dead) == (0, 0)
+    assert back_s <= BACK_S
