@@ -25,6 +25,7 @@ _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _EXITS: Final = {
     "NOQUEUE": Exit.NOT_FOUND, "NOTOPIC": Exit.NOT_FOUND, "NOAUTH": Exit.NO_PERMISSION, "NOPERM": Exit.NO_PERMISSION,
     "WRONGPASS": Exit.NO_PERMISSION, "UNAVAILABLE": Exit.UNAVAILABLE, "QUEUEFULL": Exit.TEMPORARY,
+    "BADVALUE": Exit.USAGE,
 }
 
 
@@ -68,9 +69,9 @@ class Pusher:
         self._address = settings.ingest.listen[0]
         self._redis = _client(settings, queue)
 
-    def push(self, bodies: Sequence[bytes]) -> list[str | PbusError]:
+    def push(self, bodies: Sequence[bytes], options: Mapping[str, str | int] | None = None) -> list[str | PbusError]:
         """
-        Store *bodies*, in order, in one round trip.
+        Store *bodies*, in order, in one round trip; each with the same *options* of XADD.
 
         Returns:
             Per body its job id, or why it was refused.
@@ -82,8 +83,9 @@ class Pusher:
         import redis
 
         batch = self._redis.pipeline(transaction=False)
+        words = [word for option in (options or {}).items() for word in option]
         for body in bodies:
-            batch.execute_command("XADD", self._queue, "*", "body", body)  # type: ignore[no-untyped-call]
+            batch.execute_command("XADD", self._queue, "*", "body", body, *words)  # type: ignore[no-untyped-call]
         try:
             replies = batch.execute(raise_on_error=False)
         except redis.AuthenticationError as error:

@@ -30,24 +30,34 @@ _COLUMNS: Final = ("id", "topic", "result", "run_ms", "wait_ms", "attempt", "sta
 @click.argument("queue")
 @click.argument("body", required=False, metavar="[BODY|-|@FILE]")
 @click.option("--lines", "lines_file", metavar="FILE", help="Push each line of FILE (- is standard input) as a job.")
+@click.option("--delay", default="", metavar="DURATION", help="Not run before (5m).")
+@click.option("--dedupe", default="", metavar="KEY", help="Pushed again with KEY, it is the same job (same id).")
+@click.option("--ttl", default="", metavar="DURATION", help="Not begun any more after (1h); 0s: it never expires.")
+@click.option("--key", default="", metavar="KEY", help="Jobs of one KEY run in order, one at a time.")
 @click.option("--wait", is_flag=True, help="Wait for the result of each topic; exit 1 if any is dead or late.")
 @click.option("--timeout", default="60s", show_default=True, metavar="DURATION", help="Longest wait with --wait.")
 @output_option
 @pass_context
-def push(context: Context, queue: str, body: str | None, lines_file: str | None, wait: bool, timeout: str) -> int:
+def push(
+    context: Context, queue: str, body: str | None, lines_file: str | None, delay: str, dedupe: str, ttl: str, key: str,
+    wait: bool, timeout: str,
+) -> int:
     """Push BODY (- is standard input, @FILE a file) to QUEUE and print the job's id."""
-    timeout_s = _seconds(timeout)
+    timeout_s = _seconds("--timeout", timeout)
+    options = _options(delay, dedupe, ttl, key)
+    if dedupe and lines_file is not None:
+        raise click.UsageError("--dedupe is for one job: the lines of --lines would all be the same one")
     settings = context.settings()
     name = queue_called(settings, queue)
     bodies = _bodies(body, lines_file)
     report = _Report(context, name, wait)
     with Pusher(settings, name) as pusher:
         if not wait:
-            _push_all(pusher, bodies, report)
+            _push_all(pusher, bodies, options, report)
             return report.end()
         topics = _handled_topics(settings, name, report)
         with JobEvents(settings.node.run_dir, name) as events:  # before the push, so that nothing is missed
-            ids = _push_all(pusher, bodies, report)
+            ids = _push_all(pusher, bodies, options, report)
             _say_why(settings.node.run_dir, name, set(topics), report)  # rather than a minute of silence
             missing = _await(events, ids, topics, report, timeout_s, SystemClock())
             if missing:
@@ -68,13 +78,22 @@ def _say_why(run_dir: str, queue: str, topics: set[str], report: _Report) -> Non
             report.note(f"{queue}/{row['topic']} is {row['state']}: {brief(row['reason'])}")
 
 
-def _seconds(text: str) -> float:
+def _seconds(option: str, text: str) -> float:
     from pbus.config.values import duration_s
 
     try:
         return duration_s(text)
     except ValueError as error:
-        raise click.UsageError(f"--timeout takes {error}") from None
+        raise click.UsageError(f"{option} takes {error}") from None
+
+
+def _options(delay: str, dedupe: str, ttl: str, key: str) -> dict[str, str | int]:
+    """What XADD is told beside the body; whether it is good the bus decides."""
+    options: dict[str, str | int] = {}
+    for name, text in (("delay", delay), ("ttl", ttl)):
+        if text:
+            options[name] = round(1000 * _seconds(f"--{name}", text))
+    return options | {name: text for name, text in (("dedupe", dedupe), ("key", key)) if text}
 
 
 def _bodies(body: str | None, lines_file: str | None) -> Iterable[bytes]:
@@ -100,12 +119,14 @@ def _lines(path: str) -> Iterator[bytes]:
                 yield text
 
 
-def _push_all(pusher: Pusher, bodies: Iterable[bytes], report: _Report) -> list[str]:
+def _push_all(
+    pusher: Pusher, bodies: Iterable[bytes], options: Mapping[str, str | int], report: _Report
+) -> list[str]:
     """Push in batches and report each; the ids of what was stored, in order."""
     stored = []
     for batch in _batches(bodies):
         ids = []
-        for answer in pusher.push(batch):
+        for answer in pusher.push(batch, options):
             if isinstance(answer, PbusError):
                 report.refused(answer)
             else:

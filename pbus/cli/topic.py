@@ -202,9 +202,10 @@ def resume(context: Context, paths: tuple[str, ...]) -> int:
 
 
 def _set_paused(context: Context, paths: Sequence[str], paused: bool) -> int:
-    from pbus.cli.stores import topic_store
+    from pbus.cli.stores import take_stock, topic_store
 
-    for path in paths:
+    stock = take_stock(context.settings())
+    for path in ["/".join(stock.topic(path)) for path in paths]:  # all of them are found before the first is touched
         with topic_store(context.settings(), path) as (driver, queue, name):
             driver.pause(queue, name, paused)
         context.output.say(f"{path} {'paused' if paused else 'resumed'}")

@@ -125,8 +125,9 @@ def _numbers(name: tuple[str, str], state: str, known: Mapping[str, Any]) -> dic
 
 def _reason(facts: Facts, state: str, path: str, known: Mapping[str, Any], said: str) -> str:
     if state == "paused" and known.get("paused_ms"):
-        minutes = max(0.0, facts.wall_s - known["paused_ms"] / 1000) / 60
-        said = f"by 'pbus topic pause' {minutes:.0f} min ago, 'pbus topic resume {path}' ends it"
+        minutes = int(max(0.0, facts.wall_s - known["paused_ms"] / 1000) // 60)
+        when = f"{minutes} min ago" if minutes else "just now"
+        said = f"by 'pbus topic pause' {when}, 'pbus topic resume {path}' ends it"
     return reason_of(state, said, facts.next_starts.get(path, 0.0))
 
 

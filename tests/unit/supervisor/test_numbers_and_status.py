@@ -143,7 +143,7 @@ def test_consumers_are_counted_and_listed(wire: Wire) -> None:
 
 def test_paused_topic_says_since_when_and_is_no_problem(child: Handle) -> None:
     row = {**ROW, "paused_ms": 1_000_000}
-    answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): row}), wall_s=1_600.0))
+    answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): row}), wall_s=1_659.0))
 
     assert answer["state"] == "running"
     [topic] = answer["topics"]
