@@ -36,9 +36,11 @@ def test_a_killed_ingest_child_refuses_nobody_and_costs_no_job(scenario: Scenari
         _hold(killed, bus.port, clients[killed])
         os.kill(killed, signal.SIGKILL)
         killed_s = time.time()
-        until(lambda: len(set(bus.pids("ingest")) - {killed}) == 2, RESPAWN_S, "a successor of the killed child")
-        until(lambda: _have_pushed(scenario, killed_s) == PRODUCERS, RECOVERY_S, "every producer has pushed again")
-        scenario.recoveries_s.append(time.time() - killed_s)
+        successor = lambda: len(set(bus.pids("ingest")) - {killed}) == 2  # noqa: E731
+        scenario.since(killed_s, RESPAWN_S, successor, "a successor of the killed child")
+        everybody = lambda: _have_pushed(scenario, killed_s) == PRODUCERS  # noqa: E731
+        took_s = scenario.since(killed_s, RECOVERY_S, everybody, "every producer has pushed again")
+        scenario.recoveries_s.append(took_s)
         kept = clients[other] <= _clients(scenario).get(other, set())
         producers.stop()
     scenario.settled()

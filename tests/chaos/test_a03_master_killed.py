@@ -43,12 +43,14 @@ def _kill_the_master_and_start_again(scenario: Scenario) -> int:
     orphans = set(bus.processes())
     killed_s = time.monotonic()
     bus.launch()
-    until(lambda: not orphans & set(bus.processes()), ORPHANS_S, lambda: f"{orphans} leave by themselves\n{bus.tail()}")
+    gone = lambda: not orphans & set(bus.processes())  # noqa: E731
+    scenario.within(ORPHANS_S, gone, lambda: f"{orphans} leave by themselves\n{bus.tail()}")
     left_s = time.monotonic()
     left_behind = sum(count for boot, count in _claims(scenario).items() if boot in boots)
     bus.wait()
     running_s = time.monotonic()
-    until(lambda: not boots & set(_claims(scenario)), BACK_S, lambda: f"claims of {boots} came back\n{bus.tail()}")
+    back = lambda: not boots & set(_claims(scenario))  # noqa: E731
+    scenario.within(BACK_S, back, lambda: f"claims of {boots} came back\n{bus.tail()}")
     print(
         f"K={CALLS + CONSUMERS} orphans=0 after {left_s - killed_s:.2f} s, running after {running_s - killed_s:.2f} s, "
         f"{left_behind} claims back {time.monotonic() - running_s:.2f} s later"

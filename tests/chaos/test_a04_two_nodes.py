@@ -39,7 +39,7 @@ def test_the_other_node_finishes_what_a_killed_node_had_begun(scenario: Scenario
         left = _held(scenario, "killed")
         until(lambda: not _unfinished(scenario, left, killed_s), 2 * FINISHED_S,
               lambda: f"the other node finishes {_unfinished(scenario, left, killed_s)}\n{other.tail()}")
-        scenario.recoveries_s.append(_last_end_s(scenario, left, killed_s) - killed_s)
+        scenario.recoveries_s.append(scenario.watch.worked_between_s(killed_s, _last_end_s(scenario, left, killed_s)))
         producers.stop()
     scenario.settled()
     running = {topic: len(ids) for topic, ids in left.items()}

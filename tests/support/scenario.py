@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import redis
 
@@ -31,10 +32,15 @@ from tests.support.ledger_handlers import HttpHandler, fastcgi_handler, python_e
 from tests.support.php_fpm import PhpFpm
 from tests.support.producers import RedisPy
 from tests.support.redis_server import RedisServer
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
 QUEUE = "gift"
 SETTLED_S = 60.0
+PATIENCE_S = 20.0
+"""For so much longer a test looks on when a promise in seconds is broken, or the machine stands still."""
+
+T = TypeVar("T")
 
 
 class Scenario:
@@ -47,6 +53,7 @@ class Scenario:
         ledger: What was pushed and what ran.
         bus: After ``start``.
         recoveries_s: What ``resumed`` has measured, and what a test adds; printed with the verdict.
+        watch: Runs from the beginning; it knows when the machine paused.
     """
 
     def __init__(self, folder: Path, store: str, bus_factory: BusFactory, stack: contextlib.ExitStack) -> None:
@@ -56,6 +63,7 @@ class Scenario:
         self._bus_factory = bus_factory
         self._stack = stack
         self.recoveries_s: list[float] = []
+        self.watch = stack.enter_context(Stopwatch())
         self.proxy: FaultProxy | None = None
         self.redis: RedisServer | None = None
         kind, _, fsync = store.partition("-")
@@ -66,10 +74,10 @@ class Scenario:
             stack.callback(self.redis.close)
             self.redis.start()
 
-    def behind_a_proxy(self) -> FaultProxy:
-        """From now on buses reach Redis through this; tests that look into the store go past it."""
+    def behind_a_proxy(self, name: str = "proxy") -> FaultProxy:
+        """Buses that are started from now on reach Redis through this; tests that look into the store go past it."""
         assert self.redis is not None, "only a Redis is reached over a network"
-        self.proxy = self._stack.enter_context(FaultProxy(self.redis.path))
+        self.proxy = self._stack.enter_context(FaultProxy(self.redis.path, name=name))
         return self.proxy
 
     # -- handlers -----------------------------------------------------------------------------
@@ -159,7 +167,12 @@ class Scenario:
         return min(self.ledger.executed_count(QUEUE, topic) for topic in self.topics)
 
     def resumed(self, since_s: float, timeout_s: float) -> float:
-        """Wait until every topic has run something that was pushed after *since_s* (wall clock); seconds from then."""
+        """
+        Wait until every topic has run something that was pushed after *since_s* (wall clock).
+
+        Returns:
+            Seconds from then, pauses of the machine apart.
+        """
         first: dict[str, float] = {}
 
         def found() -> bool:
@@ -171,8 +184,19 @@ class Scenario:
             return len(first) == len(self.topics)
 
         until(found, timeout_s, lambda: f"new jobs run on {self.topics}, they do on {list(first)}\n{self.bus.tail()}")
-        self.recoveries_s.append(max(first.values()) - since_s)
+        self.recoveries_s.append(self.watch.worked_between_s(since_s, max(first.values())))
         return self.recoveries_s[-1]
+
+    def within(self, limit_s: float, condition: Callable[[], T], what: str | Callable[[], str]) -> float:
+        """Wait until *condition* is true, and fail if that took more than *limit_s*, pauses of the machine apart."""
+        return self.since(time.time(), limit_s, condition, what)
+
+    def since(self, begun_s: float, limit_s: float, condition: Callable[[], T], what: str | Callable[[], str]) -> float:
+        """The same from *begun_s*, a wall clock time; seconds that it took."""
+        until(condition, limit_s + PATIENCE_S, what)
+        took_s = self.watch.worked_between_s(begun_s, time.time())
+        assert took_s <= limit_s, f"{took_s:.2f} s, not {limit_s:g} s: {what if isinstance(what, str) else what()}"
+        return took_s
 
     def numbers(self) -> dict[str, TopicNumbers]:
         """Where the deliveries are, by topic, read from the store."""
