@@ -282,16 +282,19 @@ def test_scheduler_outlives_the_others_when_the_master_dies(idle_bus: IdleFactor
 
 
 def test_start_after_a_killed_master_waits_for_its_children_and_says_so(idle_bus: IdleFactory) -> None:
-    holder = role("consumer", path="gift/credit", own_group=True, holds_claims=True, args={"hold_s": 1.0})
-    bus = idle_bus(holder, role("scheduler", hears=["boots"], args={}), grace_s=3.0)
+    holder = role("consumer", path="gift/credit", own_group=True, holds_claims=True)
+    bus = idle_bus(holder, role("scheduler", hears=["boots"], args={}), grace_s=10.0)
     [old] = bus.pids("consumer")
+    os.kill(old, signal.SIGSTOP)  # it cannot leave before it is told to go on
     bus.signal(signal.SIGKILL)
     bus.ended()
-    assert _lives(old)
-    bus.start()
-    assert not _lives(old)
+    bus.launch()
+    until(lambda: "waiting: processes of an earlier life" in bus.out.read_text(), 20, "it waits")
     assert f"pid {old}" in bus.out.read_text()
-    assert "waiting: processes of an earlier life" in bus.out.read_text()
+    assert _lives(old)
+    os.kill(old, signal.SIGCONT)
+    bus.wait(("running",))
+    assert not _lives(old)
 
 
 # -- what children ask for ------------------------------------------------------------------------
