@@ -12,19 +12,16 @@ as soon as the next of those, a checkpoint or the kernel has written (a lost one
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import apsw
-
 from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery, Move, Push, Settlement
-from pbus.core.names import Owner
-from pbus.errors import Conflict, MaybeStored, Unavailable
+from pbus.errors import MaybeStored, Unavailable
 from pbus.storage import (
-    sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_jobs, sqlite_log, sqlite_numbers, sqlite_people, sqlite_settle,
-    sqlite_spans, sqlite_trim,
+    sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_jobs, sqlite_log, sqlite_numbers, sqlite_owners, sqlite_people,
+    sqlite_settle, sqlite_spans, sqlite_trim,
 )
 from pbus.storage.driver import (
     Appended, Bell, Capabilities, DeadGroup, DeadLetter, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
@@ -83,7 +80,7 @@ class SqliteDriver:
         if not pushes:
             return []
         with self._file.write(durable=True, unsure=MaybeStored, pushing=True) as write:
-            own = _owner(write.db, owner)
+            own = sqlite_owners.pushing(write.db, owner)
             answer = sqlite_log.answered(own, batch, pushes)
             if answer is not None:
                 return answer
@@ -97,15 +94,15 @@ class SqliteDriver:
 
     def claim(self, wants: Sequence[Want]) -> list[Delivery]:
         """See ``Driver.claim``; all queues of the call in one transaction."""
-        owners = {want.owner for want in wants}
-        with self._file.read() as db:
-            _refuse_fenced(db, owners)
-            self._catalog.refresh(db)
-            wants = sqlite_claims.with_work(db, self._catalog, wants)
+        # A look costs no turn, and is one statement: most looks find nothing.
+        glance = sqlite_owners.Glance.of(self._file.look(sqlite_owners.GLANCE))
+        if glance.fenced:
+            sqlite_owners.refuse_these((want.owner for want in wants), glance.fenced)
+        wants = [want for want in wants if want.count > 0 and self._tid(want, glance.catalog) in glance.ready]
         if not wants:
             return []
         with self._file.write(durable=False) as write:
-            oids = {owner: _owner(write.db, owner).oid for owner in owners}
+            oids = sqlite_owners.claiming(write.db, {want.owner for want in wants})
             deliveries, rings = sqlite_claims.claim(write.db, self._catalog, wants, oids, self._now_ms())
             write.rings.update(rings)
         return deliveries
@@ -284,13 +281,7 @@ class SqliteDriver:
     def beat(self, node: str, boot: str) -> None:
         """See ``Driver.beat``."""
         with self._file.write(durable=False) as write:
-            fenced = write.db.execute(
-                "INSERT INTO boots (boot, node, beat) VALUES (?, ?, 1) ON CONFLICT (boot) DO UPDATE "
-                "SET beat = beat + 1, node = excluded.node RETURNING fenced",
-                (boot, node),
-            ).get
-            if fenced:
-                raise _fenced(boot)
+            sqlite_owners.beat(write.db, node, boot)
 
     def beats(self) -> dict[str, int]:
         """See ``Driver.beats``."""
@@ -300,26 +291,19 @@ class SqliteDriver:
     def fence(self, boot: str) -> None:
         """See ``Driver.fence``."""
         with self._file.write(durable=True) as write:
-            write.db.execute(
-                "INSERT INTO boots (boot, node, beat, fenced) VALUES (?, '', 0, 1) "
-                "ON CONFLICT (boot) DO UPDATE SET fenced = 1", (boot,),
-            )
+            sqlite_owners.fence(write.db, boot)
 
     def forget(self, boot: str) -> None:
         """See ``Driver.forget``."""
         with self._file.write(durable=False) as write:
-            unused = "boot = ? AND oid NOT IN (SELECT oid FROM claims)"
-            write.db.execute(f"DELETE FROM owners WHERE {unused}", (boot,))
-            write.db.execute("DELETE FROM boots WHERE boot = ?1 AND ?1 NOT IN (SELECT boot FROM owners)", (boot,))
+            sqlite_owners.forget(write.db, boot)
 
     def _settle(self, settlements: Sequence[Settlement], owners: set[str], *, dead_owner: bool) -> list[bool]:
         if not settlements:
             return []
         durable = any(settlement.move is Move.BURY for settlement in settlements)
         with self._file.write(durable=durable) as write:
-            if not dead_owner:
-                _refuse_fenced(write.db, owners)
-            oids = _known_oids(write.db, owners)
+            oids = sqlite_owners.settling(write.db, owners, dead=dead_owner)
             answers, rings = sqlite_settle.settle(write.db, self._catalog, settlements, oids, self._now_ms())
             write.rings.update(rings)
         return answers
@@ -338,45 +322,14 @@ class SqliteDriver:
                 row, tid = self._catalog.topic(write.db, queue, topic)
                 yield write, row, [tid]
 
+    def _tid(self, want: Want, version: int) -> int:
+        """Number of a want's topic, by a catalog of that version at least."""
+        queue = self._catalog.queues.get(want.queue)
+        if version != self._catalog.version or queue is None or want.topic not in queue.topics:
+            with self._file.read() as db:
+                self._catalog.read(db)
+                return self._catalog.topic(db, want.queue, want.topic)[1]
+        return queue.topics[want.topic]
+
     def _now_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
-
-
-def _owner(db: apsw.Connection, name: str) -> sqlite_log.OwnerRow:
-    """
-    The row of an owner, made when it is new.
-
-    Raises:
-        Conflict: its boot was fenced.
-    """
-    row = db.execute(
-        "SELECT b.fenced, o.oid, o.batch, o.answer FROM owners o LEFT JOIN boots b USING (boot) WHERE o.name = ?",
-        (name,),
-    ).get
-    if row is None:
-        _refuse_fenced(db, [name])
-        insert = "INSERT INTO owners (name, boot) VALUES (?, ?) RETURNING oid"
-        return sqlite_log.OwnerRow(db.execute(insert, (name, _boot(name))).get)
-    fenced, *own = row
-    if fenced:
-        raise _fenced(_boot(name))
-    return sqlite_log.OwnerRow(*own)
-
-
-def _known_oids(db: apsw.Connection, owners: Iterable[str]) -> dict[str, int]:
-    found = ((owner, db.execute("SELECT oid FROM owners WHERE name = ?", (owner,)).get) for owner in owners)
-    return {owner: oid for owner, oid in found if oid is not None}
-
-
-def _refuse_fenced(db: apsw.Connection, owners: Iterable[str]) -> None:
-    for boot in {_boot(owner) for owner in owners}:
-        if db.execute("SELECT fenced FROM boots WHERE boot = ?", (boot,)).get:
-            raise _fenced(boot)
-
-
-def _fenced(boot: str) -> Conflict:
-    return Conflict(f"boot {boot} was declared dead; nothing was done for it")
-
-
-def _boot(owner: str) -> str:
-    return Owner.parse(owner).boot

@@ -20,6 +20,10 @@ from pbus.storage.driver import QueueSpec, TopicSpec
 SEQUENCE_BITS: Final = 20
 _SEQUENCES: Final = 1 << SEQUENCE_BITS
 _LARGEST_MS: Final = 1 << 43
+_LONGEST_ID: Final = len("99999999999999-1048575")
+
+SIZE_BITS: Final = 30
+"""Of a number that says where a body is, for its size: SQLite keeps none that is larger."""
 
 CARRIED: Final = "id, attempts, crashes, forgiven, redelivered, first_ms, aside, expires_ms, key"
 """What a delivery takes along from place to place, after its topic."""
@@ -44,12 +48,11 @@ def id_text(number: int) -> str:
 
 def id_number(text: str) -> int:
     """The integer of a job id; -1 when it cannot be one of this store's."""
-    ms, _, sequence = text.partition("-")
-    if not (text.isascii() and ms.isdecimal() and sequence.isdecimal()):
+    ms_text, _, sequence_text = text.partition("-")
+    if not (ms_text.isdecimal() and sequence_text.isdecimal() and text.isascii()) or len(text) > _LONGEST_ID:
         return -1
-    if len(text) > len("99999999999999-1048575") or int(ms) >= _LARGEST_MS or int(sequence) >= _SEQUENCES:
-        return -1
-    return int(ms) << SEQUENCE_BITS | int(sequence)
+    ms, sequence = int(ms_text), int(sequence_text)
+    return ms << SEQUENCE_BITS | sequence if ms < _LARGEST_MS and sequence < _SEQUENCES else -1
 
 
 def id_ms(number: int) -> int:
@@ -64,7 +67,8 @@ class QueueRow:
     qid: int
     name: str
     topics: dict[str, int] = field(default_factory=dict)
-    inserts: dict[int, str] = field(default_factory=dict)
+    plain: bool = True
+    """The last entries that were looked at were nothing but bodies: the next ones are, probably."""
 
     @cached_property
     def log(self) -> str:
@@ -76,12 +80,22 @@ class QueueRow:
         """One entry with everything."""
         return f"INSERT INTO {self.log} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
-    def insert_plain(self, rows: int) -> str:
-        """So many entries without metadata: the first id, then upto and body of each."""
-        if rows not in self.inserts:
-            values = ", ".join(f"(?1 + {row}, ?{2 * row + 2}, ?{2 * row + 3})" for row in range(rows))
-            self.inserts[rows] = f"INSERT INTO {self.log} (id, upto, body) VALUES {values}"
-        return self.inserts[rows]
+    @cached_property
+    def insert_plain(self) -> str:
+        """One entry that is nothing but a body."""
+        return f"INSERT INTO {self.log} (id, upto, body) VALUES (?, ?, ?)"
+
+    @cached_property
+    def insert_many(self) -> str:
+        """
+        Any number of those: the first id, the bytes before them, the bodies as one, and where each
+        is in that (start << SIZE_BITS | size). One statement: each hands the interpreter lock over.
+        """
+        start, size = f"(value >> {SIZE_BITS})", f"(value & {(1 << SIZE_BITS) - 1})"
+        return (
+            f"INSERT INTO {self.log} (id, upto, body) "
+            f"SELECT ?1 + key, ?2 + {start} + {size}, substr(?3, {start} + 1, {size}) FROM json_each(?4)"
+        )
 
     @cached_property
     def after(self) -> str:
@@ -90,6 +104,22 @@ class QueueRow:
             "SELECT id, body, traceparent, content_type, due_ms, expires_ms, key "
             f"FROM {self.log} WHERE id > ? ORDER BY id LIMIT ?"
         )
+
+    @cached_property
+    def after_at_once(self) -> str:
+        """
+        The same, and no more than about so many bytes, in one row: how many, the last, whether any is
+        more than a body, ids, sizes, all bodies as one. A row each would hand the interpreter lock
+        over for each.
+        """
+        begin = "upto - length(body)"
+        return (
+            "SELECT count(*), max(id), max(more), group_concat((id >> {bits}) || '-' || (id & {mask})), "
+            "group_concat(size), CAST(group_concat(body, '') AS BLOB) FROM (SELECT id, body, length(body) AS size, "
+            "coalesce(traceparent, content_type, due_ms, expires_ms, key) IS NOT NULL AS more "
+            f"FROM {self.log} WHERE id > ?1 AND {begin} < ?3 + "
+            f"(SELECT {begin} FROM {self.log} WHERE id > ?1 ORDER BY id LIMIT 1) ORDER BY id LIMIT ?2)"
+        ).format(bits=SEQUENCE_BITS, mask=_SEQUENCES - 1)
 
     @cached_property
     def claim_range(self) -> str:
@@ -116,7 +146,7 @@ class Catalog:
     def read(self, db: apsw.Connection) -> None:
         """Learn everything that the store knows."""
         self.version = db.execute("SELECT catalog FROM pulse").get
-        queues = {name: self._row(qid, name) for qid, name in db.execute("SELECT qid, name FROM queues")}
+        queues = {name: QueueRow(qid, name) for qid, name in db.execute("SELECT qid, name FROM queues")}
         for name, topic, tid in db.execute("SELECT q.name, t.name, t.tid FROM topics t JOIN queues q USING (qid)"):
             queues[name].topics[topic] = tid
         self.queues = queues
@@ -156,11 +186,6 @@ class Catalog:
             return self.topic(db, queue, topic)[1]
         except Unavailable:
             return -1
-
-    def _row(self, qid: int, name: str) -> QueueRow:
-        """The statements of a queue that is known already are kept."""
-        known = self.queues.get(name)
-        return QueueRow(qid, name, inserts=known.inserts if known and known.qid == qid else {})
 
 
 def is_declared(db: apsw.Connection, spec: QueueSpec) -> bool:

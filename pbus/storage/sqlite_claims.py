@@ -1,7 +1,7 @@
 """
 Claims of an embedded store: what is ready goes to whoever has room for it.
 
-Rule: functions here run inside a write transaction that the driver opened (``with_work``: a read).
+Rule: functions here run inside a write transaction that the driver opened.
 What came back is looked at before the log, each in the order of jobs. What has expired ends here,
 what was cancelled in the log is passed over, what meets a held key is set aside.
 """
@@ -21,13 +21,11 @@ from pbus.storage.driver import CLAIM_BYTES, Want
 from pbus.storage.sqlite_catalog import CARRIED, Catalog, QueueRow, id_text
 from pbus.storage.sqlite_keys import Meeting, meet, release
 
+
 LOOK: Final = 2_000
 """Deliveries that one want looks at beyond those it gets; the next claim goes on there."""
 
-_READY = (
-    "SELECT t.tid FROM topics t JOIN queues q USING (qid) "
-    "WHERE t.paused_ms = 0 AND (t.again > 0 OR t.cursor < q.last_id)"
-)
+_FEW: Final = 4                     # so many entries cost less one by one
 _CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _WAIT = f"INSERT INTO waiting (tid, {CARRIED}, fresh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELAY = f"INSERT INTO delayed (tid, {CARRIED}, fresh, due_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -149,6 +147,10 @@ class _Claiming:
 
     def _from_log(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
         """One look at the log after the cursor; answers how many entries were looked at."""
+        if topic.queue.plain and room > _FEW and not topic.now.holes:
+            count = self._from_log_at_once(topic, want, oid, room, room_bytes)
+            if count >= 0:
+                return count
         rows: list[Any] = []
         special = topic.now.holes > 0
         with contextlib.closing(self._db.execute(topic.queue.after, (topic.now.cursor, room))) as entries:
@@ -161,17 +163,40 @@ class _Claiming:
         if not rows:
             return 0
         last = rows[-1][0]
+        topic.queue.plain = not any(row[2] or row[3] for row in rows) and not special
         if special:
             self._hand_out(topic, want, oid, self._taken_by(topic, rows))
+            topic.now.cursor = last
         else:
-            self._db.execute(topic.queue.claim_range, (oid, topic.tid, topic.now.cursor, last))
             self.deliveries += [_plain(want, row) for row in rows]
-            topic.now.passed += len(rows)
-            topic.now.taken += len(rows)
-            topic.now.taken_bytes += sum(len(row[1]) for row in rows)
-            topic.now.running += len(rows)
-        topic.now.cursor = last
+            self._claim_range(topic, oid, last, len(rows), sum(len(row[1]) for row in rows))
         return len(rows)
+
+    def _from_log_at_once(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
+        """The same where all entries are nothing but bodies; -1: they are not, and nothing is done."""
+        found: Any = self._db.execute(topic.queue.after_at_once, (topic.now.cursor, room, room_bytes)).get
+        count, last, more, ids, sizes, bodies = found
+        if not count or more:
+            topic.queue.plain = not more
+            return -1 if more else 0
+        queue, name, owner = want.queue, want.topic, want.owner
+        start = 0
+        for text, size in zip(ids.split(","), map(int, sizes.split(",")), strict=True):
+            end = start + size
+            self.deliveries.append(Delivery(text, queue, name, bodies[start:end], 1, 0, False, "", "", 0, owner))
+            start = end
+        self._claim_range(topic, oid, last, count, start)
+        return int(count)
+
+    def _claim_range(self, topic: _Topic, oid: int, last: int, count: int, size: int) -> None:
+        """Everything in the log up to *last* is claimed."""
+        now = topic.now
+        self._db.execute(topic.queue.claim_range, (oid, topic.tid, now.cursor, last))
+        now.cursor = last
+        now.passed += count
+        now.taken += count
+        now.taken_bytes += size
+        now.running += count
 
     def _taken_by(self, topic: _Topic, rows: Sequence[Any]) -> list[_Found]:
         """The entries among *rows* that are deliveries of this topic, here and not cancelled."""
@@ -236,12 +261,6 @@ class _Claiming:
         if row is None:
             raise Unavailable(f"the body of job {id_text(number)} is not in the file: it is damaged")
         return row
-
-
-def with_work(db: apsw.Connection, catalog: Catalog, wants: Sequence[Want]) -> list[Want]:
-    """Those of *wants* whose topic has something ready; a read, so that looking costs no turn."""
-    ready = {tid for (tid,) in db.execute(_READY)}
-    return [want for want in wants if want.count > 0 and catalog.topic(db, want.queue, want.topic)[1] in ready]
 
 
 def claim(

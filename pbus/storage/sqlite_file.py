@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -128,6 +128,11 @@ class SqliteFile:
             finally:
                 _undo(db)
 
+    def look(self, statement: str) -> Any:
+        """The one row of a single reading statement."""
+        with self._mapped():
+            return self._connection().execute(statement).get
+
     def fill(self) -> Fill:
         """See ``driver.Driver.fill``."""
         try:
@@ -179,6 +184,9 @@ class SqliteFile:
             db.pragma("journal_size_limit", _WAL_LIMIT_BYTES)
             db.pragma("cache_size", -_CACHE_KIB)
             db.pragma("temp_store", "memory")
+            # Plans do not depend on bound values: else a statement with a LEFT JOIN or a partial index
+            # is compiled again at each call (9 us instead of 1.5).
+            db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             make_or_trust(db, self.path, first)
             status = os.stat(self.path)
         except BaseException:

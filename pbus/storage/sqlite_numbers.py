@@ -62,10 +62,10 @@ def backlog(db: apsw.Connection, qid: int) -> int:
 def held(db: apsw.Connection, owner: str) -> list[Held]:
     """See ``Driver.held``."""
     rows = db.execute(
-        "SELECT q.name, t.name, c.id, c.attempts, c.crashes FROM owners o JOIN claims c USING (oid) "
+        "SELECT q.name, t.name, c.id, c.attempts, c.crashes, c.forgiven FROM owners o JOIN claims c USING (oid) "
         "JOIN topics t USING (tid) JOIN queues q USING (qid) WHERE o.name = ? ORDER BY c.id, c.tid", (owner,),
     )
-    return [Held(queue, topic, id_text(number), attempts, crashes) for queue, topic, number, attempts, crashes in rows]
+    return [Held(queue, topic, id_text(number), *counts) for queue, topic, number, *counts in rows]
 
 
 def owners(db: apsw.Connection) -> list[str]:
