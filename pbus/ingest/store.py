@@ -117,11 +117,7 @@ class Store:
 
     def _look(self) -> Look:
         at_s = self._child.clock.monotonic_s()
-        try:
-            queues = self._call(self._driver.queue_numbers)
-        except AttributeError:
-            queues = {}
-        return Look(at_s, self._call(self._driver.numbers), queues)
+        return Look(at_s, self._call(self._driver.numbers), self._call(self._driver.queue_numbers))
 
     def bell(self) -> Bell:
         """A bell of this child for the queues that can be pulled from."""
@@ -222,7 +218,7 @@ class Store:
             self._child.clock.sleep(WATCH_S * random.uniform(0.9, 1.1))
             try:
                 self.watch()
-            except (StorageError, AttributeError):
+            except StorageError:
                 continue                              # who pushes next finds out, and says so
             except Exception:                         # a bug of a driver must not end the watch
                 self._child.log.exception("store.failed", storage=self.name)
