@@ -76,10 +76,6 @@ class Ledger:
         path = self.ran_dir / f"{queue}.{topic}"
         return path.read_bytes().count(b" ok\n") if path.exists() else 0
 
-    def longest_call_s(self) -> float:
-        """From a push to its reply, or to its error."""
-        return max((push.replied_s - push.sent_s for push in self.pushed()), default=0.0)
-
     def strangers(self, queue: str, topic: str) -> dict[str, str]:
         """Keys whose producer was told an id under which the handler saw another job: key -> that id."""
         bodies = {run.id: run.key for run in self.runs(queue, topic)}

@@ -171,7 +171,8 @@ def key_order(pushed: Iterable[Pushed], runs: Iterable[Run]) -> KeyOrder:
     """
     Pairs of jobs with one ordering key whose attempts overlapped, or that first ran against the order of their ids.
 
-    Jobs that were pushed with a delay, too, have no place in that order. An attempt is known from its handler's line; one that was killed in the middle left none.
+    Jobs that were pushed with a delay, too, have no place in that order. An attempt is known from its handler's line;
+    one that was killed in the middle left none.
     """
     options = {push.key: push.options for push in pushed if "key" in push.options}
     shared = {key: words["key"] for key, words in options.items()}

@@ -140,7 +140,6 @@ def test_reply_to_the_wrong_caller_is_seen_by_its_id(ledger: Ledger) -> None:
     file.close()
     ran(ledger, "k0", "k1", "k2")
     assert ledger.strangers("gift", "credit") == {"k9": "0-1"}
-    assert ledger.longest_call_s() == 1.5
 
 
 def keyed(ledger: Ledger, *runs: tuple[int, str]) -> None:
