@@ -9,8 +9,9 @@ nothing; the consumer is *detached* until it comes back or is known to be dead.
 
 Rule: everything in ``hand`` ends exactly once, at the desk.
 
-Where nothing may run twice (``hold``) or jobs begin at a rate, a consumer is given one job at a time: what is
-in its hand when it dies is what it ran.
+Where jobs begin at a rate, a consumer is given one job at a time. Where nothing may run twice (``hold``) it gets
+the next one when the store has what became of the last: so at most one claim of a dead consumer may have run,
+and the scoreboard says whether it was begun.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Consumer:
     dead_since_s: float = 0.0   # the process is gone; its status is waited for
     detached_s: float = 0.0     # when its connection ended
     severed: bool = False       # it lived on without one: results may have been lost on the way
-    repeated: set[str] = field(default_factory=set)  # ids of results it brought along that are not written yet
+    unwritten: set[str] = field(default_factory=set)  # ids of results that must be written before it gets more
 
 
 class ConsumerLane:
@@ -125,6 +126,7 @@ class ConsumerLane:
         self._kill = kill
         self._compare = compare
         self._clock = clock
+        self._hold = hold
         self._one_by_one = hold or throttle is not None
         self._throttle = throttle
         self._consumers: dict[str, Consumer] = {}
@@ -153,14 +155,14 @@ class ConsumerLane:
         """
         A frame for each consumer that has answered half of its last one; whose turn is first changes.
 
-        Nothing for one whose repeated results are not written: an earlier delivery child may have
-        written one already, and the repetition would end a new claim of the same job.
+        Nothing for one with results that must be written first: those it repeats, because an earlier delivery
+        child may have written one already, and the repetition would end a new claim of the same job.
         """
         if self._draining:
             return []
         wants = []
         for consumer in self._consumers.values():
-            if consumer.link is None or consumer.leaving or consumer.repeated:
+            if consumer.link is None or consumer.leaving or consumer.unwritten:
                 continue
             frame = 1 if self._one_by_one else consumer.pace.frame
             if len(consumer.hand) <= frame // 2:
@@ -235,7 +237,7 @@ class ConsumerLane:
         link.send(encode("attached", link=self._link_n))
         for ticket, result in frame["results"]:
             delivery = known.pop(ticket[0]) if ticket[0] in known else self._delivery(owner, ticket)
-            consumer.repeated.add(ticket[0])
+            consumer.unwritten.add(ticket[0])
             self._desk.finish(delivery, _outcome(result, consumer.pid))
         for ticket in frame["holds"]:
             job_id = ticket[0]
@@ -277,8 +279,8 @@ class ConsumerLane:
         consumer = self._consumers.get(owner)
         if consumer is None:
             return
-        if consumer.repeated:
-            consumer.repeated.difference_update(ids)
+        if consumer.unwritten:
+            consumer.unwritten.difference_update(ids)
             self._desk.wake()
         if consumer.link is not None:
             consumer.link.send(encode("settled", ids=list(ids)))
@@ -310,6 +312,8 @@ class ConsumerLane:
             return False
         consumer.since_s = self._clock.monotonic_s()
         consumer.pace.answered(result["run_s"], len(delivery.body))
+        if self._hold:
+            consumer.unwritten.add(result["id"])
         self._desk.finish(delivery, _outcome(result, consumer.pid))
         return True
 

@@ -117,7 +117,7 @@ class Nodes:
             rules = self._rules.get((held.queue, held.topic), Rules())
             return settlement_of(Dead(owner), held, rules, 0, 0.0)
 
-        given = give_back(self._store, str(owner), settlement)
+        given = give_back(self._store, str(owner), settlement, self._log)
         if given:
             self._log.warning("claims.given_back", owner=str(owner), claims=given, job_id="")
 

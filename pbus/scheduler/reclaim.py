@@ -22,9 +22,9 @@ from typing import Final
 import structlog
 
 from pbus.clock import Clock
-from pbus.core.job import Delivery, Settlement
+from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import Owner
-from pbus.core.outcome import Outcome, Rules, Verdict, judge
+from pbus.core.outcome import UNKNOWN, Outcome, Rules, Verdict, judge
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import Held
@@ -39,6 +39,8 @@ CALM_AFTER_S: Final = 3.0
 PATIENCE_S: Final = 30.0
 """So long a living delivery child may take for its dead consumer before this duty does it."""
 CHUNK: Final = 500
+LINES: Final = 100
+"""Of the dead letters that one dead process leaves behind, so many have a line in the log each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,15 @@ class Dead:
         owner: Whose claims go back.
         job_id: What it ran when it died, empty for nothing or when nobody can tell.
         exit_status: Its status, or minus the signal that ended it; None: unknown.
+        begun: Of a consumer: the jobs that it may have begun, as far as its row tells: what it ran, or what it
+            ran last; None: nobody can tell.
         linked: A living delivery child is responsible for it.
     """
 
     owner: Owner
     job_id: str = ""
     exit_status: int | None = None
+    begun: frozenset[str] | None = None
     linked: bool = False
 
 
@@ -82,8 +87,14 @@ def dead_owners(
             if row is None:  # its slot has been given to another process since
                 found.append(Dead(owner))
             elif not row.alive:
-                found.append(Dead(owner, row.current, row.exit_status, row.role == "consumer" and row.link in serving))
+                found.append(_dead(owner, row, serving))
     return found
+
+
+def _dead(owner: Owner, row: SlotView, serving: Collection[int]) -> Dead:
+    consumer = row.role == "consumer"
+    begun = frozenset({row.current, row.last}) if consumer else None
+    return Dead(owner, row.current, row.exit_status, begun, consumer and row.link in serving)
 
 
 def outcome_of(dead: Dead, held: Held) -> Outcome:
@@ -105,30 +116,45 @@ def settlement_of(dead: Dead, held: Held, rules: Rules, now_ms: int, draw: float
     """
     How the claim *held* of *dead* ends.
 
-    Where nothing may run twice (``hold``) every claim that may have begun is dead as ``unknown``. That is all of
-    them: such topics are claimed for one job at a time, so what a dead process held is what it ran.
+    Where nothing may run twice (``hold``) a consumer is given a job only when the store has what became of the one
+    before: so what it had not begun goes back. Everything else may have run, and is dead as ``unknown``.
     """
     delivery = Delivery(
         id=held.id, queue=held.queue, topic=held.topic, body=b"", attempt=held.attempts + 1, crashes=held.crashes,
         redelivered=False, traceparent="", content_type="", first_ms=0, owner=str(dead.owner),
         forgiven=held.forgiven,
     )
-    return judge(delivery, outcome_of(dead, held), rules, now_ms, draw)
+    outcome = outcome_of(dead, held)
+    if rules.hold and dead.begun is not None and held.id not in dead.begun:
+        outcome = Outcome(verdict=Verdict.RELEASED)
+    return judge(delivery, outcome, rules, now_ms, draw)
 
 
-def give_back(store: Store, owner: str, settlement: Callable[[Held], Settlement]) -> int:
+def give_back(
+    store: Store, owner: str, settlement: Callable[[Held], Settlement], log: structlog.typing.FilteringBoundLogger
+) -> int:
     """
-    End every claim of the dead *owner*, in portions.
+    End every claim of the dead *owner*, in portions; *log* gets those that became dead letters.
 
     Returns:
         How many were still its own.
     """
     claims = store.driver.held(owner)
-    given = 0
+    given: list[Settlement] = []
     for start in range(0, len(claims), CHUNK):
-        portion = claims[start : start + CHUNK]
-        given += sum(store.driver.give_back(owner, [settlement(held) for held in portion]))
-    return given
+        portion = [settlement(held) for held in claims[start : start + CHUNK]]
+        took_effect = store.driver.give_back(owner, portion)
+        given += [one for one, ours in zip(portion, took_effect, strict=True) if ours]
+    dead = [one for one in given if one.move is Move.BURY]
+    for one in dead[:LINES]:
+        event = "job.unknown" if one.reason == UNKNOWN else "job.dead"
+        log.warning(
+            event, queue=one.queue, topic=one.topic, job=one.id, reason=one.reason, fingerprint=one.fingerprint,
+            error=one.error,
+        )
+    if len(dead) > LINES:
+        log.warning("claims.buried", owner=owner, omitted=len(dead) - LINES)
+    return len(given)
 
 
 def parsed(owners: Collection[str]) -> list[Owner]:
@@ -210,12 +236,12 @@ class Reclaim:
 
     def _give_back(self, dead: Dead) -> None:
         if self._killed:
-            dead = Dead(dead.owner)
+            dead = Dead(dead.owner, begun=dead.begun)
         now_ms = int(self._clock.wall_s() * 1000)
 
         def settlement(held: Held) -> Settlement:
             return settlement_of(dead, held, self._rules.get((held.queue, held.topic), Rules()), now_ms, self._draw())
 
-        given = give_back(self._store, str(dead.owner), settlement)
+        given = give_back(self._store, str(dead.owner), settlement, self._log)
         if given:
             self._log.warning("claims.given_back", owner=str(dead.owner), claims=given, job_id=dead.job_id)

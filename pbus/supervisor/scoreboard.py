@@ -47,6 +47,8 @@ _INTEGERS: Final = {
 _FLOATS: Final = {"beat_s": 16, "since_s": 17, "started_s": 18}
 _TEXTS: Final = {"current": (19, 5), "role": (25, 2), "path": (28, 17)}
 """Name -> (word of its length, words of its bytes, which follow)."""
+_LAST: Final = 15
+"""Length of the id in ``current``, kept when the job is over."""
 _COUNTERS_AT: Final = 48
 
 _STATE, _RUNNING, _DONE, _FAILED = (_INTEGERS[name] for name in ("state", "running", "done", "failed"))
@@ -79,6 +81,7 @@ class SlotView:
         since_s: Monotonic seconds at which the current job began (one clock for all processes of a machine).
         started_s: Monotonic seconds of its birth.
         current: Id of the job it runs, empty for none.
+        last: Id of the job it began last, running or not; empty for none.
         counters: What the role counts there.
         torn: Its writer was in the middle of a write the whole time (it died or stands still there).
     """
@@ -104,6 +107,7 @@ class SlotView:
     since_s: float
     started_s: float
     current: str
+    last: str
     counters: tuple[int, ...]
     torn: bool
 
@@ -143,6 +147,7 @@ class Slot:
             self._current[: len(text)] = text
             self._floats[_SINCE] = self._clock.monotonic_s()
             words[_RUNNING] = 1
+            words[_LAST] = len(text)
             words[_CURRENT] = len(text)
             words[_SEQUENCE] = sequence + 1
 
@@ -186,6 +191,7 @@ class Slot:
         """Make room for another process. The sequence goes on, so that a reader notices."""
         nothing: dict[str, Any] = dict.fromkeys(_INTEGERS, 0) | dict.fromkeys(_FLOATS, 0.0) | dict.fromkeys(_TEXTS, "")
         self.update(**nothing | {"state": STATES[0], "counters": (0,) * COUNTERS})
+        self._words[_LAST] = 0
 
     @property
     def state(self) -> str:
@@ -241,15 +247,16 @@ class Slot:
         integers["exit_status"] = integers["exit_status"] if integers["state"] == "dead" else None
         fields: dict[str, Any] = integers
         fields |= {name: floats[at] for name, at in _FLOATS.items()}
-        fields |= {name: self._text(copy, words, name) for name in _TEXTS}
+        fields |= {name: self._text(copy, name, words[at]) for name, (at, _) in _TEXTS.items()}
         counters = tuple(words[_COUNTERS_AT : _COUNTERS_AT + COUNTERS])
-        return SlotView(slot=self.slot, torn=torn, counters=counters, **fields)
+        last = self._text(copy, "current", words[_LAST])
+        return SlotView(slot=self.slot, torn=torn, counters=counters, last=last, **fields)
 
     @staticmethod
-    def _text(copy: bytes, words: memoryview, name: str) -> str:
+    def _text(copy: bytes, name: str, length: int) -> str:
         at, size = _TEXTS[name]
         start = (at + 1) * _WORD
-        return copy[start : start + min(words[at], size * _WORD)].decode(errors="replace")
+        return copy[start : start + min(length, size * _WORD)].decode(errors="replace")
 
 
 class Scoreboard:

@@ -89,7 +89,7 @@ def shop(bus_factory: BusFactory, tmp_path: Path) -> Any:
 
     def make(
         *, call: str = "consumer_jobs:act", consumers: int = 1, path: Path = HANDLERS, deliveries: int = 1,
-        store: str = "", **topic: Any,
+        store: str = "", backoff: dict[str, Any] | None = None, **topic: Any,
     ) -> Shop:
         runs = tmp_path / "runs"
         settings = {
@@ -99,6 +99,8 @@ def shop(bus_factory: BusFactory, tmp_path: Path) -> Any:
         tree: dict[str, Any] = {
             "queue": {"gift": {"topic": {"credit": settings}}}, "delivery": {"processes": deliveries},
         }
+        if backoff:
+            tree["supervise"] = {"backoff": backoff}
         if store:
             tree["storage"] = {"main": {"url": store}}
         bus = bus_factory(tree, environment={"RUNS_FILE": str(runs)})
@@ -196,6 +198,15 @@ def test_a_job_that_kills_its_consumer_three_times_is_dead(shop: OpenShop) -> No
     assert here.bus.events("job.dead")[0]["error"].startswith("killed its consumer 3 times")
 
 
+def test_jobs_that_kill_their_process_one_after_the_other_do_not_stop_their_topic(shop: OpenShop) -> None:
+    """Twelve fast ends, two more than a crash loop may have: but it was the jobs."""
+    here = shop(crash_limit=1, backoff={"first": "20ms", "max": "50ms", "fatal": 10})
+    here.push(*(f"kill {number}" for number in range(12)), "ok 1")
+    numbers = here.settled(40)
+    assert (numbers["done_total"], numbers["dead"]) == (1, 12)
+    assert here.bus.events("child.fatal") == []
+
+
 @pytest.mark.parametrize("word", ["exit-once", "sys-exit-once"])
 def test_an_exit_with_a_status_is_an_ordinary_failure(shop: OpenShop, word: str) -> None:
     here = shop()
@@ -212,6 +223,47 @@ def test_a_job_beyond_the_timeout_is_killed_and_tried_again(shop: OpenShop) -> N
     here.push("sleep-once 60", "ok 1")
     assert here.settled()["done_total"] == 2
     assert here.bus.events("job.failed")[0]["verdict"] == "timeout"
+
+
+# -- jobs that must not run twice ------------------------------------------------------------------------
+
+
+def unknown(here: Shop) -> list[str]:
+    """Bodies of the jobs of which nobody knows whether they ran."""
+    ids = {event["job"] for event in here.bus.events("job.unknown")}
+    return [run.text for run in here.runs() if run.id in ids]
+
+
+@pytest.mark.parametrize(("body", "topic"), [("kill x", {}), ("sleep 60", {"timeout": "300ms"})])
+def test_with_hold_what_may_have_run_waits_for_a_person(shop: OpenShop, body: str, topic: dict[str, Any]) -> None:
+    here = shop(on_unknown="hold", **topic)
+    here.push(body, *(f"ok {number}" for number in range(20)))
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["dead"]) == (20, 1)
+    assert unknown(here) == [body]
+    assert here.bodies("begin").count(body) == 1
+    told = "gift/credit: nobody knows whether 1 of its jobs ran"
+    until(lambda: told in str(here.bus.status()["problems"]), 15, lambda: f"{told}: {here.bus.status()['problems']}")
+    job_id = here.bus.events("job.unknown")[0]["job"]
+    here.bus.cli("job", "done", "gift/credit", job_id, check=True)
+    until(lambda: told not in str(here.bus.status()["problems"]), 15, "a person has settled it")
+    assert here.numbers()["done_total"] == 21
+
+
+def test_with_hold_nothing_runs_twice_whoever_is_killed(shop: OpenShop) -> None:
+    here = shop(on_unknown="hold", consumers=2, backoff={"first": "20ms", "max": "100ms", "fatal": 1000})
+    here.push(*(f"sleep 0.01 {number}" for number in range(300)))
+    for round_ in range(6):
+        until(lambda mark=30 * round_: len(here.bodies()) >= mark, 20, "work is under way")
+        for role in (("consumer",), ("delivery",), ("delivery", "consumer"))[round_ % 3]:
+            here.bus.kill(role)
+    numbers = here.settled(40)
+    runs = Counter(here.bodies("begin"))
+    held = Counter(unknown(here)).total()
+    print(f"{numbers['dead']} of 300 are unknown, {held} of them had begun")
+    assert runs.most_common(1)[0][1] == 1
+    assert numbers["done_total"] + numbers["dead"] == 300
+    assert numbers["dead"] <= 6 * 2 * 2
 
 
 def test_without_a_timeout_a_long_job_is_run_once(shop: OpenShop) -> None:

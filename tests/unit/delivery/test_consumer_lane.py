@@ -309,6 +309,7 @@ def warm(stage: Stage, guest: Attached, owner: str = OWNER) -> None:
     for number in range(64):
         stage.give(f"{number}-0", owner=owner)
         guest.heard([result(f"{number}-0")])
+        stage.lane.settled(owner, [f"{number}-0"])
 
 
 def test_a_topic_that_holds_is_claimed_for_one_job_at_a_time() -> None:
@@ -319,6 +320,8 @@ def test_a_topic_that_holds_is_claimed_for_one_job_at_a_time() -> None:
     stage.give("1-1")
     assert stage.lane.wants() == []
     guest.heard([result("1-1")])
+    assert stage.lane.wants() == [], "the store does not have it yet"
+    stage.lane.settled(OWNER, ["1-1"])
     assert [want.count for want in stage.lane.wants()] == [1]
 
 

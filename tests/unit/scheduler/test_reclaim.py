@@ -246,11 +246,27 @@ def test_boot_is_forgotten_when_every_storage_is_done() -> None:
     assert (boots.over("other"), forgotten) == ({"b"}, ["a"])
 
 
-@pytest.mark.parametrize("role", ["delivery", "ingest", "consumer"])
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("killed", [False, True])
+def test_where_nothing_may_run_twice_only_what_a_consumer_had_not_begun_goes_back(
+    scene: Scene, killed: bool, ended: bool
+) -> None:
+    owner, slot = scene.child("consumer")
+    slot.begin("1000-1")
+    if ended:
+        slot.end(True)  # its result was lost with its delivery child
+    scene.driver.claimed_by(owner, "1000-1", "1000-2")
+    scene.board.bury(slot, KILLED)
+    scene.run(scene.duty(killed, hold=True), 1)
+    assert [(one.id, one.move, one.reason) for _, one in scene.driver.given_back] == [
+        ("1000-1", Move.BURY, "unknown"), ("1000-2", Move.RELEASE, ""),
+    ]
+
+
+@pytest.mark.parametrize("role", ["delivery", "ingest"])
 @pytest.mark.parametrize("killed", [False, True])
 def test_where_nothing_may_run_twice_the_claims_of_the_dead_are_unknown(scene: Scene, role: str, killed: bool) -> None:
     owner, slot = scene.child(role)
-    slot.begin("1000-1")
     scene.driver.claimed_by(owner, "1000-1", "1000-2")
     scene.board.bury(slot, KILLED)
     scene.run(scene.duty(killed, hold=True), 1)

@@ -45,7 +45,9 @@ def test_begin_and_end_count_and_name_the_job(board: Scoreboard) -> None:
     slot.begin(JOB)
     slot.end(False)
     row = slot.read()
-    assert (row.current, row.running, row.done, row.failed) == ("", 0, 1, 1)
+    assert (row.current, row.last, row.running, row.done, row.failed) == ("", JOB, 0, 1, 1)
+    slot.clear()
+    assert slot.read().last == ""
 
 
 def test_job_id_longer_than_the_field_is_cut_and_shorter_ones_leave_no_rest(board: Scoreboard) -> None:
