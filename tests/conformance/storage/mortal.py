@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from pbus.core.job import Move, Push
-from pbus.storage.driver import Driver, Want
+from pbus.storage.driver import Driver, QueueSpec, Want
 from pbus.storage.open import StoreTarget, make
 from tests.conformance.storage.world import gift, settlement
 
@@ -26,6 +26,8 @@ OWNER = "n1/b1/1.1"
 TOPICS = ("credit", "mail")
 ROUNDS = 4
 MOVES = (Move.ACK, Move.RETRY, Move.BURY, Move.RELEASE, Move.ACK)
+
+Life = Callable[[Driver, Callable[[str, Any], None]], None]
 
 
 @dataclass
@@ -61,9 +63,9 @@ class Diary:
         return diary
 
 
-def live(url: str, diary: Path, last_step: int) -> int:
+def live(url: str, diary: Path, last_step: int, spec: QueueSpec | None = None, life: Life | None = None) -> int:
     """
-    One life in a child process; *last_step* 0: it ends by itself.
+    One life in a child process; *last_step* 0: it ends by itself; *life*: another one than that of this file.
 
     Returns:
         The child's wait status.
@@ -72,14 +74,14 @@ def live(url: str, diary: Path, last_step: int) -> int:
     if pid == 0:
         status = 70
         try:
-            _run(url, diary, last_step)
+            _run(url, diary, last_step, spec or gift(*TOPICS, retention_s=0.0, retention_bytes=0), life or _rounds)
             status = 0
         finally:
             os._exit(status)
     return os.waitpid(pid, 0)[1]
 
 
-def _run(url: str, diary: Path, last_step: int) -> None:
+def _run(url: str, diary: Path, last_step: int, spec: QueueSpec, life: Life) -> None:
     out = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(kind: str, value: Any) -> None:
@@ -97,12 +99,16 @@ def _run(url: str, diary: Path, last_step: int) -> None:
 
     sys.setprofile(step)
     store.open()
-    store.declare([gift(*TOPICS, retention_s=0.0, retention_bytes=0)])
-    for batch in range(1, ROUNDS + 1):
-        _one_round(store, batch, note)
+    store.declare([spec])
+    life(store, note)
     store.close()
     sys.setprofile(None)
     note("steps", steps)
+
+
+def _rounds(store: Driver, note: Callable[[str, Any], None]) -> None:
+    for batch in range(1, ROUNDS + 1):
+        _one_round(store, batch, note)
 
 
 def _one_round(store: Driver, batch: int, note: Callable[[str, Any], None]) -> None:
