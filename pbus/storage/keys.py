@@ -1,5 +1,6 @@
 """
-Every Redis key of the streams driver. No other file spells one; scripts get theirs in KEYS.
+Every Redis key of the streams driver. No other file spells one: a script has the key of its queue in
+KEYS and makes the others from it, with the endings below (``$log`` in its text; see redis_scripts).
 
 All keys of a queue Q carry its hash tag, so that one script may use them on a cluster. T is a topic,
 OWNER is ``node/boot/slot.n``. A job id is ``<ms>-<seq>``; *padded* is the same with leading zeros,
@@ -12,33 +13,53 @@ For the whole store::
     pbus:fenced                    set     boots declared dead
     pbus:check                     string  written by check()
 
-Of a queue::
+Of a queue (``pbus:{Q}`` and then)::
 
-    pbus:{Q}:queue                 hash    pushed: jobs ever; bytes: of their bodies; ms, seq: the last id;
-                                           retention_ms, retention_bytes
-    pbus:{Q}:log                   stream  id -> j: offset in its append, body, headers (redis_codec)
-    pbus:{Q}:sizes                 stream  first id of an append -> z: bytes pushed before it
-    pbus:{Q}:cursors               hash    T -> id of the last entry that T has taken from the log
-    pbus:{Q}:taken                 hash    T -> pushed jobs that T has taken; backlog = pushed - min(taken)
-    pbus:{Q}:fenced                set     boots whose scripts are refused in this queue
-    pbus:{Q}:batch:OWNER           string  answer to the owner's last append; expires
-    pbus:{Q}:settled:SESSION       string  answer to the last settle of one connection; expires
-    pbus:{Q}:bell                  channel rung when deliveries of the queue become ready
+    :queue                         hash    see below
+    :log                           stream  id -> j: envelope (redis_codec); before it, where the push had any
+                                           that outlive it, o: options ``delay_ms:ttl_ms:key``
+    :sizes                         stream  first id of an unbroken run of pushes -> z: bytes pushed before it
+    :cursors                       hash    T -> id of the last entry that T has passed in the log
+    :taken                         hash    T -> pushed jobs that T has taken; backlog = pushed - min(taken)
+    :fenced                        set     boots whose scripts are refused in this queue
+    :batch:OWNER                   string  answer to the owner's last append; expires
+    :settled:SESSION               string  answer to the last settle of one connection; expires
+    :dedupe:KEY                    string  id of the job that was pushed with it; expires with its window
+    :bell                          channel rung when deliveries of the queue become ready
 
-Of a topic (``pbus:{Q}:topic:T:`` and then)::
+    fields of :queue               pushed: jobs ever; bytes: of their bodies; ms, seq: the last id;
+                                   retention_ms, retention_bytes, max_jobs, max_bytes, dedupe_ms: its spec;
+                                   low: bytes that every topic has taken at least (a bound, seldom renewed)
+      and of each topic            dead_keep:T, dead_max:T: its spec; start:T: the id it started after;
+                                   born:T: the last id when it was made; dropped:T: there is none any more;
+                                   paused:T: since when (ms); fresh:T: deliveries not taken that are not in
+                                   the log before it; cancelled:T: those in the log before it that are;
+                                   bytes:T: of bodies, of the former less of the latter;
+                                   side:T: it ever had one of these (a claim looks at them only then)
 
-    claims:OWNER                   hash    id -> state; HDEL is the compare-and-set
-    owners                         set     owners that have a claims hash
-    again                          zset    0 -> padded|state: what came back; read before the log
-    delayed                        zset    due (ms) -> padded|state
-    dead                           zset    since (ms) -> padded
-    letters                        hash    id -> attempts:crashes:length of reason:reason text
-    bodies                         hash    id -> j of what may outlive the log: everything in again, delayed
-                                           and dead, and claims that trim overtook
-    totals                         hash    done, failed, dead, redelivered
+Of a topic (``pbus:{Q}:topic:T`` and then)::
 
-A *state* is ``attempts:crashes:redelivered:first_ms``, or empty for a delivery that was never back:
-then, and only then, there is no entry in ``bodies`` to remove.
+    :claims:OWNER                  hash    id -> state; HDEL is the compare-and-set
+    :owners                        set     owners that have a claims hash
+    :again                         zset    0 -> padded|state: what came back; read before the log
+    :delayed                       zset    due (ms) -> padded
+    :waiting                       zset    0 -> key NUL padded|state: what met a held key, in order
+    :holders                       hash    key -> id of the delivery that holds it: running, in again or delayed
+    :rests                         zset    until (ms) -> key: it is not handed out before
+    :cancelled                     set     ids in the log before the cursor that are passed over
+    :dead                          zset    since (ms) -> padded
+    :grouped                       zset    0 -> fingerprint:since (14 digits):padded of every dead letter
+    :groups                        hash    fingerprint -> letters now:letters ever:since the first (ms)
+    :notes                         hash    id -> state while delayed, letter while dead
+    :bodies                        hash    id -> what may outlive the log: of everything in again, delayed,
+                                           waiting and dead, and of claims that trim overtook. The envelope;
+                                           with options ``o`` length ``:`` options envelope
+    :totals                        hash    done, failed, dead, redelivered, cancelled, expired, forgotten
+
+A *state* is ``attempts:crashes:redelivered:first_ms:forgiven:expires_ms:where:key``. *where* is empty,
+``l`` (the body is in the log only), or the bytes of the body of one that is not taken yet. An empty state
+is a plain job on its first claim: all zeros, its body in the log only. A *letter* is ``length of state:
+length of reason:length of fingerprint:state reason fingerprint text``.
 """
 
 from __future__ import annotations
@@ -50,54 +71,76 @@ BEATS: Final = "pbus:beats"
 FENCED: Final = "pbus:fenced"
 CHECK: Final = "pbus:check"
 
+ENDINGS: Final = {
+    "queue": ":queue",
+    "log": ":log",
+    "sizes": ":sizes",
+    "cursors": ":cursors",
+    "taken": ":taken",
+    "fenced": ":fenced",
+    "batch": ":batch:",
+    "settled": ":settled:",
+    "dedupe": ":dedupe:",
+    "bell": ":bell",
+    "topic": ":topic:",
+    "claims": ":claims:",
+    "owners": ":owners",
+    "again": ":again",
+    "delayed": ":delayed",
+    "waiting": ":waiting",
+    "holders": ":holders",
+    "rests": ":rests",
+    "cancelled": ":cancelled",
+    "dead": ":dead",
+    "grouped": ":grouped",
+    "groups": ":groups",
+    "notes": ":notes",
+    "bodies": ":bodies",
+    "totals": ":totals",
+}
+"""What the scripts put behind ``pbus:{Q}``, or behind it, ``:topic:`` and the name of a topic."""
+
 
 class TopicKeys:
-    """The keys of one topic, built once."""
+    """The keys of one topic that Python names, built once."""
 
-    __slots__ = ("again", "bodies", "claims", "dead", "delayed", "letters", "owners", "totals")
+    __slots__ = ("bodies", "claims", "dead", "delayed", "groups", "owners")
 
-    def __init__(self, queue: str, topic: str) -> None:
-        prefix = f"pbus:{{{queue}}}:topic:{topic}:"
-        self.claims = prefix + "claims:"
+    def __init__(self, root: str) -> None:
+        self.claims = root + ENDINGS["claims"]
         """Prefix of the claims hashes; an owner follows."""
-        self.owners = prefix + "owners"
-        self.again = prefix + "again"
-        self.delayed = prefix + "delayed"
-        self.dead = prefix + "dead"
-        self.letters = prefix + "letters"
-        self.bodies = prefix + "bodies"
-        self.totals = prefix + "totals"
+        self.owners = root + ENDINGS["owners"]
+        self.delayed = root + ENDINGS["delayed"]
+        self.dead = root + ENDINGS["dead"]
+        self.groups = root + ENDINGS["groups"]
+        self.bodies = root + ENDINGS["bodies"]
 
 
 class QueueKeys:
-    """The keys of one queue and of its topics, built once."""
+    """The keys of one queue and of its topics that Python names, built once."""
 
-    __slots__ = ("_topics", "batch", "bell", "cursors", "fenced", "log", "name", "queue", "settled", "sizes", "taken")
+    __slots__ = ("_topics", "bell", "fenced", "log", "name", "queue", "taken", "topics")
 
     def __init__(self, queue: str) -> None:
-        prefix = f"pbus:{{{queue}}}:"
+        root = f"pbus:{{{queue}}}"
         self.name = queue
-        self.queue = prefix + "queue"
-        self.log = prefix + "log"
-        self.sizes = prefix + "sizes"
-        self.cursors = prefix + "cursors"
-        self.taken = prefix + "taken"
-        self.fenced = prefix + "fenced"
-        self.batch = prefix + "batch:"
-        """Prefix of the answers to appends; an owner follows."""
-        self.settled = prefix + "settled:"
-        """Prefix of the answers to settles; a session follows."""
-        self.bell = bell(queue)
+        self.queue = root + ENDINGS["queue"]
+        self.log = root + ENDINGS["log"]
+        self.taken = root + ENDINGS["taken"]
+        self.fenced = root + ENDINGS["fenced"]
+        self.bell = root + ENDINGS["bell"]
+        self.topics = root + ENDINGS["topic"]
+        """Prefix of everything of a topic; its name follows."""
         self._topics: dict[str, TopicKeys] = {}
 
     def topic(self, topic: str) -> TopicKeys:
         """The keys of one of its topics."""
         found = self._topics.get(topic)
         if found is None:
-            found = self._topics[topic] = TopicKeys(self.name, topic)
+            found = self._topics[topic] = TopicKeys(self.topics + topic)
         return found
 
 
 def bell(queue: str) -> str:
     """The channel that is rung when deliveries of *queue* become ready."""
-    return f"pbus:{{{queue}}}:bell"
+    return f"pbus:{{{queue}}}" + ENDINGS["bell"]

@@ -16,6 +16,7 @@ import redis
 from pbus.clock import Clock
 from pbus.storage.keys import bell
 from pbus.storage.redis_address import Address
+from pbus.storage.redis_calls import jittered
 from pbus.storage.redis_link import Deadline, connection
 
 QUIET_S: Final = 5.0
@@ -65,7 +66,7 @@ class RedisBell:
                 self._hang_up()
                 if left_s <= 0:
                     break
-                self._clock.sleep(min(self._pause_s, left_s))
+                self._clock.sleep(min(jittered(self._pause_s), left_s))
                 self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
                 continue
             except BaseException:

@@ -10,21 +10,29 @@ Calls to one Redis: when to repeat, when to give up, and what the caller is told
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import redis
 
 from pbus.clock import Clock
-from pbus.errors import Conflict, StorageError, Unavailable
+from pbus.errors import Conflict, StorageError, StoreFull, Unavailable
 from pbus.storage.redis_address import Address
-from pbus.storage.redis_errors import IS_FENCED, IS_LATE, NOT_DECLARED, Lost, Refused, first_word, refusal
+from pbus.storage.redis_errors import (
+    HANG_UP, IS_FENCED, IS_LATE, NOT_DECLARED, Kind, Lost, Refused, first_word, refusal,
+)
 from pbus.storage.redis_link import Link, Session, Words
 from pbus.storage.redis_scripts import Call
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.25
 """Between repetitions of a call whose reply was lost; the growth is twofold."""
+
+
+def jittered(pause_s: float) -> float:
+    """Half to all of *pause_s*: whoever lost one server together does not come back together."""
+    return pause_s * random.uniform(0.5, 1.0)
 
 
 class NotDeclared(Unavailable):
@@ -108,6 +116,8 @@ class Calls:
         until_s = session.deadline.at_s
         replies, sent_before = self._repeated(lambda: self._exchange(session, commands), session, repeat=repeat)
         session.deadline.at_s = until_s
+        if any(self._ends_connection(reply) for reply in replies):
+            session.close()
         return [
             self._meaning(reply, sent_before) if isinstance(reply, redis.exceptions.ResponseError) else reply
             for reply in replies
@@ -137,7 +147,7 @@ class Calls:
             left_s = until_s - self._clock.monotonic_s()
             if not again or left_s <= pause_s:
                 raise (Unknown if sent else Unavailable)(self.say(problem))
-            self._clock.sleep(pause_s)
+            self._clock.sleep(jittered(pause_s))
             pause_s = min(max(FIRST_PAUSE_S, pause_s * 2), LONGEST_PAUSE_S)
 
     def _exchange(self, session: Session, commands: Sequence[Call | Words]) -> list[Any]:
@@ -154,6 +164,11 @@ class Calls:
                 replies[place] = reply
         return replies
 
+    @staticmethod
+    def _ends_connection(reply: Any) -> bool:
+        refused = refusal(reply) if isinstance(reply, redis.exceptions.RedisError) else None
+        return refused is not None and refused.kind in HANG_UP
+
     def _meaning(self, reply: redis.exceptions.ResponseError, sent_before: bool) -> Exception:
         word = first_word(reply)
         if word == NOT_DECLARED:
@@ -165,5 +180,6 @@ class Calls:
             return Conflict(self.say("a later append of the same owner was stored already: not stored"))
         refused = refusal(reply)
         if refused is not None:
-            return (Unknown if sent_before else Unavailable)(self.say(refused.text))
+            kind = StoreFull if refused.kind is Kind.FULL else Unavailable
+            return (Unknown if sent_before else kind)(self.say(refused.text))
         return StorageError(self.say(f"unexpected answer: {reply}"))

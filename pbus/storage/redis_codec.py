@@ -5,33 +5,66 @@ An *envelope* is a job in one field of the log::
 
     offset:length of traceparent:length of content type:traceparent content-type body
 
-*offset* counts the bytes of the bodies that were pushed before it in the same append, so retention
-by bytes can weigh any stretch of the log by looking at its two ends.
+*offset* counts the bytes of the bodies that came before it in the same append, so any stretch of the
+log can be weighed by looking at its two ends (and at the marks in ``sizes``).
+
+States and letters: see keys. The scripts write them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from pbus.core.job import Delivery, Push
-from pbus.storage.driver import Appended, DeadLetter, Want
+from pbus.storage.driver import CLAIM_BYTES, Appended, DeadGroup, DeadLetter, JobRecord, Place, Want
 
 NEVER_BACK = b""
-"""State of a delivery that was never handed out before."""
+"""State of a delivery of a plain job that was never handed out before."""
+_OPTIONS: Final = ord("o")
+PAGE_BYTES: Final = CLAIM_BYTES
+"""About so many bytes of bodies are in one page of jobs."""
 
 
-def envelopes(pushes: Sequence[Push]) -> tuple[list[bytes], int]:
-    """The envelopes of one queue's pushes in one append, and how many bytes their bodies have."""
-    packed: list[bytes] = []
-    offset = 0
+@dataclass(slots=True)
+class Packed:
+    """
+    One queue's part of an append.
+
+    Attributes:
+        envelopes: One a push.
+        size: Bytes of their bodies.
+        with_options: Some of them have options.
+        rows: Six values of each push that is no plain job of a span of one: place, span, delay ms,
+            ttl ms, key, dedupe key.
+    """
+
+    envelopes: list[bytes]
+    size: int
+    with_options: bool
+    rows: list[Any]
+
+
+def packed(pushes: Sequence[Push]) -> Packed:
+    """The pushes of one queue in one append."""
+    envelopes: list[bytes] = []
+    rows: list[Any] = []
+    offset, with_options = 0, False
     for push in pushes:
         if push.traceparent or push.content_type:
             trace, kind = push.traceparent.encode(), push.content_type.encode()
-            packed.append(b"%d:%d:%d:%b%b%b" % (offset, len(trace), len(kind), trace, kind, push.body))
+            envelopes.append(b"%d:%d:%d:%b%b%b" % (offset, len(trace), len(kind), trace, kind, push.body))
         else:
-            packed.append(b"%d:0:0:%b" % (offset, push.body))
+            envelopes.append(b"%d:0:0:%b" % (offset, push.body))
         offset += len(push.body)
-    return packed, offset
+        options = push.options
+        if options is not None:
+            with_options = True
+            rows += (len(envelopes) - 1, push.span, options.delay_ms, options.ttl_ms, options.key, options.dedupe)
+        elif push.span > 1:
+            rows += (len(envelopes) - 1, push.span, 0, 0, "", "")
+    return Packed(envelopes, offset, with_options, rows)
 
 
 def open_envelope(envelope: bytes) -> tuple[bytes, str, str]:
@@ -48,43 +81,77 @@ def open_envelope(envelope: bytes) -> tuple[bytes, str, str]:
     return rest[second:], rest[:first].decode(), rest[first:second].decode()
 
 
-def appended(answer: bytes) -> list[Appended]:
-    """One entry a push of a queue, from ``batch ms seq count backlog topics``."""
-    _, ms, seq, count, backlog, topics = map(int, answer.split())
-    return [Appended(f"{ms}-{number}", backlog, topics) for number in range(seq, seq + count)]
+def open_packed(packed_body: bytes) -> tuple[int, str, bytes]:
+    """Ttl in ms, key, and the envelope of a body as it lies in ``bodies``."""
+    if packed_body[0] != _OPTIONS:
+        return 0, "", packed_body
+    length, _, rest = packed_body[1:].partition(b":")
+    _, ttl, key = rest[: int(length)].split(b":", 2)
+    return int(ttl), key.decode("utf-8", "surrogateescape"), rest[int(length) :]
+
+
+def appended(answer: bytes, count: int) -> list[Appended]:
+    """One entry a push of a queue (*count*), from ``batch ms seq stored backlog topics``, then what was not stored."""
+    _, ms, seq, stored, backlog, topics, *gaps = answer.split()
+    first, waiting, to = int(seq), int(backlog), int(topics)
+    prefix = ms.decode() + "-"
+    if not gaps:
+        return [Appended(f"{prefix}{number}", waiting, to) for number in range(first, first + int(stored))]
+    missing = {int(place): what.decode() for place, _, what in (gap.partition(b":") for gap in gaps)}
+    answers = []
+    for place in range(count):
+        what = missing.get(place)
+        if what is None:
+            answers.append(Appended(f"{prefix}{first}", waiting, to))
+            first += 1
+        elif what[0] == "=":
+            answers.append(Appended(what[1:], waiting, to, duplicate=True))
+        else:
+            answers.append(Appended("", waiting, to, refused="jobs" if what == "J" else "bytes"))
+    return answers
 
 
 def deliveries(want: Want, back: Sequence[bytes], fresh: Sequence[bytes]) -> list[Delivery]:
-    """What a want got: *back* is id, state, envelope of each that was back, *fresh* id, envelope."""
-    found = [
-        _delivery(want, back[at], back[at + 2], *read_state(back[at + 1])) for at in range(0, len(back), 3)
-    ]
-    found += [_delivery(want, fresh[at], fresh[at + 1], 0, 0, False, 0) for at in range(0, len(fresh), 2)]
+    """What a want got: *back* is id, state, body of each that was back, *fresh* id, body."""
+    found = []
+    for at in range(0, len(back), 3):
+        state = read_state(back[at + 1])
+        body, traceparent, content_type = open_envelope(open_packed(back[at + 2])[2])
+        found.append(Delivery(
+            back[at].decode(), want.queue, want.topic, body, state.attempts + 1, state.crashes, state.redelivered,
+            traceparent, content_type, state.first_ms, want.owner, state.key, state.forgiven,
+        ))
+    for at in range(0, len(fresh), 2):
+        envelope, key = fresh[at + 1], ""
+        if envelope[0] == _OPTIONS:
+            _, key, envelope = open_packed(envelope)
+        body, traceparent, content_type = open_envelope(envelope)
+        found.append(Delivery(
+            fresh[at].decode(), want.queue, want.topic, body, 1, 0, False, traceparent, content_type, 0, want.owner, key
+        ))
     return found
 
 
-def _delivery(
-    want: Want, job_id: bytes, envelope: bytes, attempts: int, crashes: int, redelivered: bool, first_ms: int
-) -> Delivery:
-    body, traceparent, content_type = open_envelope(envelope)
-    return Delivery(
-        job_id.decode(), want.queue, want.topic, body, attempts + 1, crashes, redelivered, traceparent, content_type,
-        first_ms, want.owner,
-    )
+class Past(NamedTuple):
+    """What a delivery has come to; ``first_ms``: when its first counted attempt ended (unix ms)."""
+
+    attempts: int = 0
+    crashes: int = 0
+    redelivered: bool = False
+    first_ms: int = 0
+    forgiven: int = 0
+    key: str = ""
 
 
-def read_state(state: bytes) -> tuple[int, int, bool, int]:
-    """Counted attempts, crashes, redelivered, and when the first counted attempt ended (unix ms)."""
+def read_state(state: bytes) -> Past:
+    """A state as the scripts write it (keys)."""
     if state == NEVER_BACK:
-        return 0, 0, False, 0
-    attempts, crashes, redelivered, first_ms = state.split(b":")
-    return int(attempts), int(crashes), redelivered == b"1", int(first_ms)
-
-
-def unpadded(member: bytes) -> str:
-    """The job id of a member that sorts as ids do."""
-    ms, _, seq = member.decode().partition("-")
-    return f"{int(ms)}-{int(seq)}"
+        return Past()
+    attempts, crashes, redelivered, first_ms, forgiven, _expires, _where, key = state.split(b":", 7)
+    return Past(
+        int(attempts), int(crashes), redelivered == b"1", int(first_ms), int(forgiven),
+        key.decode("utf-8", "surrogateescape"),
+    )
 
 
 def id_order(job_id: str) -> tuple[int, int]:
@@ -93,10 +160,63 @@ def id_order(job_id: str) -> tuple[int, int]:
     return int(ms), int(seq)
 
 
-def dead_letter(queue: str, topic: str, job_id: str, at_ms: int, letter: bytes) -> DeadLetter:
-    """The dead letter that the scripts wrote as ``attempts:crashes:length of reason:reason text``."""
-    attempts, crashes, length, rest = letter.split(b":", 3)
-    reason, error = rest[: int(length)], rest[int(length) :]
+class Letter(NamedTuple):
+    """A dead letter as the scripts keep it."""
+
+    past: Past
+    reason: str
+    fingerprint: str
+    error: str
+
+
+def read_letter(letter: bytes) -> Letter:
+    """``length of state:length of reason:length of fingerprint:state reason fingerprint text``."""
+    state, reason, fingerprint, rest = letter.split(b":", 3)
+    first, second = int(state), int(state) + int(reason)
+    third = second + int(fingerprint)
+    words = [part.decode("utf-8", "replace") for part in (rest[first:second], rest[second:third], rest[third:])]
+    return Letter(read_state(rest[:first]), *words)
+
+
+def dead_letter(queue: str, topic: str, job_id: bytes, at_ms: int, letter: bytes) -> DeadLetter:
+    read = read_letter(letter)
     return DeadLetter(
-        queue, topic, job_id, at_ms, int(attempts), int(crashes), reason.decode(), error.decode("utf-8", "replace")
+        queue, topic, job_id.decode(), at_ms, read.past.attempts, read.past.crashes, read.reason, read.error,
+        read.fingerprint,
     )
+
+
+def dead_group(queue: str, topic: str, row: Sequence[Any]) -> DeadGroup:
+    """A row of dead_groups.lua."""
+    fingerprint, count, total, first_ms, last_ms, sample, letter = row
+    read = read_letter(letter)
+    return DeadGroup(
+        queue, topic, fingerprint.decode(), count, total, first_ms, last_ms, read.reason, read.error, sample.decode()
+    )
+
+
+_STATES: Final = {"again": "ready", "waiting": "ready", "log": "ready", "claims": "running"}
+
+
+def _place(kind: str, state: bytes, detail: int, owner: str) -> Place:
+    if kind == "dead":
+        read = read_letter(state)
+        past = read.past
+        return Place("dead", past.attempts, past.crashes, past.redelivered, past.first_ms, at_ms=detail,
+                     reason=read.reason, error=read.error, fingerprint=read.fingerprint)
+    past = read_state(state)
+    return Place(_STATES.get(kind, kind), past.attempts, past.crashes, past.redelivered, past.first_ms,
+                 due_ms=detail, owner=owner)
+
+
+def job_record(queue: str, row: Sequence[Any]) -> JobRecord:
+    """A row of records.lua."""
+    job_id = row[0].decode()
+    ttl_ms, key, envelope = open_packed(row[1])
+    body, traceparent, content_type = open_envelope(envelope)
+    topics = {
+        name.decode(): _place(kind.decode(), state, int(detail), owner.decode())
+        for name, kind, state, detail, owner in row[2:]
+    }
+    expires_ms = id_order(job_id)[0] + ttl_ms if ttl_ms else 0
+    return JobRecord(job_id, queue, body, traceparent, content_type, key, expires_ms, topics)

@@ -7,25 +7,53 @@ a connection that ends before its reply means that nobody knows (``Lost.sent``).
 
 from __future__ import annotations
 
+import enum
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import redis
 
-REFUSALS: Final[dict[str, str]] = {
-    "LOADING": "it is reading its data from disk; it answers again when it is done",
-    "READONLY": "it is a replica now; point the storage's url at the master",
-    "OOM": "its memory is full; raise maxmemory or let the topics catch up",
-    "MISCONF": "it cannot write to its disk and refuses writes; free its disk (see its log)",
-    "NOREPLICAS": "too few replicas are connected (min-replicas-to-write)",
-    "MASTERDOWN": "it is a replica without its master; point the storage's url at the master",
-    "CLUSTERDOWN": "the cluster is down",
-    "BUSY": "another client's script blocks it (SCRIPT KILL ends it)",
-    "NOAUTH": "it wants a password; set password_file of the storage",
-    "WRONGPASS": "it does not take this password; set password_file of the storage to the current one",
-    "NOPERM": "its ACL does not allow this user what pbus needs (+@all ~pbus:* &pbus:*)",
+class Kind(enum.Enum):
+    """What a refusal asks of us."""
+
+    RECONNECT = "the next connection may find the right server, or find it ready"
+    FULL = "there is no room for pushes; the rest goes on"
+    WRITES = "it takes no writes until somebody has repaired it"
+    AUTH = "it does not let us in, or not there"
+    BUSY = "it is occupied; nothing is wrong with the connection"
+
+
+class Meaning(NamedTuple):
+    """A kind of refusal, and what it says to people."""
+
+    kind: Kind
+    text: str
+
+
+REFUSALS: Final[dict[str, Meaning]] = {
+    "LOADING": Meaning(Kind.RECONNECT, "it is reading its data from disk; it answers again when it is done"),
+    "READONLY": Meaning(Kind.RECONNECT, "it is a replica now; point the storage's url at the master"),
+    "MASTERDOWN": Meaning(Kind.RECONNECT, "it is a replica without its master; point the storage's url at the master"),
+    "CLUSTERDOWN": Meaning(Kind.RECONNECT, "the cluster is down"),
+    "MOVED": Meaning(Kind.RECONNECT, "it is one node of a cluster, which this url does not name"),
+    "MAXCLIENTS": Meaning(Kind.RECONNECT, "it has too many clients (maxclients)"),
+    "OOM": Meaning(Kind.FULL, "its memory is full; raise maxmemory or let the topics catch up"),
+    "MISCONF": Meaning(Kind.WRITES, "it cannot write to its disk and refuses writes; free its disk (see its log)"),
+    "NOREPLICAS": Meaning(Kind.WRITES, "too few replicas are connected (min-replicas-to-write)"),
+    "BUSY": Meaning(Kind.BUSY, "another client's script blocks it (SCRIPT KILL ends it)"),
+    "NOAUTH": Meaning(Kind.AUTH, "it wants a password; set password_file of the storage"),
+    "WRONGPASS": Meaning(
+        Kind.AUTH, "it does not take this password; set password_file of the storage to the current one"
+    ),
+    "NOPERM": Meaning(Kind.AUTH, "its ACL does not allow this user what pbus needs (+@all ~pbus:* &pbus:*)"),
 }
-"""First word of an error reply -> what it means for people. The command was not executed."""
+"""
+First word of an error reply -> what it asks of us and says to people. The command was not executed.
+Whatever is not here is a bug, or a key that somebody else wrote. Of scripts: NODECL (missing), FENCED, LATE.
+"""
+
+HANG_UP: Final = frozenset({Kind.RECONNECT, Kind.AUTH})
+"""After these the connection is not used again: the next one may lead elsewhere, and gives the password again."""
 
 _WORD: Final = re.compile(r"\b(" + "|".join(REFUSALS) + r")\b")
 
@@ -59,6 +87,7 @@ class Refused(Exception):
 
     def __init__(self, word: str, text: str) -> None:
         self.word = word
+        self.kind = REFUSALS[word].kind
         self.text = text
         super().__init__(text)
 
@@ -81,13 +110,15 @@ def refusal(error: Exception) -> Refused | None:
     if word not in REFUSALS:
         if isinstance(error, redis.exceptions.AuthenticationError):
             return Refused("WRONGPASS", f"it has no password, but one is configured ({error})")
+        if "max number of clients" in str(error):
+            return Refused("MAXCLIENTS", f"MAXCLIENTS: {REFUSALS['MAXCLIENTS'].text}")
         if not isinstance(error, redis.exceptions.ResponseError):
             return None
         found = _WORD.search(str(error)) if word == "ERR" else None
         if found is None:
             return None
         word = found[1]
-    return Refused(word, f"{word}: {REFUSALS[word]}")
+    return Refused(word, f"{word}: {REFUSALS[word].text}")
 
 
 def lost(error: Exception, *, sent: bool, stale: bool) -> Lost:

@@ -8,6 +8,7 @@ text, which executes it and teaches it in one go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
@@ -16,8 +17,9 @@ from typing import Any, Final
 
 from pbus.core.job import Move, Settlement
 from pbus.core.names import Owner
-from pbus.storage.driver import CLAIM_BYTES, QueueSpec, TopicNumbers, Want
-from pbus.storage.keys import BEATS, FENCED, QueueKeys
+from pbus.storage.driver import CLAIM_BYTES, DeadLetter, QueueSpec, TopicNumbers, Want
+from pbus.storage.keys import BEATS, ENDINGS, FENCED, QueueKeys
+from pbus.storage.redis_codec import Packed
 from pbus.storage.redis_link import Words
 
 ANSWER_MS: Final = 600_000
@@ -27,6 +29,12 @@ SETTLED_MS: Final = 60_000
 TRIM_ENTRIES: Final = 10_000
 TRIM_BYTES: Final = 8 * 1024 * 1024
 """Most log entries dropped, and most bytes of bodies put aside, by one trim of a queue."""
+TRIM_LETTERS: Final = 1_000
+"""Most dead letters dropped by one trim of a topic."""
+PURGED: Final = 10_000
+"""Most deliveries outside the log that one purge ends."""
+GROUPS: Final = 1_000
+"""Most groups of errors of a topic that are shown."""
 
 _LETTERS: Final = {Move.RETRY: "T", Move.BURY: "B", Move.RELEASE: "L"}
 
@@ -47,13 +55,25 @@ class Call:
 
 
 class Script:
-    """One file of lua/."""
+    """
+    One file of lua/, with the endings of keys where it says ``$name``, behind the library where it uses that.
+
+    Raises:
+        KeyError: ``keys`` knows no ending of that name.
+    """
 
     __slots__ = ("digest", "text")
 
     def __init__(self, name: str) -> None:
-        self.text = resources.files("pbus.storage").joinpath("lua", f"{name}.lua").read_text("utf-8")
+        text = _file(name)
+        if "library(" in text:
+            text = _file("library") + text
+        self.text = re.sub(r"\$(\w+)", lambda found: f"'{ENDINGS[found[1]]}'", text)
         self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _file(name: str) -> str:
+    return resources.files("pbus.storage").joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
 @dataclass(slots=True)
@@ -68,113 +88,133 @@ class Group:
     other_places: list[int]
 
 
+NAMES: Final = (
+    "append", "claim", "settle", "declare", "due", "promote", "trim", "numbers", "queue_numbers", "held", "owners",
+    "beat", "fence", "forget", "cancel", "purge", "dead", "dead_page", "dead_groups", "records", "pause", "drop",
+)
+"""Every script; library.lua is part of others."""
+
+
 class Scripts:
-    """All of them."""
+    """All of them, by name."""
 
     def __init__(self) -> None:
-        self._append = Script("append")
-        self._claim = Script("claim")
-        self._settle = Script("settle")
-        self._declare = Script("declare")
-        self._due = Script("due")
-        self._promote = Script("promote")
-        self._trim = Script("trim")
-        self._numbers = Script("numbers")
-        self._held = Script("held")
-        self._owners = Script("owners")
-        self._beat = Script("beat")
-        self._fence = Script("fence")
-        self._forget = Script("forget")
+        self._scripts = {name: Script(name) for name in NAMES}
 
     def load(self) -> list[Words]:
         """Commands that teach them all to a Redis, so that no first call is sent twice."""
-        return [("SCRIPT", "LOAD", script.text) for script in vars(self).values()]
+        return [("SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
 
-    def append(self, owner: str, batch: int, parts: Iterable[tuple[QueueKeys, Sequence[bytes], int]]) -> Call:
-        """*parts*: per queue its keys, the envelopes, the bytes of their bodies."""
+    def _call(self, name: str, queue: QueueKeys, *arguments: Any) -> Call:
+        return Call(self._scripts[name], (queue.queue,), arguments)
+
+    def append(self, owner: str, batch: int, parts: Iterable[tuple[QueueKeys, Packed]]) -> Call:
+        """*parts*: per queue its keys and its pushes."""
         keys: list[str] = []
-        arguments: list[Any] = [Owner.parse(owner).boot, batch, ANSWER_MS]
-        for queue, envelopes, size in parts:
-            keys += (queue.queue, queue.log, queue.sizes, queue.taken, queue.fenced, queue.batch + owner)
-            arguments += (queue.name, queue.bell, size, len(envelopes))
-            arguments += envelopes
-        return Call(self._append, keys, arguments)
+        arguments: list[Any] = [owner, Owner.parse(owner).boot, batch, ANSWER_MS]
+        for queue, pushes in parts:
+            keys.append(queue.queue)
+            arguments += (queue.name, pushes.size, len(pushes.envelopes))
+            arguments += pushes.envelopes
+            arguments += (int(pushes.with_options), len(pushes.rows) // 6)
+            arguments += pushes.rows
+        return Call(self._scripts["append"], keys, arguments)
 
     def claim(self, queue: QueueKeys, wants: Sequence[Want]) -> Call:
         """*wants*: all of this queue."""
-        keys = [queue.queue, queue.log, queue.cursors, queue.taken, queue.fenced]
         arguments: list[Any] = [queue.name, CLAIM_BYTES]
         for want in wants:
-            topic = queue.topic(want.topic)
-            keys += (topic.claims + want.owner, topic.owners, topic.again, topic.bodies)
-            keys += (topic.totals, topic.dead, topic.letters)
             arguments += (want.topic, want.owner, Owner.parse(want.owner).boot, want.count, int(want.exclusive))
-        return Call(self._claim, keys, arguments)
+        return Call(self._scripts["claim"], (queue.queue,), arguments)
 
     def settle(self, queue: QueueKeys, session: str, number: int, groups: Iterable[Group], *, fenced: bool) -> Call:
         """*fenced*: ask whether the owners' boots were fenced (not on behalf of the dead)."""
-        keys = [queue.log, queue.fenced, queue.settled + session]
-        arguments: list[Any] = [number, SETTLED_MS, queue.bell]
+        arguments: list[Any] = [session, number, SETTLED_MS]
         for group in groups:
-            topic = queue.topic(group.topic)
-            keys += (topic.claims + group.owner, topic.owners, topic.again, topic.delayed)
-            keys += (topic.dead, topic.letters, topic.bodies, topic.totals)
             boot = Owner.parse(group.owner).boot if fenced else ""
-            arguments += (group.owner, boot, len(group.acks), len(group.other_places))
+            arguments += (group.topic, group.owner, boot, len(group.acks), len(group.other_places))
             arguments += group.acks
             arguments += group.others
-        return Call(self._settle, keys, arguments)
+        return Call(self._scripts["settle"], (queue.queue,), arguments)
 
-    def declare(self, queue: QueueKeys, spec: QueueSpec, fenced: Sequence[bytes], seen: Sequence[str]) -> Call:
-        """*seen*: for each topic of *spec* the id it was last seen at, or empty."""
-        keys = [queue.queue, queue.log, queue.cursors, queue.taken, queue.fenced]
-        arguments: list[Any] = [round(spec.retention_s * 1000), spec.retention_bytes, len(fenced), *fenced]
+    def declare(
+        self, queue: QueueKeys, spec: QueueSpec, fenced: Sequence[bytes], seen: Sequence[str], *, again: bool
+    ) -> Call:
+        """
+        *seen*: for each topic of *spec* the id it was last seen at, or empty. *again*: what the store has
+        forgotten is made again, what somebody dropped is not.
+        """
+        arguments: list[Any] = [
+            _ms(spec.retention_s), spec.retention_bytes, spec.max_backlog, spec.max_backlog_bytes,
+            max(1, _ms(spec.dedupe_window_s)), "keep" if again else "new", len(fenced), *fenced,
+        ]
         for topic, job_id in zip(spec.topics, seen, strict=True):
-            arguments += (topic.name, topic.start, job_id)
-        return Call(self._declare, keys, arguments)
+            arguments += (topic.name, topic.start, _ms(topic.dead_keep_s), topic.dead_max, job_id)
+        return self._call("declare", queue, *arguments)
 
     def due(self, topics: Iterable[tuple[QueueKeys, str]]) -> Call:
-        return Call(self._due, [queue.topic(topic).delayed for queue, topic in topics], ())
+        return Call(self._scripts["due"], [queue.topic(topic).delayed for queue, topic in topics], ())
 
     def promote(self, queue: QueueKeys, topics: Iterable[str], limit: int) -> Call:
-        keys: list[str] = []
-        for name in topics:
-            topic = queue.topic(name)
-            keys += (topic.delayed, topic.again)
-        return Call(self._promote, keys, (limit, queue.bell))
+        return self._call("promote", queue, limit, *topics)
 
     def trim(self, queue: QueueKeys, topics: Iterable[str]) -> Call:
-        keys = [queue.queue, queue.log, queue.sizes, queue.cursors]
-        arguments: list[Any] = [TRIM_ENTRIES, TRIM_BYTES, queue.name]
-        for name in topics:
-            topic = queue.topic(name)
-            keys += (topic.owners, topic.bodies)
-            arguments += (topic.claims, name)
-        return Call(self._trim, keys, arguments)
+        return self._call("trim", queue, TRIM_ENTRIES, TRIM_BYTES, TRIM_LETTERS, queue.name, *topics)
 
     def numbers(self, queue: QueueKeys, topics: Iterable[str]) -> Call:
-        keys = [queue.queue, queue.log, queue.cursors, queue.taken]
-        arguments: list[str] = []
-        for name in topics:
-            topic = queue.topic(name)
-            keys += (topic.again, topic.delayed, topic.dead, topic.owners, topic.totals)
-            arguments += (name, topic.claims)
-        return Call(self._numbers, keys, arguments)
+        return self._call("numbers", queue, *topics)
+
+    def queue_numbers(self, queue: QueueKeys) -> Call:
+        return self._call("queue_numbers", queue)
 
     def held(self, owner: str, topics: Iterable[tuple[QueueKeys, str]]) -> Call:
-        return Call(self._held, [queue.topic(topic).claims + owner for queue, topic in topics], ())
+        return Call(self._scripts["held"], [queue.topic(topic).claims + owner for queue, topic in topics], ())
 
     def owners(self, topics: Iterable[tuple[QueueKeys, str]]) -> Call:
-        return Call(self._owners, [queue.topic(topic).owners for queue, topic in topics], ())
+        return Call(self._scripts["owners"], [queue.topic(topic).owners for queue, topic in topics], ())
 
     def beat(self, boot: str) -> Call:
-        return Call(self._beat, (BEATS, FENCED), (boot,))
+        return Call(self._scripts["beat"], (BEATS, FENCED), (boot,))
 
     def fence(self, boot: str, queues: Iterable[QueueKeys]) -> Call:
-        return Call(self._fence, (BEATS, FENCED, *(queue.fenced for queue in queues)), (boot,))
+        return Call(self._scripts["fence"], (BEATS, FENCED, *(queue.fenced for queue in queues)), (boot,))
 
     def forget(self, boot: str, queues: Iterable[QueueKeys]) -> Call:
-        return Call(self._forget, (BEATS, FENCED, *(queue.fenced for queue in queues)), (boot,))
+        return Call(self._scripts["forget"], (BEATS, FENCED, *(queue.fenced for queue in queues)), (boot,))
+
+    def cancel(self, queue: QueueKeys, topic: str, ids: Sequence[str]) -> Call:
+        return self._call("cancel", queue, topic, queue.name, *ids)
+
+    def purge(self, queue: QueueKeys, topic: str) -> Call:
+        return self._call("purge", queue, topic, queue.name, PURGED)
+
+    def dead(self, queue: QueueKeys, topic: str, what: str, ids: Sequence[str]) -> Call:
+        """*what*: revive, accept, forget or forgive."""
+        return self._call("dead", queue, what, topic, queue.name, *ids)
+
+    def dead_page(
+        self, queue: QueueKeys, topic: str, limit: int, fingerprint: str, before: DeadLetter | None
+    ) -> Call:
+        after = (before.at_ms, before.id) if before else ("", "")
+        return self._call(
+            "dead_page", queue, topic, queue.name, limit, int(fingerprint != ""), fingerprint, *after
+        )
+
+    def dead_groups(self, queue: QueueKeys, topic: str) -> Call:
+        return self._call("dead_groups", queue, topic, queue.name, GROUPS)
+
+    def records(self, queue: QueueKeys, ids: Iterable[str]) -> Call:
+        return self._call("records", queue, queue.name, CLAIM_BYTES, *ids)
+
+    def pause(self, queue: QueueKeys, topic: str, paused: bool) -> Call:
+        return self._call("pause", queue, topic, queue.name, int(paused))
+
+    def drop(self, queue: QueueKeys, topic: str) -> Call:
+        return self._call("drop", queue, topic)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def grouped(settlements: Sequence[tuple[int, Settlement]]) -> list[Group]:
@@ -189,15 +229,17 @@ def grouped(settlements: Sequence[tuple[int, Settlement]]) -> list[Group]:
             group.ack_places.append(place)
         else:
             flags = item.counts + 2 * item.crash + 4 * item.redelivered
-            delay_ms = max(0, round(item.delay_s * 1000))
-            group.others += (item.id, _LETTERS[item.move], flags, delay_ms, item.reason, item.error)
+            delay_ms, rest_ms = max(0, _ms(item.delay_s)), max(0, _ms(item.key_rest_s))
+            group.others += (item.id, _LETTERS[item.move], flags, delay_ms, rest_ms)
+            group.others += (item.reason, item.fingerprint, item.error)
             group.other_places.append(place)
     return list(groups.values())
 
 
 def read_numbers(row: Sequence[int]) -> TopicNumbers:
     """A topic's row of the script's answer."""
-    ready, running, delayed, dead, oldest_ms, done, failed, died, redelivered = row
+    ready, running, delayed, dead, oldest_ms, paused_ms, done, failed, died, redelivered, *ends = row
+    cancelled, expired, forgotten = ends
     return TopicNumbers(
         ready=ready,
         running=running,
@@ -208,4 +250,8 @@ def read_numbers(row: Sequence[int]) -> TopicNumbers:
         failed_total=failed,
         dead_total=died,
         redelivered_total=redelivered,
+        cancelled_total=cancelled,
+        expired_total=expired,
+        forgotten_total=forgotten,
+        paused_ms=paused_ms,
     )

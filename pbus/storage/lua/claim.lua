@@ -1,51 +1,69 @@
 -- Take ready deliveries of one queue for their owners: what came back first, then the log.
 --
--- KEYS     1 queue, 2 log, 3 cursors, 4 taken, 5 fenced, then
---          a want 7: claims of the owner, owners, again, bodies, totals, dead, letters
+-- KEYS     1 queue
 -- ARGV     1 name of the queue, 2 bytes of bodies after which a want is full, then
 --          a want 5: topic, owner, boot, count, exclusive (1 or 0)
--- returns  a want {back, fresh}: back = {id, state, envelope, ..}, fresh = {id, envelope, ..}
+-- returns  a want {back, fresh, lost}: back = {id, state, body, ..} as in bodies, fresh = {id, body, ..}; lost: jobs that
+--          were pushed and are in no log any more (deleted by hand); -1: the topic was dropped
 -- errors   FENCED; NODECL queue. Nothing was written.
 --
 -- A topic that has nothing ready costs reads only. HDEL of nothing, or a ZREM, comes before the first
 -- write that needs memory: at maxmemory Redis refuses such a command only while a script has written
--- nothing, and a full store must be emptied.
+-- nothing, and a full store must be emptied. What is passed over (expired, cancelled, of a held key) is
+-- bounded, too; where there is more the bell rings, so that somebody comes again.
 
-local PER_KEYS, PER_ARGS, FIRST_PAGE, LARGEST_PAGE, CHUNK = 7, 5, 16, 512, 2000
+local PER_ARGS, FIRST_PAGE, LARGEST_PAGE, CHUNK, MOST_PASSED = 5, 16, 512, 2000, 2000
 local name, most_bytes = ARGV[1], tonumber(ARGV[2])
-local queue, log, cursors, taken = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local wants = (#KEYS - 5) / PER_KEYS
+local queue = KEYS[1]
+local root = string.sub(queue, 1, -1 - #$queue)
+local log, cursors, taken = root .. $log, root .. $cursors, root .. $taken
+local wants = (#ARGV - 2) / PER_ARGS
 
 local checked = {}
-for want = 0, wants - 1 do
-  local boot = ARGV[2 + want * PER_ARGS + 3]
+for arg = 2, #ARGV - 1, PER_ARGS do
+  local boot = ARGV[arg + 3]
   if not checked[boot] then
-    if redis.call('SISMEMBER', KEYS[5], boot) == 1 then
+    if redis.call('SISMEMBER', root .. $fenced, boot) == 1 then
       return redis.error_reply('FENCED ' .. boot)
     end
     checked[boot] = true
   end
 end
 
+local pushed
 local places = {}
-for want = 0, wants - 1 do
-  local topic = ARGV[2 + want * PER_ARGS + 1]
+for arg = 2, #ARGV - 1, PER_ARGS do
+  local topic = ARGV[arg + 1]
   if not places[topic] then
-    local cursor, count = redis.call('HGET', cursors, topic), redis.call('HGET', taken, topic)
-    if not (cursor and count) then return redis.error_reply('NODECL ' .. name) end
-    places[topic] = {cursor = cursor, taken = tonumber(count)}
+    local place = {name = topic, base = root .. $topic .. topic}
+    local facts = redis.call('HMGET', queue, 'pushed', 'side:' .. topic)
+    pushed, place.side = tonumber(facts[1]), facts[2]
+    place.cursor, place.taken = redis.call('HGET', cursors, topic), tonumber(redis.call('HGET', taken, topic))
+    if not (place.cursor and place.taken) then
+      if redis.call('HEXISTS', queue, 'dropped:' .. topic) == 0 then return redis.error_reply('NODECL ' .. name) end
+      place.dropped = true
+    elseif place.side then
+      local sides = redis.call('HMGET', queue, 'paused:' .. topic, 'cancelled:' .. topic)
+      place.paused, place.cancelled = sides[1], tonumber(sides[2] or 0) > 0
+    end
+    places[topic] = place
   end
 end
 
-local function unpad(padded)
-  local ms, seq = string.match(padded, '^0*(%d+)%-0*(%d+)$')
-  return ms .. '-' .. seq
+local made
+local function lib()
+  if not made then
+    local time = redis.call('TIME')
+    made = library(root, time[1] * 1000 + math.floor(time[2] / 1000))
+    redis.call('HDEL', queue, '')
+  end
+  return made
 end
 
--- Pairs into a hash or a set of scores, below Lua's limit of values on its stack.
-local function write(command, key, pairs_)
+-- Pairs into a hash, below Lua's limit of values on its stack.
+local function write(key, pairs_)
   for from = 1, #pairs_, CHUNK do
-    redis.call(command, key, unpack(pairs_, from, math.min(from + CHUNK - 1, #pairs_)))
+    redis.call('HSET', key, unpack(pairs_, from, math.min(from + CHUNK - 1, #pairs_)))
   end
 end
 
@@ -54,100 +72,174 @@ local function others_hold(owners, owner)
   return holding > 1 or (holding == 1 and redis.call('SISMEMBER', owners, owner) == 0)
 end
 
--- A body that nobody has any more (deleted by hand) cannot be run: its delivery becomes a dead letter.
-local function bury_lost(key, padded, id, state)
-  local attempts, crashes = string.match(state, '^(%d+):(%d+)')
-  local time = redis.call('TIME')
-  redis.call('HDEL', KEYS[key + 7], '')
-  redis.call('ZADD', KEYS[key + 6], time[1] * 1000 + math.floor(time[2] / 1000), padded)
-  redis.call('HSET', KEYS[key + 7], id, attempts .. ':' .. crashes .. ':4:lostits body is not in the store any more')
-  redis.call('HINCRBY', KEYS[key + 5], 'dead', 1)
+-- Whether a delivery that came back can be begun now; its state then. It is out of again already.
+local function begun_again(place, id, state)
+  if string.sub(state, -4) == ':0::' then return state end
+  local s = lib().read(state)
+  if lib().expired(s) then
+    lib().finish(place, id, s, 'expired')
+    return nil
+  end
+  if s.key ~= '' then
+    local rest = lib().hold(place, s.key, id)
+    if rest ~= 0 then
+      lib().ready(place, id, s)
+      return nil
+    end
+  end
+  lib().take(place, s)
+  return lib().write(s)
 end
 
-local function take_back(key, count, claims)
-  local members, back, bytes, again = redis.call('ZRANGE', KEYS[key + 3], 0, count - 1), {}, 0, 0
-  if #members == 0 then return back, false end
-  local used = 0
-  for i, member in ipairs(members) do
-    if bytes >= most_bytes then break end
-    local padded, state = string.match(member, '^([^|]+)|(.*)$')
-    local id = unpad(padded)
-    local envelope = redis.call('HGET', KEYS[key + 4], id)
-    if envelope then
-      back[#back + 1], back[#back + 2], back[#back + 3] = id, state, envelope
-      claims[#claims + 1], claims[#claims + 2] = id, state
-      if string.match(state, '^%d+:%d+:1') then again = again + 1 end
-      bytes = bytes + #envelope
-    else
-      bury_lost(key, padded, id, state)
+local function take_member(place, member, got, claims)
+  local padded, state = string.match(member, '^([^|]+)|(.*)$')
+  local id = lib().unpad(padded)
+  local body = redis.call('HGET', place.base .. $bodies, id)
+  if not body then return lib().bury_lost(place, id, lib().read(state)) end
+  state = begun_again(place, id, state)
+  if not state then return end
+  got.back[#got.back + 1], got.back[#got.back + 2], got.back[#got.back + 3] = id, state, body
+  claims[#claims + 1], claims[#claims + 2] = id, state
+  got.count, got.bytes = got.count + 1, got.bytes + #body
+  if string.match(state, '^%d+:%d+:1') then got.again = got.again + 1 end
+end
+
+local function take_back(place, wanted, got, claims)
+  local again = place.base .. $again
+  while got.count < wanted and got.bytes < most_bytes and got.passed < MOST_PASSED do
+    local members = redis.call('ZRANGE', again, 0, wanted - got.count - 1)
+    if #members == 0 then break end
+    local before, used = got.count, 0
+    lib()
+    for i, member in ipairs(members) do
+      if got.bytes >= most_bytes then break end
+      take_member(place, member, got, claims)
+      used = i
     end
-    used = i
+    for from = 1, used, CHUNK do
+      redis.call('ZREM', again, unpack(members, from, math.min(from + CHUNK - 1, used)))
+    end
+    got.passed = got.passed + used - (got.count - before)
   end
-  for from = 1, used, CHUNK do
-    redis.call('ZREM', KEYS[key + 3], unpack(members, from, math.min(from + CHUNK - 1, used)))
-  end
-  if again > 0 then redis.call('HINCRBY', KEYS[key + 5], 'redelivered', again) end
-  return back, bytes >= most_bytes
+  if got.again > 0 then redis.call('HINCRBY', place.base .. $totals, 'redelivered', got.again) end
 end
 
 -- Pages grow with what is known of the bodies, so that large ones are not read for nothing.
-local function next_page(wanted, got, bytes)
-  if got == 0 then return math.min(wanted, FIRST_PAGE) end
-  local room = math.ceil((most_bytes - bytes) / math.max(1, bytes / got))
-  return math.min(wanted - got, room, LARGEST_PAGE)
+local function next_page(wanted, got)
+  if got.count == 0 and got.passed == 0 then return math.min(wanted, FIRST_PAGE) end
+  local room = math.ceil((most_bytes - got.bytes) / math.max(1, got.bytes / math.max(1, got.count)))
+  return math.min(math.max(wanted - got.count, math.min(got.passed, 64)), room, LARGEST_PAGE)
+end
+
+-- An entry of the log that is no plain one: answers its state when it can be begun now.
+local function begun(place, entry)
+  local id, text, envelope = entry[1], lib().fields(entry)
+  local bytes = lib().body_bytes(envelope)
+  place.side = true
+  if place.cancelled and redis.call('SREM', place.base .. $cancelled, id) == 1 then
+    redis.call('HINCRBY', queue, 'cancelled:' .. place.name, -1)
+    redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)
+    return nil
+  elseif text == '' then
+    return ''
+  end
+  local options = lib().options(text, id)
+  local s = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0, expires = options.expires,
+    where = string.format('%.0f', bytes), key = options.key}
+  if options.marked and lib().pad(id) > lib().pad(redis.call('HGET', queue, 'born:' .. place.name) or '0-0') then
+    redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)  -- it came to the topic when it was pushed
+    return nil
+  end
+  local now_ms = lib().now_ms
+  if options.due > now_ms then return lib().shelve(place, id, s, text, envelope, options.due) end
+  if lib().expired(s) then
+    redis.call('HINCRBY', taken, place.name, 1)
+    lib().count(place, 'expired')
+    return nil
+  end
+  local rest = s.key == '' and 0 or lib().hold(place, s.key, id)
+  if rest ~= 0 then return lib().shelve(place, id, s, text, envelope, rest) end
+  s.where = 'l'
+  return lib().write(s)
+end
+
+-- Look at entries until the want is full; answers how many of them were passed by the cursor.
+local function take_page(place, entries, wanted, got, claims)
+  for i = 1, #entries do
+    if got.bytes >= most_bytes or got.count >= wanted then return i - 1 end
+    local entry = entries[i]
+    local fields, id, state = entry[2], entry[1], ''
+    local body = fields[2]
+    if fields[1] ~= 'j' or place.cancelled then
+      state = begun(place, entry)
+      if state then body = lib().packed(lib().fields(entry)) end
+    end
+    if state then
+      got.fresh[#got.fresh + 1], got.fresh[#got.fresh + 2] = id, body
+      claims[#claims + 1], claims[#claims + 2] = id, state
+      got.count, got.first, got.bytes = got.count + 1, got.first + 1, got.bytes + #body
+    else
+      got.passed = got.passed + 1
+    end
+  end
+  return #entries
 end
 
 -- A topic that has read to the end has taken all there is, also when entries were deleted by hand.
-local function at_end(topic, place)
-  local pushed = tonumber(redis.call('HGET', queue, 'pushed'))
-  if pushed and pushed ~= place.taken then
-    place.taken = pushed
-    redis.call('HSET', taken, topic, string.format('%.0f', pushed))
+local function at_end(place)
+  local wanted = pushed
+  if place.side then
+    place.taken = tonumber(redis.call('HGET', taken, place.name))
+    wanted = pushed and pushed - (redis.call('HGET', queue, 'fresh:' .. place.name) or 0)
+    if place.cancelled then
+      redis.call('DEL', place.base .. $cancelled)
+      redis.call('HDEL', queue, 'cancelled:' .. place.name)
+    end
   end
+  if not wanted or wanted == place.taken then return 0 end
+  local lost = wanted - place.taken
+  redis.call('HSET', taken, place.name, string.format('%.0f', wanted))
+  if lost > 0 then redis.call('HINCRBY', place.base .. $totals, 'forgotten', lost) end
+  place.taken = wanted
+  return math.max(0, lost)
 end
 
-local function take_fresh(key, topic, wanted, claims)
-  local fresh, got, bytes, place, short = {}, 0, 0, places[topic], false
-  while got < wanted and bytes < most_bytes and not short do
-    local page = next_page(wanted, got, bytes)
+local function take_fresh(place, wanted, got, claims)
+  local start, short = place.cursor, false
+  while got.count < wanted and got.bytes < most_bytes and got.passed < MOST_PASSED and not short do
+    local page = next_page(wanted, got)
     local entries = redis.call('XRANGE', log, '(' .. place.cursor, '+', 'COUNT', page)
-    local used = 0
-    for i = 1, #entries do
-      if bytes >= most_bytes then break end
-      local id, envelope = entries[i][1], entries[i][2][2]
-      used = i
-      fresh[#fresh + 1], fresh[#fresh + 2] = id, envelope
-      claims[#claims + 1], claims[#claims + 2] = id, ''
-      bytes = bytes + #envelope
-    end
-    got = got + used
+    local used = take_page(place, entries, wanted, got, claims)
     short = #entries < page and used == #entries
     if used > 0 then place.cursor = entries[used][1] end
   end
-  if got > 0 then
-    redis.call('HDEL', KEYS[key + 1], '')
-    redis.call('HSET', cursors, topic, place.cursor)
-    place.taken = redis.call('HINCRBY', taken, topic, got)
+  if place.cursor ~= start then
+    redis.call('HDEL', queue, '')
+    redis.call('HSET', cursors, place.name, place.cursor)
+    if got.first > 0 then place.taken = redis.call('HINCRBY', taken, place.name, got.first) end
   end
-  if short then at_end(topic, place) end
-  return fresh
+  return short and at_end(place) or 0
+end
+
+local function nothing(lost) return {{}, {}, lost} end
+
+local function serve(place, owner, wanted, exclusive)
+  if place.dropped then return nothing(-1) end
+  if place.paused or (exclusive and others_hold(place.base .. $owners, owner)) then return nothing(0) end
+  local got, claims = {back = {}, fresh = {}, count = 0, first = 0, bytes = 0, passed = 0, again = 0}, {}
+  take_back(place, wanted, got, claims)
+  local lost = take_fresh(place, wanted, got, claims)
+  if got.passed >= MOST_PASSED then lib().ring = true end
+  if #claims > 0 then
+    write(place.base .. $claims .. owner, claims)
+    redis.call('SADD', place.base .. $owners, owner)
+  end
+  return {got.back, got.fresh, lost}
 end
 
 local answer = {}
-for want = 0, wants - 1 do
-  local key, arg = 5 + want * PER_KEYS, 2 + want * PER_ARGS
-  local topic, owner, count = ARGV[arg + 1], ARGV[arg + 2], tonumber(ARGV[arg + 4])
-  if ARGV[arg + 5] == '1' and others_hold(KEYS[key + 2], owner) then
-    answer[#answer + 1] = {{}, {}}
-  else
-    local claims = {}
-    local back, full = take_back(key, count, claims)
-    local fresh = full and {} or take_fresh(key, topic, count - #back / 3, claims)
-    if #claims > 0 then
-      write('HSET', KEYS[key + 1], claims)
-      redis.call('SADD', KEYS[key + 2], owner)
-    end
-    answer[#answer + 1] = {back, fresh}
-  end
+for arg = 2, #ARGV - 1, PER_ARGS do
+  answer[#answer + 1] = serve(places[ARGV[arg + 1]], ARGV[arg + 2], tonumber(ARGV[arg + 4]), ARGV[arg + 5] == '1')
 end
+if made and made.ring then redis.call('PUBLISH', root .. $bell, '') end
 return answer

@@ -1,18 +1,24 @@
 -- Make sure that a queue and its topics exist. Never removes anything.
 --
--- KEYS     1 queue, 2 log, 3 cursors, 4 taken, 5 fenced
--- ARGV     1 retention ms, 2 retention bytes, 3 count f of fenced boots, f boots, then
---          a topic 3: name, start of a new one (now, history), id it was last seen at (or empty)
--- returns  names of topics whose cursor had been lost, and "" first when the queue itself was new
+-- KEYS     1 queue
+-- ARGV     1 retention ms, 2 retention bytes, 3 most jobs of the backlog, 4 bytes of it, 5 dedupe window ms,
+--          6 what to do with dropped topics (new: make them again, keep: leave them out),
+--          7 count f of fenced boots, f boots, then
+--          a topic 5: name, start of a new one (now, history), ms and number of dead letters to keep (0: all),
+--          id it was last seen at (or empty)
+-- returns  {names of topics whose cursor had been lost, and "" first when the queue itself was new; names left out}
 --
 -- HDEL of nothing opens the script for writes at maxmemory (see claim): a node can start on a full store
 -- and empty it.
 --
--- What the queue's hash has lost is taken from the log, so ids never go back. A topic that has lost its
--- cursor goes on where its caller last saw it, else at the start of the log.
+-- What the queue's hash has lost is taken from the log and from where callers last were, so ids never go
+-- back. A topic that has lost its cursor goes on where its caller last saw it, else at the start of the log.
 
-local queue, log, cursors, taken = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local remade = {}
+local queue = KEYS[1]
+local root = string.sub(queue, 1, -1 - #$queue)
+local log, cursors, taken = root .. $log, root .. $cursors, root .. $taken
+local lib = library(root, 0)
+local remade, left_out = {}, {}
 redis.call('HDEL', queue, '')
 
 local function last_id()
@@ -23,18 +29,24 @@ local function last_id()
   end
 end
 
+local boots = tonumber(ARGV[7])
 local length, last = redis.call('XLEN', log), last_id()
 local head = redis.call('HMGET', queue, 'pushed', 'bytes', 'ms', 'seq')
 if not (head[1] and head[2] and head[3] and head[4]) then
+  for i = 8 + boots, #ARGV, 5 do
+    local seen = ARGV[i + 4]
+    if seen ~= '' and lib.pad(seen) > lib.pad(last) then last = seen end
+  end
   local ms, seq = string.match(last, '^(%d+)%-(%d+)$')
   redis.call('HSET', queue, 'pushed', head[1] or length, 'bytes', head[2] or 0, 'ms', ms, 'seq', seq)
   head[1] = head[1] or length
   remade[1] = ''
+else
+  last = head[3] .. '-' .. head[4]
 end
-redis.call('HSET', queue, 'retention_ms', ARGV[1], 'retention_bytes', ARGV[2])
-
-local boots = tonumber(ARGV[3])
-for i = 4, 3 + boots do redis.call('SADD', KEYS[5], ARGV[i]) end
+redis.call('HSET', queue, 'retention_ms', ARGV[1], 'retention_bytes', ARGV[2],
+  'max_jobs', ARGV[3], 'max_bytes', ARGV[4], 'dedupe_ms', ARGV[5])
+for i = 8, 7 + boots do redis.call('SADD', root .. $fenced, ARGV[i]) end
 
 -- Jobs after an id are counted in pages; the log of a store that lost a cursor is rarely long.
 local function entries_after(id)
@@ -47,22 +59,37 @@ local function entries_after(id)
   return count
 end
 
-for i = 4 + boots, #ARGV, 3 do
-  local topic, start, seen = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local has_cursor, has_taken = redis.call('HEXISTS', cursors, topic) == 1, redis.call('HEXISTS', taken, topic) == 1
-  if not (has_cursor and has_taken) then
-    local cursor = '0-0'
-    if has_cursor then
-      cursor = redis.call('HGET', cursors, topic)
-    elseif seen ~= '' then
-      cursor = seen
-    elseif start == 'now' and not has_taken then
-      cursor = last
+local function make(topic, start, seen)
+  local has_cursor, has_taken = redis.call('HGET', cursors, topic), redis.call('HEXISTS', taken, topic) == 1
+  if has_cursor and has_taken then return end
+  local cursor, lost = '0-0', has_taken or has_cursor or seen ~= ''
+  if has_cursor then
+    cursor = has_cursor
+  elseif seen ~= '' then
+    cursor = seen
+  elseif start == 'now' and not has_taken then
+    cursor = last
+  end
+  local behind = cursor == '0-0' and length or cursor == last and 0 or entries_after(cursor)
+  redis.call('HSET', cursors, topic, cursor)
+  redis.call('HSET', taken, topic, string.format('%.0f', head[1] - behind))
+  if lost then remade[#remade + 1] = topic end
+  -- Delayed pushes up to born did not come to it when they were pushed.
+  if not (has_cursor or has_taken) then redis.call('HSET', queue, 'start:' .. topic, cursor, 'born:' .. topic, last) end
+end
+
+for i = 8 + boots, #ARGV, 5 do
+  local topic, start, seen = ARGV[i], ARGV[i + 1], ARGV[i + 4]
+  local dropped = redis.call('HGET', queue, 'dropped:' .. topic)
+  if dropped and ARGV[6] == 'keep' then
+    left_out[#left_out + 1] = topic
+  else
+    if dropped then
+      redis.call('HDEL', queue, 'dropped:' .. topic)
+      start, seen = 'now', ''
     end
-    local behind = cursor == '0-0' and length or cursor == last and 0 or entries_after(cursor)
-    redis.call('HSET', cursors, topic, cursor)
-    redis.call('HSET', taken, topic, string.format('%.0f', head[1] - behind))
-    if has_taken or has_cursor or seen ~= '' then remade[#remade + 1] = topic end
+    make(topic, start, seen)
+    redis.call('HSET', queue, 'dead_keep:' .. topic, ARGV[i + 2], 'dead_max:' .. topic, ARGV[i + 3])
   end
 end
-return remade
+return {remade, left_out}

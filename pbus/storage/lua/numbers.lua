@@ -1,18 +1,24 @@
 -- Where the deliveries of a queue's topics are.
 --
--- KEYS     1 queue, 2 log, 3 cursors, 4 taken, then a topic 5: again, delayed, dead, owners, totals
--- ARGV     a topic 2: name, prefix of its claims
--- returns  a topic {ready, running, delayed, dead, ms of the oldest wait, done, failed, dead ever, redelivered}
+-- KEYS     1 queue
+-- ARGV     names of topics
+-- returns  a topic {ready, running, delayed, dead, ms of the oldest wait, ms since it is paused, then the totals: done,
+--          failed, dead, redelivered, cancelled, expired, forgotten}; false: there is none of that name
+--
+-- The oldest wait is looked for among the first of each place only.
 
-local PER = 5
+local LOOK = 1000
+local root = string.sub(KEYS[1], 1, -1 - #$queue)
+local queue = KEYS[1]
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local pushed = tonumber(redis.call('HGET', KEYS[1], 'pushed') or 0)
+local lib = library(root, now_ms)
+local pushed = tonumber(redis.call('HGET', queue, 'pushed') or 0)
 
-local function running(owners, prefix)
+local function running(t)
   local count = 0
-  for _, owner in ipairs(redis.call('SMEMBERS', owners)) do
-    count = count + redis.call('HLEN', prefix .. owner)
+  for _, owner in ipairs(redis.call('SMEMBERS', t.base .. $owners)) do
+    count = count + redis.call('HLEN', t.base .. $claims .. owner)
   end
   return count
 end
@@ -22,33 +28,63 @@ local function age_ms(id)
 end
 
 -- Topics that stand at one place share the look at the log.
-local ages = {}
-local function age_behind(cursor)
-  if not ages[cursor] then
-    local entry = redis.call('XRANGE', KEYS[2], '(' .. cursor, '+', 'COUNT', 1)[1]
-    ages[cursor] = age_ms(entry and entry[1])
+local first_after = {}
+local function entries_after(cursor, count)
+  if count > 1 then return redis.call('XRANGE', root .. $log, '(' .. cursor, '+', 'COUNT', count) end
+  if not first_after[cursor] then
+    first_after[cursor] = redis.call('XRANGE', root .. $log, '(' .. cursor, '+', 'COUNT', 1)
   end
-  return ages[cursor]
+  return first_after[cursor]
+end
+
+-- The age of the first entry of the log that the topic will not pass over.
+local function age_in_log(t, side)
+  local cursor = redis.call('HGET', root .. $cursors, t.name) or '0-0'
+  local born = lib.pad(redis.call('HGET', queue, 'born:' .. t.name) or '0-0')
+  local looked, page = 0, 1
+  while looked < LOOK do
+    local entries = entries_after(cursor, page)
+    for _, entry in ipairs(entries) do
+      local passed = side and redis.call('SISMEMBER', t.base .. $cancelled, entry[1]) == 1
+      if not passed and entry[2][1] == 'o' and lib.pad(entry[1]) > born then
+        passed = lib.options(entry[2][2], entry[1]).marked
+      end
+      if not passed then return age_ms(entry[1]) end
+    end
+    if #entries < page then return 0 end
+    looked, page, cursor = looked + page, 16, entries[#entries][1]
+  end
+  return age_ms(cursor)
+end
+
+local function oldest_ms(t, behind, side, due)
+  local oldest = age_ms(redis.call('ZRANGE', t.base .. $again, 0, 0)[1])
+  for _, padded in ipairs(due > 0 and redis.call('ZRANGE', t.base .. $delayed, 0, math.min(due, LOOK) - 1) or {}) do
+    oldest = math.max(oldest, age_ms(padded))
+  end
+  for _, member in ipairs(side and redis.call('ZRANGE', t.base .. $waiting, 0, LOOK - 1) or {}) do
+    oldest = math.max(oldest, age_ms(string.match(member, '%z(%d+%-%d+|)')))
+  end
+  return behind > 0 and math.max(oldest, age_in_log(t, side)) or oldest
+end
+
+local function row(t)
+  local taken = redis.call('HGET', root .. $taken, t.name)
+  if not taken then return false end
+  local facts = redis.call('HMGET', queue, 'side:' .. t.name, 'fresh:' .. t.name, 'paused:' .. t.name)
+  local behind = math.max(0, pushed - taken - (facts[2] or 0))
+  local delayed, due = redis.call('ZCARD', t.base .. $delayed), 0
+  if delayed > 0 then due = redis.call('ZCOUNT', t.base .. $delayed, '-inf', now_ms) end
+  local ready = behind + redis.call('ZCARD', t.base .. $again) + due
+  if facts[1] then ready = ready + redis.call('ZCARD', t.base .. $waiting) end
+  local answer = {ready, running(t), delayed - due, redis.call('ZCARD', t.base .. $dead),
+    oldest_ms(t, behind, facts[1], due), tonumber(facts[3] or 0)}
+  local totals = redis.call('HMGET', t.base .. $totals,
+    'done', 'failed', 'dead', 'redelivered', 'cancelled', 'expired', 'forgotten')
+  for i = 1, #totals do answer[#answer + 1] = tonumber(totals[i] or 0) end
+  return answer
 end
 
 local answer = {}
-for i = 1, #ARGV, 2 do
-  local key, topic = 4 + (i - 1) / 2 * PER, ARGV[i]
-  local behind = math.max(0, pushed - (redis.call('HGET', KEYS[4], topic) or pushed))
-  local again, delayed = redis.call('ZCARD', KEYS[key + 1]), redis.call('ZCARD', KEYS[key + 2])
-  local due, oldest = 0, 0
-  if delayed > 0 then
-    due = redis.call('ZCOUNT', KEYS[key + 2], '-inf', now_ms)
-    if due > 0 then oldest = age_ms(redis.call('ZRANGE', KEYS[key + 2], 0, 0)[1]) end
-  end
-  if again > 0 then oldest = math.max(oldest, age_ms(redis.call('ZRANGE', KEYS[key + 1], 0, 0)[1])) end
-  if behind > 0 then
-    oldest = math.max(oldest, age_behind(redis.call('HGET', KEYS[3], topic) or '0-0'))
-  end
-  local totals = redis.call('HMGET', KEYS[key + 5], 'done', 'failed', 'dead', 'redelivered')
-  answer[#answer + 1] = {
-    behind + again + due, running(KEYS[key + 4], ARGV[i + 1]), delayed - due, redis.call('ZCARD', KEYS[key + 3]), oldest,
-    tonumber(totals[1] or 0), tonumber(totals[2] or 0), tonumber(totals[3] or 0), tonumber(totals[4] or 0),
-  }
-end
+for i = 1, #ARGV do answer[i] = row(lib.topic(ARGV[i])) end
 return answer

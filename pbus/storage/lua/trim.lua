@@ -1,16 +1,24 @@
--- Drop from the start of a log what every topic has taken and retention does not keep.
+-- Drop from the start of a log what every topic has taken and retention does not keep; dead letters that
+-- are too old, too.
 --
--- KEYS     1 queue, 2 log, 3 sizes, 4 cursors, then a topic 2: owners, bodies
--- ARGV     1 most entries, 2 most bytes of bodies to put aside, 3 name of the queue,
---          then a topic 2: prefix of its claims, name
+-- KEYS     1 queue
+-- ARGV     1 most entries, 2 most bytes of bodies to put aside, 3 most dead letters of a topic, 4 name of the
+--          queue, then the names of its topics
 -- returns  how many entries were dropped
--- errors   NODECL queue: a topic has lost its cursor, so nobody knows what it has taken. Nothing was dropped.
+-- errors   NODECL queue: a topic has lost its cursor, so nobody knows what it has taken. No entry was dropped.
 --
--- Everything in again, delayed and dead has its body aside already. Claims that the log overtakes get
+-- Everything in again, delayed, waiting and dead has its body aside already. Claims that the log overtakes get
 -- theirs here, oldest first; where that would be too much for one call, the log waits for the next.
 
+-- Groups of errors without letters are forgotten above so many.
+local MOST_GROUPS = 10000
 local most, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
-local queue, log, sizes = KEYS[1], KEYS[2], KEYS[3]
+local queue = KEYS[1]
+local root = string.sub(queue, 1, -1 - #$queue)
+local log, sizes, cursors = root .. $log, root .. $sizes, root .. $cursors
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local lib = library(root, now_ms)
 
 local function parse(id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
@@ -35,27 +43,26 @@ local function first_untaken()
   local head = redis.call('HMGET', queue, 'ms', 'seq')
   if not (head[1] and head[2]) then return nil end
   local least = head[1] .. '-' .. head[2]
-  for _, cursor in ipairs(redis.call('HVALS', KEYS[4])) do
+  for _, cursor in ipairs(redis.call('HVALS', cursors)) do
     if before(cursor, least) then least = cursor end
   end
   return after(least)
 end
 
--- Bytes pushed before entry *id*: those before its append, and its offset in it.
-local function bytes_before(id, envelope)
-  local mark = redis.call('XREVRANGE', sizes, id, '-', 'COUNT', 1)[1]
-  return mark and mark[2][2] + (tonumber(string.match(envelope, '^(%d+):')) or 0)
+local function bytes_before(entry)
+  local _, envelope = lib.fields(entry)
+  return lib.bytes_before(entry[1], envelope)
 end
 
 -- The first id that retention by bytes keeps: at most *keep* bytes lie between it and *bound*.
 -- Its place is found by halving the time between the two, then the numbers within one millisecond.
 local function kept_by_bytes(first, bound, keep)
   local entry = redis.call('XRANGE', log, bound, '+', 'COUNT', 1)[1]
-  local limit = entry and bytes_before(entry[1], entry[2][2]) or tonumber(redis.call('HGET', queue, 'bytes') or 0)
+  local limit = entry and bytes_before(entry) or tonumber(redis.call('HGET', queue, 'bytes') or 0)
   limit = limit - keep
   local function kept(id)
     local found = redis.call('XRANGE', log, id, '+', 'COUNT', 1)[1]
-    local bytes = found and bytes_before(found[1], found[2][2])
+    local bytes = found and bytes_before(found)
     return not bytes or bytes >= limit
   end
   if kept(first) then return first end
@@ -73,16 +80,18 @@ local function kept_by_bytes(first, bound, keep)
   return stamp .. to
 end
 
--- Claims that never were back and lie before *bound*, oldest first.
+-- Claims whose body is in the log only, of entries before *bound*, oldest first.
 local function overtaken(bound)
   local found = {}
-  for i = 4, #ARGV, 2 do
-    local key = 1 + i
-    for _, owner in ipairs(redis.call('SMEMBERS', KEYS[key])) do
-      local claims = redis.call('HGETALL', ARGV[i] .. owner)
+  for i = 5, #ARGV do
+    local t = lib.topic(ARGV[i])
+    for _, owner in ipairs(redis.call('SMEMBERS', t.base .. $owners)) do
+      local key = t.base .. $claims .. owner
+      local claims = redis.call('HGETALL', key)
       for j = 1, #claims, 2 do
-        if claims[j + 1] == '' and before(claims[j], bound) then
-          found[#found + 1] = {id = claims[j], claims = ARGV[i] .. owner, bodies = KEYS[key + 1]}
+        local state = claims[j + 1]
+        if (state == '' or string.find(state, ':l:', 1, true)) and before(claims[j], bound) then
+          found[#found + 1] = {id = claims[j], claims = key, bodies = t.base .. $bodies, state = state}
         end
       end
     end
@@ -95,33 +104,73 @@ local function put_aside(bound)
   local bytes = 0
   for _, claim in ipairs(overtaken(bound)) do
     if bytes >= most_bytes then return claim.id end
-    local entry = redis.call('XRANGE', log, claim.id, claim.id)[1]
-    if entry then
-      redis.call('HSET', claim.bodies, claim.id, entry[2][2])
-      redis.call('HSET', claim.claims, claim.id, '0:0:0:0')
-      bytes = bytes + #entry[2][2]
+    local entry, s = redis.call('XRANGE', log, claim.id, claim.id)[1], lib.read(claim.state)
+    if entry and s.where == 'l' then
+      local body = lib.packed(lib.fields(entry))
+      s.where = ''
+      redis.call('HSET', claim.bodies, claim.id, body)
+      redis.call('HSET', claim.claims, claim.id, lib.write(s))
+      bytes = bytes + #body
     end
   end
   return bound
 end
 
-for i = 5, #ARGV, 2 do
-  if redis.call('HEXISTS', KEYS[4], ARGV[i]) == 0 then return redis.error_reply('NODECL ' .. ARGV[3]) end
+-- A topic to which nothing in the log is left goes over the rest by itself: cancelled and delayed entries.
+local function pass_over(t)
+  local head = redis.call('HMGET', queue, 'side:' .. t.name, 'pushed', 'fresh:' .. t.name)
+  local taken = redis.call('HGET', root .. $taken, t.name)
+  if not (head[1] and head[2] and taken) or head[2] - taken - (head[3] or 0) > 0 then return end
+  local start, bytes, cancelled, entries = redis.call('HGET', cursors, t.name), 0, 0, nil
+  local cursor = start
+  repeat
+    entries = cursor and redis.call('XRANGE', log, '(' .. cursor, '+', 'COUNT', 16) or {}
+    for _, entry in ipairs(entries) do
+      local _, envelope = lib.fields(entry)
+      cursor, bytes = entry[1], bytes + lib.body_bytes(envelope)
+      cancelled = cancelled + redis.call('SREM', t.base .. $cancelled, cursor)
+    end
+  until #entries < 16 or bytes > most_bytes
+  if cursor == start then return end
+  redis.call('HSET', cursors, t.name, cursor)
+  redis.call('HINCRBY', queue, 'cancelled:' .. t.name, 0 - cancelled)
+  redis.call('HINCRBY', queue, 'bytes:' .. t.name, bytes)
+end
+
+-- What is kept for a time only, of one topic.
+local function tidy(t)
+  local keep_ms = tonumber(redis.call('HGET', queue, 'dead_keep:' .. t.name) or 0)
+  if keep_ms > 0 then lib.drop_letters(t, ARGV[3], '(' .. string.format('%.0f', now_ms - keep_ms)) end
+  redis.call('ZREMRANGEBYSCORE', t.base .. $rests, '-inf', now_ms)
+  if redis.call('HLEN', t.base .. $groups) <= MOST_GROUPS then return end
+  local groups = redis.call('HSCAN', t.base .. $groups, '0', 'COUNT', MOST_GROUPS)[2]
+  for i = 1, #groups, 2 do
+    if string.sub(groups[i + 1], 1, 2) == '0:' then redis.call('HDEL', t.base .. $groups, groups[i]) end
+  end
+end
+
+redis.call('HDEL', queue, '')  -- opens the script for writes at maxmemory (see claim)
+for i = 5, #ARGV do
+  tidy(lib.topic(ARGV[i]))
+  pass_over(lib.topic(ARGV[i]))
+end
+for i = 5, #ARGV do
+  if redis.call('HEXISTS', cursors, ARGV[i]) == 0 and redis.call('HEXISTS', queue, 'dropped:' .. ARGV[i]) == 0 then
+    return redis.error_reply('NODECL ' .. ARGV[4])
+  end
 end
 local first, untaken = id_of(redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]), first_untaken()
 if not first or not untaken or not before(first, untaken) then return 0 end
 local retention = redis.call('HMGET', queue, 'retention_ms', 'retention_bytes')
 if not (retention[1] and retention[2]) then return 0 end
 
-local time = redis.call('TIME')
-local oldest_ms = time[1] * 1000 + math.floor(time[2] / 1000) - retention[1]
+local oldest_ms = now_ms - retention[1]
 local bound = string.format('%.0f-0', math.max(0, oldest_ms + 1))
 local by_bytes = kept_by_bytes(first, untaken, tonumber(retention[2]))
 if before(bound, by_bytes) then bound = by_bytes end
 if before(untaken, bound) then bound = untaken end
 if not before(first, bound) then return 0 end
 
-redis.call('HDEL', queue, '')  -- opens the script for writes at maxmemory (see claim)
 bound = put_aside(bound)
 local dropped = redis.call('XTRIM', log, 'MINID', '~', bound, 'LIMIT', most)
 -- '~' drops whole nodes and stops a node short of its limit; below that, less than a node is left.

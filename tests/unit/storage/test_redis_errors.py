@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from pbus.storage.redis_errors import REFUSALS, lost, refusal
+from pbus.storage.redis_errors import REFUSALS, Kind, lost, refusal
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,27 @@ def test_known_refusals_say_what_to_do(error: Exception, word: str) -> None:
 
     assert found is not None
     assert found.word == word
-    assert word != "OOM" or REFUSALS["OOM"] in found.text
+    assert word != "OOM" or REFUSALS["OOM"].text in found.text
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (redis.exceptions.ReadOnlyError("You can't write against a replica.", status_code="READONLY"), Kind.RECONNECT),
+        (redis.exceptions.ConnectionError("max number of clients reached"), Kind.RECONNECT),
+        (redis.exceptions.ResponseError("MASTERDOWN Link with MASTER is down"), Kind.RECONNECT),
+        (redis.exceptions.ResponseError("CLUSTERDOWN Hash slot not served"), Kind.RECONNECT),
+        (redis.exceptions.ResponseError("BUSY Redis is busy running a script."), Kind.BUSY),
+        (redis.exceptions.ResponseError("WRONGPASS invalid username-password pair"), Kind.AUTH),
+        (redis.exceptions.ResponseError("OOM command not allowed when used memory > 'maxmemory'."), Kind.FULL),
+        (redis.exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"), Kind.WRITES),
+    ],
+)
+def test_refusals_are_of_a_kind_that_says_what_to_do_next(error: Exception, kind: Kind) -> None:
+    found = refusal(error)
+
+    assert found is not None
+    assert found.kind is kind
 
 
 @pytest.mark.parametrize(
