@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from pathlib import Path
 
 from tests.soak.faults import HOLD, STORM, WEATHER, Faults
 from tests.soak.meter import HEAD, MIB, Meter, Track
@@ -69,11 +70,20 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
     faults.close()
     scenario.settled(120)
     print(f"faults: {dict(sorted(faults.done.items()))}")
+    print(f"store: {_store_bytes(scenario) / MIB:.1f} MiB")
     _print_events(scenario)
     tracks = meter.tracks(calm_s)
     print("\n".join([HEAD, *(track.row() for track in tracks)]))
     _expect_accounted(scenario)
     _expect_flat(tracks)
+
+
+def _store_bytes(scenario: Scenario) -> int:
+    """What the jobs of the last seconds, and the dead ones, occupy at the end."""
+    if scenario.redis is not None:
+        with scenario.redis.client() as client:
+            return int(client.info("memory")["used_memory"])
+    return sum(path.stat().st_size for path in Path(scenario.bus.settings.node.data_dir).glob("*.db*"))
 
 
 def _print_events(scenario: Scenario) -> None:
