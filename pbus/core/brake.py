@@ -118,10 +118,10 @@ class _Window:
     worked: int = 0
     failed: int = 0
 
-    def work(self, now_s: float) -> None:
-        """An attempt that went well."""
-        self._bucket(now_s).worked += 1
-        self.worked += 1
+    def work(self, count: int, now_s: float) -> None:
+        """So many attempts went well."""
+        self._bucket(now_s).worked += count
+        self.worked += count
 
     def fail(self, ended: Ended, now_s: float) -> None:
         """An attempt that did not."""
@@ -222,9 +222,9 @@ class Brake:
         if self.mode is not Mode.FREE:
             self._out.add(job_id)
 
-    def worked(self, now_s: float) -> None:
-        """An attempt went well while the brake was free: ``ended`` without its cost, for nearly every job."""
-        self._window.work(now_s)
+    def worked(self, count: int, now_s: float) -> None:
+        """So many attempts went well while the brake was free: ``ended`` without its cost, for nearly every job."""
+        self._window.work(count, now_s)
 
     def ended(self, ended: Ended, now_s: float) -> Tripped | None:
         """
@@ -250,7 +250,7 @@ class Brake:
     def _count(self, ended: Ended, now_s: float) -> Tripped | None:
         window = self._window
         if ended.result is Result.WORKED:
-            window.work(now_s)
+            window.work(1, now_s)
         if ended.result is not Result.FAILED:
             return None
         window.fail(ended, now_s)

@@ -14,6 +14,7 @@ times (possessive, or begins only where a word begins).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import Final
@@ -71,6 +72,12 @@ def fingerprint(reason: str, error: str) -> str:
         reason: Class of the failure; the same text under another class is another group.
         error: Text for people, of any length.
     """
+    return _of(reason, error[:TEXT_CHARS])
+
+
+@functools.lru_cache(maxsize=256)
+def _of(reason: str, error: str) -> str:
+    """Many failures in a row have the very same text: then it costs nothing."""
     told = f"{reason}\n{masked(error)[:MASKED_CHARS]}"
     return hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=8).hexdigest()
 

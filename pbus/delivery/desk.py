@@ -150,6 +150,7 @@ class StoreDesk:
         for _ in range(min(BATCH, len(self._inbox))):
             delivery, outcome = self._inbox.popleft()
             batch.append(Entry(delivery, outcome, self._judging.judge(delivery, outcome, now_s, now_ms)))
+        self._judging.count(now_s)
         return batch
 
     def _write(self, settlements: list[Settlement]) -> list[bool] | None:

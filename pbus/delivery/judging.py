@@ -61,6 +61,7 @@ class Judging:
         self._brakes = brakes
         self._clock = clock
         self._busy: dict[tuple[str, str, str], float] = {}
+        self._worked: dict[Path, int] = {}  # went well, and the brakes do not know yet
         self._changes: list[Change] = []
         self.stirred = False
         """A brake has heard of a probe: there may be room for the next one. Whoever looks lowers it."""
@@ -69,6 +70,13 @@ class Judging:
         """What has happened to brakes since the last call."""
         changes, self._changes = self._changes, []
         return changes
+
+    def count(self, now_s: float) -> None:
+        """Tell the brakes what went well; before anything else is judged, and after a batch."""
+        for path, count in self._worked.items():
+            if path in self._brakes:
+                self._brakes[path].worked(count, now_s)
+        self._worked.clear()
 
     def judge(self, delivery: Delivery, outcome: Outcome, now_s: float, now_ms: int) -> Settlement:
         """
@@ -81,12 +89,12 @@ class Judging:
         """
         path = delivery.queue, delivery.topic
         brake = self._brakes.get(path)
-        if outcome.verdict is Verdict.DONE and (brake is None or not brake.sparing):
-            if brake is not None:
-                brake.worked(now_s)
+        if outcome.verdict is Verdict.DONE and (brake is None or brake.mode is Mode.FREE):
+            self._worked[path] = self._worked.get(path, 0) + 1
             if self._busy:
                 self._busy.pop((*path, delivery.id), None)
             return judge(delivery, outcome, self._rules[path], now_ms, 0.0)
+        self.count(now_s)
         spared_s = brake.spared_s if brake is not None and brake.sparing else None
         busy_s = self._busy_s(delivery, outcome.verdict, now_s)
         rules = self._rules[path]
