@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 from pbus.config import values
 from pbus.config.build import closest
 from pbus.config.schema import (
-    Backend, Concurrency, FastcgiHandler, HttpHandler, PythonHandler, Queue, Retry, Settings, Topic,
+    Backend, Brake, Concurrency, FastcgiHandler, HttpHandler, PythonHandler, Queue, Retry, Settings, Topic,
 )
 from pbus.config.tree import KeyPath, Tree, dotted
 
@@ -255,6 +255,7 @@ def _topic(settings: Settings, tree: Tree, path: KeyPath, topic: Topic) -> None:
         _python(tree, (*path, "python"), topic.python)
     _concurrency(tree, (*path, "concurrency"), topic.concurrency, topic.pull is not None)
     _retry(tree, (*path, "retry"), topic.retry)
+    _brake(tree, (*path, "brake"), topic.brake)
 
 
 def _at(tree: Tree, path: KeyPath) -> Mapping[str, object]:
@@ -312,4 +313,11 @@ def _retry(tree: Tree, path: KeyPath, retry: Retry) -> None:
         tree, path, "first", "max", (retry.first_s, retry.max_s),
         f"the first wait ({values.written_duration(retry.first_s)}) is longer than the longest"
         f" (max = {values.written_duration(retry.max_s)})",
+    )
+
+
+def _brake(tree: Tree, path: KeyPath, brake: Brake) -> None:
+    _ordered(
+        tree, path, "probe_first", "probe_max", (brake.probe_first_s, brake.probe_max_s),
+        "the first probe (probe_first) waits longer than the longest (probe_max)",
     )

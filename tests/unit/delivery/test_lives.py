@@ -55,6 +55,16 @@ def test_a_living_consumer_is_alive_with_its_job_and_its_age(board: Board) -> No
     assert (life.alive, life.current, life.current_s, life.exit_status) == (True, "1-0", 2.5, None)
 
 
+def test_a_jump_of_the_wall_clock_makes_no_job_older(board: Board) -> None:
+    board.slot.begin("1-0")
+    board.clock.jump(86_400)
+    board.clock.advance(2.5)
+    assert board.look().current_s == 2.5
+    assert [age_s for _, age_s in board.lives.orphans()] == []
+    board.scoreboard.bury(board.delivery(), -9)
+    assert [age_s for _, age_s in board.lives.orphans()] == [2.5]
+
+
 def test_a_buried_consumer_leaves_its_job_and_its_status(board: Board) -> None:
     board.slot.begin("1-0")
     board.scoreboard.bury(board.slot, -9)
