@@ -45,6 +45,8 @@ _TICKS: Final = 8
 """Looks at the clock during PATIENCE, while a write runs."""
 GATHER_SHARE: Final = 0.3
 """Of the time of a write: the longest wait for company before the next one."""
+GATHER_MOST_S: Final = 0.02
+"""However long writes took lately: they may have been slow for once."""
 _SMOOTHING: Final = 0.1
 _OVERHEAD_BYTES: Final = 64
 
@@ -234,7 +236,7 @@ class Committer:
         """
         if len(self._waiting) < self._company:
             self._gathered.clear()
-            self._gathered.wait(self._write_s * GATHER_SHARE)
+            self._gathered.wait(min(self._write_s * GATHER_SHARE, GATHER_MOST_S))
 
     def _take(self) -> list[Ticket]:
         """The next batch: whole tickets, oldest first."""

@@ -63,6 +63,7 @@ class Store:
         self._child = child
         self._opened = False
         self._fenced = False
+        self._looking: list[gevent.Greenlet] = []
         self._lost = gevent.event.Event()
         self._first = gevent.event.Event()
         self._owner = str(child.owner)
@@ -79,8 +80,8 @@ class Store:
     def start(self) -> None:
         """Begin; ``wait_first`` tells when the first try to open is over."""
         self._lost.set()
-        gevent.spawn(self._keep)
-        gevent.spawn(self._watch)
+        self._looking.append(gevent.spawn(self._keep))
+        self._looking.append(gevent.spawn(self._watch))
         gevent.spawn(self.committer.run)
         self.puller.start()
 
@@ -222,6 +223,7 @@ class Store:
                 continue                              # who pushes next finds out, and says so
             except Exception:                         # a bug of a driver must not end the watch
                 self._child.log.exception("store.failed", storage=self.name)
+                self._child.clock.sleep(FULL_S)
 
     def watch(self) -> None:
         """
@@ -256,5 +258,6 @@ class Store:
 
     def close(self) -> None:
         """Give the driver back; the child is about to exit."""
+        gevent.killall(self._looking)
         self.puller.stop()
         self._driver.close()

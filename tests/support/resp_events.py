@@ -40,6 +40,6 @@ def take(source: RequestParser, chunks: list[bytes], most: int = 1_000_000) -> l
     written: list[Any] = []
     for chunk in chunks:
         source.feed(chunk)
-        while events := source.parse(most):
+        while (events := source.parse(most)) or source.unparsed_bytes:  # blanks are commands without an event
             written += plain(events)
     return written

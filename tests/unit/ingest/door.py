@@ -350,6 +350,7 @@ class Door:
         self.server.drain()
         self.server.close()
         self.server._sweep_timer.stop()
+        self.store.close()
 
 
 def _topics(queue: Queue) -> Iterator[TopicSpec]:
