@@ -8,10 +8,35 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Final
 
 import apsw
 
+from pbus.clock import Clock, SystemClock
 from pbus.errors import BootError, Exit, StorageError, StoreFull, Unavailable
+from pbus.telemetry import log
+
+_REPORT_EVERY_S: Final = 60.0
+
+_DAMAGED = "it is damaged: stop pbus, copy the file, recover it with `sqlite3 FILE .recover`"
+
+
+class DamageReport:
+    """Says once a minute, however often it is met, that a file is damaged that was whole when it was opened."""
+
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+        self._path = path
+        self._clock = clock or SystemClock()
+        self._log = log.get()
+        self._silent_until_s = 0.0
+
+    def look_at(self, error: apsw.Error) -> None:
+        """Tell if *error* is damage; the file is used on: most of it may be whole."""
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+            now_s = self._clock.monotonic_s()
+            if now_s >= self._silent_until_s:
+                self._silent_until_s = now_s + _REPORT_EVERY_S
+                self._log.critical("store.damaged", file=str(self._path), what=f"{_DAMAGED} ({error})")
 
 
 def meaning(path: Path, error: apsw.Error, *, pushing: bool = False) -> StorageError:
@@ -24,7 +49,7 @@ def meaning(path: Path, error: apsw.Error, *, pushing: bool = False) -> StorageE
         case apsw.BusyError() | apsw.LockedError():
             what = "another program (not pbus) keeps it locked: end that"
         case apsw.CorruptError() | apsw.NotADBError():
-            what = "it is damaged: stop pbus, copy the file, recover it with `sqlite3 FILE .recover`"
+            what = _DAMAGED
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
             what = "it cannot be written: look at the rights of the file and its directory"
         case apsw.IOError():

@@ -20,10 +20,10 @@ from pbus.clock import SystemClock
 from pbus.errors import StorageError, Unavailable
 from pbus.storage.driver import Fill
 from pbus.storage.sqlite_bell import Doorbell
-from pbus.storage.sqlite_errors import meaning, unopenable, untrusted
+from pbus.storage.sqlite_errors import DamageReport, meaning, unopenable, untrusted
 from pbus.storage.sqlite_lock import FileLock, NodeLock, Turnstile
 from pbus.storage.sqlite_space import Space
-from pbus.storage.sqlite_trust import make_or_trust, make_private, refuse_cut_off, refuse_old_library
+from pbus.storage.sqlite_trust import LogWitness, make_or_trust, make_private, refuse_cut_off, refuse_old_library
 
 _STATEMENTS_CACHED: Final = 2000        # a handful per queue, hundreds of queues
 _CACHE_KIB: Final = 4096
@@ -54,6 +54,7 @@ class SqliteFile:
         self._inode = (0, 0)
         self._durable: bool | None = None
         self._wal_pages = 0
+        self._damage = DamageReport(path)
 
     def open(self) -> None:
         """See ``driver.Driver.open``; a file that was removed or replaced meanwhile is opened anew."""
@@ -165,18 +166,20 @@ class SqliteFile:
         self._turnstile = Turnstile(self.path, self._timeout_s, fresh=first)
         parts.callback(self._turnstile.close)
         with self._turnstile.turn():
-            self._db = self._connect(first)
+            self._db = self._connect(first, node.machine_stayed_up)
         parts.callback(self._disconnect)
         self.doorbell = Doorbell(self.path)
         parts.callback(self.doorbell.close)
         opening.close()
 
-    def _connect(self, first: bool) -> apsw.Connection:
+    def _connect(self, first: bool, machine_stayed_up: bool) -> apsw.Connection:
         if first:
             refuse_cut_off(self.path)
+        witness = LogWitness(self.path) if first and machine_stayed_up else None
         make_private(self.path)
         db = apsw.Connection(str(self.path), statementcachesize=_STATEMENTS_CACHED)
         try:
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # what is refused is not touched
             db.set_busy_timeout(int(self._timeout_s * 1000))
             db.pragma("journal_mode", "wal")
             db.pragma("wal_autocheckpoint", 0)
@@ -187,10 +190,15 @@ class SqliteFile:
             # Plans do not depend on bound values: else a statement with a LEFT JOIN or a partial index
             # is compiled again at each call (9 us instead of 1.5).
             db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+            if witness:
+                witness.compare(db)
             make_or_trust(db, self.path, first)
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             status = os.stat(self.path)
         except BaseException:
             db.close()
+            if witness:
+                witness.restore()
             raise
         self._inode = (status.st_dev, status.st_ino)
         self._durable = None
@@ -260,6 +268,7 @@ class SqliteFile:
         try:
             yield
         except apsw.Error as error:
+            self._damage.look_at(error)
             raise meaning(self.path, error, pushing=pushing) from error
 
 

@@ -102,6 +102,8 @@ class NodeLock:
         self._path = path
         self._node = node
         self._lock = FileLock(path.with_name(path.name + ".node"))
+        self.machine_stayed_up = False
+        """Since somebody had the file open before us: the kernel has written all that was written to it."""
 
     def take(self) -> bool:
         """
@@ -114,10 +116,12 @@ class NodeLock:
             BootError: a living process of another node has it open (75).
         """
         if self._lock.try_exclusive():
-            self._lock.write(self._node)
+            life = _machine_life()
+            self.machine_stayed_up = bool(life) and self._lock.read().split("\n")[1:] == [life]
+            self._lock.write(f"{self._node}\n{life}")
             self._lock.try_shared()
             return True
-        holder = self._lock.read()
+        holder = self._lock.read().split("\n")[0]
         if holder != self._node or not self._lock.try_shared():
             raise BootError(
                 f"{self._path} is in use by node {holder!r} and this is node {self._node!r}: an embedded store belongs "
@@ -129,6 +133,14 @@ class NodeLock:
     def close(self) -> None:
         """Stop sharing; idempotent."""
         self._lock.close()
+
+
+def _machine_life() -> str:
+    """Changes with each start of the kernel; empty where nobody tells."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 class Turnstile:

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from importlib.resources import files
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import apsw
 
 from pbus.errors import BootError, Exit
+from pbus.storage.sqlite_migrate import APPLICATION_ID, OLDEST, VERSION, make, migrate
 
 OLDEST_LIBRARY: Final = (3, 51, 3)
-APPLICATION_ID: Final = 0x70627573      # "pbus"
-SCHEMA_VERSION: Final = 2
 WHOLE_CHECK_BYTES: Final = 32 * 1024 * 1024
-_COUNTER_TABLES: Final = ("queues", "topics", "boots", "owners", "claims", "keys")
+_COUNTER_TABLES: Final = ("queues", "topics", "boots", "owners", "claims")
 
 
 def refuse_old_library(version: str) -> None:
@@ -72,14 +71,22 @@ def refuse_cut_off(path: Path) -> None:
 def make_or_trust(db: apsw.Connection, path: Path, first: bool) -> None:
     """Create the schema in an empty file; judge one that is not."""
     if not db.execute("SELECT count(*) FROM sqlite_schema").get:
-        _make(db)
+        make(db)
         return
     if db.pragma("application_id") != APPLICATION_ID:
         raise BootError(f"{path} is the database of another program: give [storage] another url", Exit.CONFIG)
     version = db.pragma("user_version")
-    if version != SCHEMA_VERSION:
-        raise BootError(f"{path} has format {version}; this pbus reads {SCHEMA_VERSION}: use the pbus that wrote it",
-                        Exit.CONFIG)
+    if not OLDEST <= version <= VERSION:
+        raise BootError(f"{path} has format {version}; this pbus reads {OLDEST} to {VERSION}: use the pbus that "
+                        "wrote it", Exit.CONFIG)
+    if version < VERSION and not first:
+        raise BootError(f"{path} has format {version} and an older pbus has it open: stop that first", Exit.TEMPORARY)
+    _refuse_damaged(db, path, first)
+    if version < VERSION:
+        migrate(db)
+
+
+def _refuse_damaged(db: apsw.Connection, path: Path, first: bool) -> None:
     if first and path.stat().st_size <= WHOLE_CHECK_BYTES:
         found = [db.pragma("quick_check", 1)]
     else:
@@ -89,15 +96,64 @@ def make_or_trust(db: apsw.Connection, path: Path, first: bool) -> None:
             raise apsw.CorruptError(str(text))
 
 
-def _make(db: apsw.Connection) -> None:
-    schema = files("pbus.storage").joinpath("sql/schema.sql").read_text("utf-8")
-    db.execute("BEGIN IMMEDIATE")
+class LogWitness:
+    """
+    How many pages the log file had, by who had it open last: the shared memory file is still there
+    when all of them were killed.
+
+    SQLite takes a log file up to the first page that is not whole, and forgets the rest. After a loss
+    of power that is right; while the machine was up it means that somebody damaged the file, and that
+    pushes answered with OK are in the rest.
+
+    Layout: https://www.sqlite.org/walformat.html, sections 2.1 (shared memory) and 1.1 (log file).
+    """
+
+    _HEADER_BYTES: Final = 48
+    _READ_BYTES: Final = 136
+
+    def __init__(self, path: Path) -> None:
+        """Before anything opens the file: SQLite makes the shared memory anew."""
+        self._path = path
+        self._memory_path = path.with_name(path.name + "-shm")
+        self._memory = _start_of(self._memory_path, self._READ_BYTES)
+        self._log = _start_of(path.with_name(path.name + "-wal"), 32)
+        # A file that was taken away took its log along: SQLite removes what is left of it.
+        self.pages = self._pages() if path.exists() and path.stat().st_size else 0
+
+    def compare(self, db: apsw.Connection) -> None:
+        """
+        Raises:
+            CorruptError: the log file that SQLite found is shorter.
+        """
+        if self.pages:
+            found, _ = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            if found < self.pages:
+                self._fail(f"of {self.pages} pages of its log file {self._path.name}-wal {max(0, found)} are whole")
+
+    def restore(self) -> None:
+        """The file was refused: the next start must know what this one did."""
+        if self._memory:
+            with self._memory_path.open("r+b") as stream:
+                stream.write(self._memory)
+
+    def _pages(self) -> int:
+        """0: nobody knows, or there were none."""
+        header, second = self._memory[:self._HEADER_BYTES], self._memory[self._HEADER_BYTES:2 * self._HEADER_BYTES]
+        if len(self._memory) < self._READ_BYTES or header != second or not header[12]:
+            return 0
+        pages = int.from_bytes(header[16:20], sys.byteorder)
+        copied = int.from_bytes(self._memory[96:100], sys.byteorder)
+        if pages > copied and (self._log[:3] != b"\x37\x7f\x06" or self._log[16:24] != header[32:40]):
+            self._fail(f"its log file {self._path.name}-wal had {pages} pages and is gone, or its beginning is damaged")
+        return pages
+
+    def _fail(self, what: str) -> NoReturn:
+        raise apsw.CorruptError(f"{what}. To go on without what is missing remove {self._memory_path.name}")
+
+
+def _start_of(path: Path, size: int) -> bytes:
     try:
-        db.execute(schema)
-        db.pragma("application_id", APPLICATION_ID)
-        db.pragma("user_version", SCHEMA_VERSION)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+        with path.open("rb") as stream:
+            return stream.read(size)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,76 @@
+"""
+How many statements a call of the embedded store costs. Each hands the interpreter lock over to the
+other threads of the process and waits to get it back, so their number must not grow with the jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.storage.driver import QueueSpec, TopicSpec, Want
+from pbus.storage.open import StoreTarget
+from pbus.storage.sqlite import SqliteDriver
+
+OWNER = "n1/b1/1.1"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteDriver]:
+    made = SqliteDriver(StoreTarget("main", f"sqlite:{tmp_path}/pbus.db", "", 5.0, "n1"))
+    made.open()
+    made.declare([QueueSpec("gift", (TopicSpec("credit"),), 3600.0, 1 << 30, 100_000, 1 << 30)])
+    yield made
+    made.close()
+
+
+def steps(store: SqliteDriver, act: Callable[[], Any]) -> tuple[Any, int]:
+    """What *act* answers, and in how many rows and ends of statements."""
+    db = store._file._db
+    assert db is not None
+    count = 0
+
+    def note(event: dict[str, Any]) -> None:
+        nonlocal count
+        count += 1
+
+    db.trace_v2(apsw.SQLITE_TRACE_ROW | apsw.SQLITE_TRACE_PROFILE, note)
+    answer = act()
+    db.trace_v2(0, None)
+    return answer, count
+
+
+def life(store: SqliteDriver, batch: int, jobs: int) -> tuple[int, int, int]:
+    """Steps of a push, a claim and a settle of so many jobs."""
+    _, pushing = steps(store, lambda: store.append(OWNER, batch, [Push("gift", b"x" * n) for n in range(jobs)]))
+    got, claiming = steps(store, lambda: store.claim([Want(OWNER, "gift", "credit", jobs)]))
+    assert [one.body for one in got] == [b"x" * n for n in range(jobs)]
+
+    def settle() -> list[bool]:
+        return store.settle([done(one) for one in got])
+
+    answers, settling = steps(store, settle)
+    assert answers == [True] * jobs
+    return pushing, claiming, settling
+
+
+def done(one: Delivery) -> Settlement:
+    return Settlement(owner=OWNER, queue="gift", topic="credit", id=one.id, move=Move.ACK)
+
+
+def test_calls_cost_the_same_for_any_number_of_plain_jobs(store: SqliteDriver) -> None:
+    life(store, 1, 5)  # the first one makes its owner
+
+    assert life(store, 2, 10) == life(store, 3, 1000)
+
+
+def test_look_that_finds_nothing_is_one_statement(store: SqliteDriver) -> None:
+    got, count = steps(store, lambda: store.claim([Want(OWNER, "gift", "credit", 10)]))
+
+    assert got == []
+    assert count <= 2  # a row and its end
