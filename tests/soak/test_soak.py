@@ -114,7 +114,7 @@ def _expect_accounted(scenario: Scenario) -> None:
         accounted += now.cancelled_total + now.expired_total + now.forgotten_total
         order = scenario.ledger.key_order(QUEUE, topic)
         print(f"{topic}: {stood.pushed} pushed, {accounted} accounted for, dup {verdict.dup}, "
-              f"keys: {len(order.overlaps)} overlaps, {len(order.inversions)} out of order")
+              f"{order.ran} with keys: {len(order.overlaps)} overlaps, {len(order.inversions)} out of order")
         assert accounted == stood.pushed, now
         if topic in KILLABLE:
             assert (order.overlaps, order.inversions) == ((), ()), order

@@ -161,8 +161,9 @@ def judge_by_count(path: str, accepted: int, runs: Iterable[Run]) -> TopicVerdic
 
 @dataclass(frozen=True, slots=True)
 class KeyOrder:
-    """How deliveries that share an ordering key ran: pairs of ledger keys."""
+    """How deliveries that share an ordering key ran: how many did, and pairs of ledger keys."""
 
+    ran: int
     overlaps: tuple[tuple[str, str], ...]
     inversions: tuple[tuple[str, str], ...]
 
@@ -181,6 +182,7 @@ def key_order(pushed: Iterable[Pushed], runs: Iterable[Run]) -> KeyOrder:
         if run.key in shared:
             groups[shared[run.key]].append(run)
     overlaps, inversions = [], []
+    ran = len({run.key for group in groups.values() for run in group})
     for group in groups.values():
         group.sort(key=lambda run: run.start_s)
         latest = group[0]
@@ -195,7 +197,7 @@ def key_order(pushed: Iterable[Pushed], runs: Iterable[Run]) -> KeyOrder:
         for before, after in itertools.pairwise(in_order):
             if _number(after.id) < _number(before.id):
                 inversions.append((before.key, after.key))
-    return KeyOrder(tuple(overlaps), tuple(inversions))
+    return KeyOrder(ran, tuple(overlaps), tuple(inversions))
 
 
 def _number(job_id: str) -> tuple[int, int]:

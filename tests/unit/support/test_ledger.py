@@ -154,7 +154,7 @@ def test_jobs_of_one_key_one_after_the_other_are_in_order(ledger: Ledger) -> Non
     keyed(ledger, (20, "1.0 2.0"), (21, "2.0 3.0"))
     ran(ledger, "k0", at="1.5 1.6")
     order = ledger.key_order("gift", "credit")
-    assert (order.overlaps, order.inversions) == ((), ())
+    assert (order.ran, order.overlaps, order.inversions) == (2, (), ())
 
 
 def test_overlap_and_inversion_of_one_key_are_seen(ledger: Ledger) -> None:
