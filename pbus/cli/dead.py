@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ _COLUMNS: Final = ("queue", "topic", "id", "at_ms", "attempts", "crashes", "reas
 _HEADS: Final = ("id", ">died", ">attempts", "reason", "error")
 _PAGE: Final = 500
 _BODY: Final = 4096
+_LAST_ATTEMPT: Final = re.compile(r"\Aattempt \d+ of \d+ failed: ")
 
 
 @click.group()
@@ -65,13 +67,18 @@ def _group_cells(row: Mapping[str, Any]) -> Sequence[Cell]:
     return [
         plain(escape(f"{row['queue']}/{row['topic']}")), count(row["count"], "red"), plain(row["fingerprint"] or "-"),
         plain(_ago(row["first_ms"])), plain(_ago(row["last_ms"])), plain(escape(row["reason"])),
-        plain(escape(brief(row["error"]))),
+        plain(escape(_gist(row["error"]))),
     ]
 
 
 def _ago(at_ms: int) -> str:
     # The store's clock and this one differ a little; what died in the future died now.
     return duration(max(0.0, _now_s() - at_ms / 1000))
+
+
+def _gist(error: str) -> str:
+    """What differs among letters: that the last attempt failed is why they are here."""
+    return _LAST_ATTEMPT.sub("", brief(error))
 
 
 def _now_s() -> float:
@@ -104,7 +111,7 @@ def show_letters(context: Context, path: str, ids: tuple[str, ...], group: str, 
 def _letter_cells(row: Mapping[str, Any]) -> Sequence[Cell]:
     return [
         plain(row["id"]), plain(_ago(row["at_ms"])), count(row["attempts"]), plain(escape(row["reason"])),
-        plain(escape(brief(row["error"]))),
+        plain(escape(_gist(row["error"]))),
     ]
 
 
