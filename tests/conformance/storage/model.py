@@ -35,6 +35,7 @@ class Place:
         in_log: It was never claimed nor moved: read after what came back.
         fresh: The topic has not taken it: it is in the backlog.
         hidden: Delayed when its topic was made from history: the store may not have noticed yet.
+        since: When it came to wait where it is: grows from one arrival to the next.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Place:
     in_log: bool = True
     fresh: bool = True
     hidden: bool = False
+    since: int = 0
 
 
 @dataclass
@@ -73,12 +75,14 @@ class Topic:
     resting: set[str] = field(default_factory=set)
     totals: collections.Counter[str] = field(default_factory=collections.Counter)
     groups: collections.Counter[str] = field(default_factory=collections.Counter)
+    arrivals: int = 0
 
     def push(self, job_id: str, body: bytes, options: PushOptions = PLAIN, *, from_history: bool = False) -> None:
         place = Place(job_id, body, options.key, late=0 < options.ttl_ms < LONG_MS)
         if options.delay_ms and not (from_history and options.delay_ms < LONG_MS):
             place.state, place.in_log, place.hidden = State.DELAYED, False, from_history
             place.due = options.delay_ms < LONG_MS
+        self._arrive(place)
         self.places[job_id] = place
 
     # -- claims
@@ -122,14 +126,20 @@ class Topic:
                 if place.state is State.READY and place.key == key and not place.late]
 
     def _next_of(self, key: str) -> list[Place]:
-        """Who may be claimed of *key*: the oldest that came back or the oldest of the log, as they were met."""
+        """
+        Who may be claimed of *key*: the holder that waits again, else the oldest.
+
+        One that was met while the key was held, and got it, keeps it when older ones come to wait meanwhile; and
+        what came back may have been met before the log was read so far.
+        """
         if key in self.resting:
             return []
         ready = self._claimable(key)
         if key in self.holds:
             return [place for place in ready if place.id == self.holds[key]]
-        ready.sort(key=lambda place: in_order(place.id))
-        return [group[0] for in_log in (False, True) if (group := [one for one in ready if one.in_log is in_log])]
+        return [place for place in ready if not any(
+            in_order(other.id) < in_order(place.id) and other.since <= place.since
+            and (place.in_log or not other.in_log) for other in ready)]
 
     def _begin(self, place: Place, owner: str) -> None:
         self._go(place, Move.CLAIM)
@@ -215,6 +225,12 @@ class Topic:
 
     # -- looking
 
+    def may_run(self, place: Place) -> bool:
+        """Whether it comes to its turn when everything before it is done, and no time passes."""
+        holder = self.places.get(self.holds.get(place.key, ""), place)
+        return (place.state is State.READY and holder.state is State.READY
+                and not place.late and place.key not in self.resting)
+
     def held(self, owner: str) -> list[Place]:
         return [place for place in self.places.values() if place.owner == owner]
 
@@ -251,12 +267,16 @@ class Topic:
         if self.holds.get(place.key) == place.id:
             del self.holds[place.key]
 
-    @staticmethod
-    def _go(place: Place, move: Move) -> None:
+    def _arrive(self, place: Place) -> None:
+        self.arrivals += 1
+        place.since = self.arrivals
+
+    def _go(self, place: Place, move: Move) -> None:
         state = successor(place.state, move)
         assert state is not None, f"the model itself made {place.state} {move}"
         if place.state is not state:
             place.in_log = False
+            self._arrive(place)
         place.state = state
 
 
