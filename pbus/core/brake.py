@@ -175,6 +175,7 @@ class Brake:
         self._probe_at_s = 0.0
         self._limit = 0
         self._step_worked = self._step_failed = 0
+        self._step_s = 0.0
         self._out: set[str] = set()  # claimed since it tripped, and not ended
         self._why = ""
         self.mode = Mode.FREE
@@ -211,6 +212,9 @@ class Brake:
             return None
         if self.mode is Mode.BRAKED:
             return 0 if self._out or now_s < self._probe_at_s else 1
+        if not self._out and now_s >= self._step_s + self._policy.window_s:
+            self._release()  # nothing was left to run, and nothing speaks against it
+            return None
         return max(0, self._limit - len(self._out))
 
     def due_s(self) -> float | None:
@@ -284,8 +288,8 @@ class Brake:
 
     def _probed(self, ended: Ended, now_s: float) -> None:
         if ended.result is Result.WORKED:
-            self.mode, self._limit = Mode.RECOVERING, 1
-            self._step_worked = self._step_failed = 0
+            self.mode = Mode.RECOVERING
+            self._step(1, now_s)
         else:
             self._rest(self._wait_s * 2 if ended.result is Result.FAILED else self._wait_s, now_s)
 
@@ -301,8 +305,14 @@ class Brake:
         if self._step_failed * 100 >= self._policy.failed_percent * jobs:
             self._brake(now_s)
             return
-        self._limit *= 2
-        self._step_worked = self._step_failed = 0
+        self._step(self._limit * 2, now_s)
         if self._limit > self._full:
-            self.mode = Mode.FREE
-            self._out.clear()
+            self._release()
+
+    def _step(self, limit: int, now_s: float) -> None:
+        self._limit, self._step_s = limit, now_s
+        self._step_worked = self._step_failed = 0
+
+    def _release(self) -> None:
+        self.mode = Mode.FREE
+        self._out.clear()

@@ -351,10 +351,10 @@ class Claimer:
 
 
 def _cut(wants: Iterable[Want], room: int) -> Iterator[Want]:
-    """As many of *wants*, from the first on, as fit into *room* deliveries."""
-    for want in wants:
-        if room <= 0:
-            return
-        count = min(want.count, room)
+    """As many of *wants* as fit into *room* deliveries, shared among their owners."""
+    asking = list(wants)
+    for number, want in enumerate(asking):
+        count = min(want.count, -(-room // (len(asking) - number)))
         room -= count
-        yield want if count == want.count else dataclasses.replace(want, count=count)
+        if count:
+            yield dataclasses.replace(want, count=count)

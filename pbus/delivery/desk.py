@@ -212,10 +212,10 @@ class StoreDesk:
 
     def _tell_brakes(self) -> None:
         """The failures of this batch are written: attempts can be given back, and probes have had their answer."""
-        for change in self._judging.changes():
-            self._report.brake_changed(*change.path, change.tripped)
-            if change.tripped is not None and self._pardons is not None:
-                self._pardons.grant(*change.path, change.tripped.forgive)
+        for path, tripped in self._judging.tripped():
+            self._report.brake_tripped(*path, tripped)
+            if self._pardons is not None:
+                self._pardons.grant(*path, tripped.forgive)
         if self._judging.stirred:
             self._judging.stirred = False
             self._wake()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pbus.clock import Clock
@@ -38,14 +37,6 @@ _RESULTS: Final = {
 """What an attempt says about its handler; every other verdict says nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A brake tripped, or was let go again (``tripped`` is None)."""
-
-    path: Path
-    tripped: Tripped | None
-
-
 class Judging:
     """
     One per storage of a delivery child. One owner: its desk.
@@ -62,14 +53,14 @@ class Judging:
         self._clock = clock
         self._busy: dict[tuple[str, str, str], float] = {}
         self._worked: dict[Path, int] = {}  # went well, and the brakes do not know yet
-        self._changes: list[Change] = []
+        self._tripped: list[tuple[Path, Tripped]] = []
         self.stirred = False
         """A brake has heard of a probe: there may be room for the next one. Whoever looks lowers it."""
 
-    def changes(self) -> list[Change]:
-        """What has happened to brakes since the last call."""
-        changes, self._changes = self._changes, []
-        return changes
+    def tripped(self) -> list[tuple[Path, Tripped]]:
+        """Brakes that tripped since the last call."""
+        tripped, self._tripped = self._tripped, []
+        return tripped
 
     def count(self, now_s: float) -> None:
         """Tell the brakes what went well; before anything else is judged, and after a batch."""
@@ -104,13 +95,10 @@ class Judging:
         return settlement
 
     def _tell(self, brake: Brake, ended: Ended, path: Path, now_s: float) -> None:
-        before = brake.mode
+        self.stirred |= brake.sparing
         tripped = brake.ended(ended, now_s)
-        self.stirred |= before is not Mode.FREE
         if tripped is not None:
-            self._changes.append(Change(path, tripped))
-        elif before is not Mode.FREE and brake.mode is Mode.FREE:
-            self._changes.append(Change(path, None))
+            self._tripped.append((path, tripped))
 
     def _busy_s(self, delivery: Delivery, verdict: Verdict, now_s: float) -> float:
         """For how long it has been answered busy; any other answer of its handler ends that."""

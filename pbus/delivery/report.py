@@ -63,12 +63,13 @@ class Report:
         if self._spend("", "")[0]:
             self._child.log.warning("settle.waiting", count=count, error=str(error), kind=type(error).__name__)
 
-    def brake_changed(self, queue: str, topic: str, tripped: Tripped | None) -> None:
-        """The topic was braked because of *tripped*, or (None) is let go again."""
-        if tripped is None:
-            self._child.log.info("brake.released", queue=queue, topic=topic)
-            self._topic_log(queue, topic).write("", "INFO", "works again at full rate", 0)
-            return
+    def brake_released(self, queue: str, topic: str) -> None:
+        """The topic is not braked any more."""
+        self._child.log.info("brake.released", queue=queue, topic=topic)
+        self._topic_log(queue, topic).write("", "INFO", "works again at full rate", 0)
+
+    def brake_tripped(self, queue: str, topic: str, tripped: Tripped) -> None:
+        """The topic is braked from now on."""
         forgiven = sum(tripped.forgive.values())
         self._child.log.error(
             "brake.tripped", queue=queue, topic=topic, jobs=tripped.jobs, failed=tripped.failed,

@@ -51,6 +51,8 @@ class StoreSide:
         self._specs = specs
         self._rules = rules
         self._brakes = {path: Brake(policy) for path, policy in brakes.items()}
+        self._braked: set[tuple[str, str]] = set()  # as it was told last
+        self._report = report
         self._pardons = Pardons(store, child.log.bind(storage=name))
         self._child = child
         self._fenced = fenced
@@ -71,9 +73,16 @@ class StoreSide:
             self.claimer.compare(owner)
 
     def braked(self, queue: str, topic: str) -> str:
-        """Why that topic is braked, one sentence; empty while it is not."""
+        """Why that topic is braked, one sentence; empty while it is not. Asked now and then; a release is told here."""
         brake = self._brakes.get((queue, topic))
-        return brake.reason if brake is not None else ""
+        if brake is None:
+            return ""
+        if brake.sparing:
+            self._braked.add((queue, topic))
+        elif (queue, topic) in self._braked:
+            self._braked.discard((queue, topic))
+            self._report.brake_released(queue, topic)
+        return brake.reason
 
     def start(self, lanes: Sequence[Lane], wait_s: float) -> None:
         """

@@ -46,6 +46,7 @@ def test_a_poisoned_deploy_costs_no_job_and_the_rate_is_soon_back(scenario: Scen
     tripped = bus.events("brake.tripped")
     assert {event["topic"] for event in tripped} == set(TOPICS)
     assert all(event["forgiven"] > 0 for event in tripped)
+    assert {event["topic"] for event in bus.events("brake.released")} == set(TOPICS)
 
 
 def _states(scenario: Scenario) -> set[str]:

@@ -227,6 +227,20 @@ def test_it_recovers_by_1_2_4_up_to_all(topic: Topic) -> None:
     assert topic.brake.room(topic.now_s(), FULL) is None
 
 
+def test_a_recovery_without_work_is_over_after_a_window(topic: Topic) -> None:
+    topic.run([False] * 50)
+    topic.clock.advance(1.0)
+    topic.end(topic.claim()[0], True)
+    topic.clock.advance(POLICY.window_s - 0.1)
+    assert topic.brake.room(topic.now_s(), FULL) == 1
+    (running,) = topic.claim()
+    topic.clock.advance(POLICY.window_s)
+    assert topic.brake.mode is Mode.RECOVERING, "a job runs"
+    topic.end(running, True)
+    topic.clock.advance(POLICY.window_s)
+    assert topic.brake.room(topic.now_s(), FULL) is None
+
+
 def test_a_step_in_which_all_fail_brakes_again_from_the_first_wait_on(topic: Topic) -> None:
     topic.run([False] * 50)
     topic.clock.advance(1.0)

@@ -12,7 +12,7 @@ from pbus.clock import FakeClock
 from pbus.core.brake import Brake, BrakePolicy, Ended, Mode, Result
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Rules
-from pbus.delivery.claimer import ASK_AGAIN_S, COMPARE_S, LOOK_AGAIN_S, SEEN_KEPT, Claimer, Seen
+from pbus.delivery.claimer import ASK_AGAIN_S, COMPARE_S, LOOK_AGAIN_S, SEEN_KEPT, Claimer, Seen, _cut
 from pbus.delivery.store_health import StoreHealth
 from pbus.errors import Unavailable
 from pbus.storage.driver import CLAIM_BYTES, Held, Want
@@ -334,6 +334,17 @@ def test_a_recovering_topic_is_claimed_for_as_far_as_its_brake_allows() -> None:
     assert sizes == [1, 1, 2, 4]
     room.turn()
     assert len(lane.given) == 29
+
+
+@pytest.mark.parametrize(
+    ("counts", "room", "expected"),
+    [([64, 64], 2, [1, 1]), ([64, 64, 64], 4, [2, 1, 1]), ([64, 64], 1, [1]), ([1, 64], 8, [1, 7]), ([2], 9, [2])],
+)
+def test_the_room_that_a_brake_gives_is_shared_among_consumers(
+    counts: list[int], room: int, expected: list[int]
+) -> None:
+    wants = [Want(f"n/b/{number}.1", "gift", "credit", count) for number, count in enumerate(counts)]
+    assert [want.count for want in _cut(wants, room)] == expected
 
 
 def test_other_topics_of_the_queue_do_not_feel_a_brake() -> None:

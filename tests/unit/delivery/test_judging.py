@@ -12,7 +12,7 @@ from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome, Rules, Verdict
 from pbus.core.retry import RetryPolicy
 from pbus.delivery import judging
-from pbus.delivery.judging import Change, Judging
+from pbus.delivery.judging import Judging
 from tests.support.memory_store import delivery
 
 PATH = ("gift", "credit")
@@ -35,9 +35,9 @@ class Bench:
         """Three failures; what they get back."""
         for number in range(3):
             self.end(verdict, Delivery(**{**_fields(delivery(f"{number}-1")), **fields}))
-        ((change),) = self.judging.changes()
-        assert change.tripped is not None
-        return change.tripped.forgive
+        ((path, tripped),) = self.judging.tripped()
+        assert path == PATH
+        return tripped.forgive
 
 
 def _fields(each: Delivery) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_nothing_else_trips_it(verdict: Verdict) -> None:
     bench = Bench()
     for _ in range(10):
         bench.end(verdict)
-    assert (bench.judging.changes(), bench.brake.mode) == ([], Mode.FREE)
+    assert (bench.judging.tripped(), bench.brake.mode) == ([], Mode.FREE)
 
 
 def test_what_the_handler_gave_up_on_gets_one_more_chance_and_no_second_one() -> None:
@@ -110,7 +110,7 @@ def test_what_may_have_run_gets_nothing_back_where_that_must_not_be_repeated(ver
     assert Bench(hold=True).trip(verdict) == {}
 
 
-def test_a_braked_topic_uses_up_no_attempt_and_says_when_it_is_over() -> None:
+def test_a_braked_topic_uses_up_no_attempt_until_it_is_over() -> None:
     bench = Bench()
     bench.trip()
     late = bench.end(Verdict.FAILED)
@@ -120,7 +120,7 @@ def test_a_braked_topic_uses_up_no_attempt_and_says_when_it_is_over() -> None:
     for number in (100, 101):
         bench.brake.claimed(f"{number}-0")
         bench.end(Verdict.DONE, delivery(f"{number}-0"))
-    assert bench.judging.changes() == [Change(PATH, None)]
+    assert bench.brake.mode is Mode.FREE
     assert bench.end(Verdict.FAILED).counts
 
 
