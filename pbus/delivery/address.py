@@ -12,7 +12,7 @@ from typing import Any
 
 from pbus.config import schema, values
 from pbus.delivery.circuit import Circuit
-from pbus.delivery.congestion import UNLIMITED, Pool, Window
+from pbus.delivery.congestion import UNLIMITED, Gauge, Pool, Window
 from pbus.delivery.connection import Connection, connect
 from pbus.delivery.shares import Flow
 
@@ -37,6 +37,7 @@ class Address:
         problem: Why it was not reached last time; empty while it is.
         parked: (since, connection) that nobody uses now, the oldest first.
         errands: Calls of our own (pings, status page) that wait for a seat at this address.
+        gauge: Finds the size of the pool.
         pool: What php-fpm said of itself last; None: nothing.
         pool_problem: Why its status page could not be read; empty: it could, or was not tried.
         calls, failures, refusals: Counts of calls, of those that reached nobody, of busy answers.
@@ -53,6 +54,7 @@ class Address:
         self.problem = ""
         self.parked: deque[tuple[float, Connection]] = deque()
         self.errands: deque[Any] = deque()
+        self.gauge = Gauge()
         self.pool: Pool | None = None
         self.pool_problem = ""
         self.calls = self.failures = self.refusals = 0

@@ -441,7 +441,7 @@ class Backend:
         if pool.size:
             room = share_of(max(1, pool.size - self.settings.reserve), self._processes, self._index)
         address.measure(pool, room)
-        address.window.measured(self._clock.monotonic_s(), address.taken, pool.listen_queue)
+        address.window.measured(self._clock.monotonic_s(), address.taken, pool.is_short)
         self._adjust(address)
 
     def _adjust(self, address: Address) -> None:

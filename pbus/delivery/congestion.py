@@ -4,7 +4,7 @@ How many calls at once an address is given when it says that it is short.
     busy answer        the window shrinks to seven tenths of what was in use, once a round trip
     one call, and busy a pause: what Retry-After says, or 0.1, 0.2 .. 5 s
     served             the window grows by one a round trip; by one a call after CALM_S without trouble
-    measured           php-fpm's own queue is not empty and calls became slower: it shrinks to eight tenths
+    measured           all of php-fpm's processes are busy and calls became slower: it shrinks to eight tenths
 
 Additive increase and multiplicative decrease (Chiu and Jain 1989) share an address fairly between
 children that know nothing of each other. Rule: pure, time is passed in; never below one call.
@@ -12,8 +12,8 @@ children that know nothing of each other. Rule: pure, time is passed in; never b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 UNLIMITED: Final = 1_000_000
@@ -38,55 +38,87 @@ class Pool:
 
     Attributes:
         manager: ``static``, ``dynamic`` or ``ondemand``.
-        total, active, idle: Processes now.
-        listen_queue: Connections that wait for a process.
-        max_active: Most processes that were active at once since its start.
+        total, idle: Processes now.
+        listen_queue: Connections that wait for a process; php-fpm knows it of TCP sockets only.
         max_children_reached: How often ``pm.max_children`` was hit since its start.
+        started: Unix time of its start, or of its last reload.
+        size: ``pm.max_children``, as far as it can be told (see ``Gauge``); 0: not yet.
     """
 
     manager: str = ""
     total: int = 0
-    active: int = 0
     idle: int = 0
     listen_queue: int = 0
-    max_active: int = 0
     max_children_reached: int = 0
+    started: int = 0
+    size: int = 0
 
     @property
-    def size(self) -> int:
-        """
-        ``pm.max_children``, as far as it can be told; 0: not yet.
-
-        The page does not name it. A static pool always has that many processes; another one is
-        known to be full when it once would have liked to have more.
-        """
-        if self.manager == "static":
-            return self.total
-        return max(self.max_active, self.total) if self.max_children_reached else 0
+    def is_short(self) -> bool:
+        """Who comes now waits for a process."""
+        return self.listen_queue > 0 or (self.size > 0 and self.idle == 0)
 
     def fields(self) -> dict[str, Any]:
         """For a frame."""
-        return {**asdict(self), "size": self.size}
+        return asdict(self)
 
 
-_NAMES: Final = {
-    "total": "total processes", "active": "active processes", "idle": "idle processes",
-    "listen_queue": "listen queue", "max_active": "max active processes",
-    "max_children_reached": "max children reached",
+_NUMBERS: Final = {
+    "listen_queue": b"listen queue", "max_children_reached": b"max children reached", "started": b"start time",
 }
+_MANAGER: Final = re.compile(rb'"process manager":"([a-z]+)"')
+_PROCESS: Final = re.compile(rb'"pid":\d+,"state":"([A-Za-z ]+)"')
 
 
-def pool_of(page: Mapping[str, Any]) -> Pool:
+def pool_of(page: bytes, size_bytes: int) -> Pool:
     """
-    The pool as its status page (JSON) has it.
+    The pool as its status page (``json&full``) has it.
+
+    Its own sums of processes are not used: they count each call on a kept connection as one more
+    active process, until php-fpm looks again (seen in 8.2: 85 of 2). The list is counted instead.
+
+    Args:
+        page: The beginning of the page, 64 KiB at least where it is longer.
+        size_bytes: Of all of it; what is left out of the list is taken to be like what is there.
 
     Raises:
         ValueError: that is no status page.
     """
-    numbers = {field: page.get(name) for field, name in _NAMES.items()}
-    if not all(isinstance(value, int) and value >= 0 for value in numbers.values()):
-        raise ValueError("not a status page of php-fpm")
-    return Pool(manager=str(page.get("process manager", "")), **numbers)  # type: ignore[arg-type]
+    found = {field: re.search(rb'"%b":(\d+)' % name, page) for field, name in _NUMBERS.items()}
+    manager, states = _MANAGER.search(page), _PROCESS.findall(page)
+    if manager is None or not states or not all(found.values()):
+        raise ValueError(f"not a status page of php-fpm: {page[:80]!r}")
+    whole = max(1.0, size_bytes / len(page))
+    return Pool(
+        manager=manager[1].decode(), total=int(len(states) * whole), idle=int(states.count(b"Idle") * whole),
+        **{field: int(match[1]) for field, match in found.items() if match is not None},
+    )
+
+
+class Gauge:
+    """
+    Finds ``pm.max_children``, which the page does not name. Pure.
+
+    A static pool always has that many processes. Of another one it is known from the moment that
+    it would have liked to have more: then it has all it may have.
+    """
+
+    def __init__(self) -> None:
+        self._last: Pool | None = None
+        self._size = 0
+
+    def read(self, pool: Pool) -> Pool:
+        """*pool* with its size."""
+        last, self._last = self._last, pool
+        if pool.manager == "static":
+            self._size = pool.total
+        elif last is None or last.started != pool.started:
+            self._size = 0
+        elif pool.max_children_reached > last.max_children_reached:
+            self._size = pool.total
+        elif self._size:
+            self._size = max(self._size, pool.total)
+        return replace(pool, size=self._size)
 
 
 class Window:
@@ -151,11 +183,11 @@ class Window:
         if self.limit >= most:
             self.is_cut, self.limit, self.paused_until_s = False, UNLIMITED, 0.0
 
-    def measured(self, now_s: float, in_use: int, listen_queue: int) -> None:
-        """php-fpm's status page was read: *listen_queue* connections wait for a process there."""
+    def measured(self, now_s: float, in_use: int, short: bool) -> None:
+        """php-fpm's status page was read; *short*: who comes now waits for a process."""
         slower = self._latency_s > self._base_s * SLOWER > 0.0
         self._base_s = min(self._base_s * _BASE_RISES, self._latency_s) if self._base_s else self._latency_s
-        if listen_queue > 0 and slower and in_use > 1:
+        if short and slower and in_use > 1:
             self._cut(now_s, in_use, SHRINK_GENTLY)
 
     def _cut(self, now_s: float, in_use: int, factor: float) -> None:

@@ -9,7 +9,6 @@ except probes of what is down.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,6 +28,8 @@ LOOK_S: Final = 1.0
 FRESH_S: Final = 0.9
 """What another child has read so lately need not be read again."""
 PAGE_S: Final = 2.0
+PAGE_KEPT_BYTES: Final = 64 * 1024
+"""A longer page (of some 180 processes) is not kept whole."""
 GOING_S: Final = 1.0
 """So long a server that hung up is asked whether it is still there."""
 GOING_LOOK_S: Final = 0.02
@@ -146,20 +147,20 @@ class Watch:
             call = exchange(self._backend, seat, request, fastcgi.ReplyReader, PAGE_S)
             if call.broken is not None:
                 return None, call.error
-            return pool_of(json.loads(fastcgi.cgi_answer(call.reader.stdout)[1])), ""
+            page = bytes(call.reader.stdout)
+            whole = call.reader.size if len(page) >= PAGE_KEPT_BYTES else 0
+            return address.gauge.read(pool_of(page, whole)), ""
         except HandlerUnavailable as error:
             return None, str(error)
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             return None, f"{self._backend.settings.status_path} is not the pool's pm.status_path: {error}"
         finally:
             if seat is not None:
                 self._backend.give(seat)
 
     def _pool_told(self, address: Address, frame: Mapping[str, Any]) -> None:
-        told = dict(frame["pool"])
-        told.pop("size", None)
         self._read_s[address.name] = self._clock.monotonic_s()
-        self._backend.measured(address, Pool(**told))
+        self._backend.measured(address, Pool(**frame["pool"]))
 
     # -- did it go away? ------------------------------------------------------------------------------
 
@@ -219,12 +220,12 @@ class Watch:
 
 
 def page_request(path: str) -> bytes:
-    """The request for php-fpm's status page, as JSON."""
+    """The request for php-fpm's status page, as JSON, with its list of processes."""
     return b"".join((
         fastcgi.begin(),
         fastcgi.params({
-            "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_METHOD": "GET", "QUERY_STRING": "json",
-            "REQUEST_URI": f"{path}?json", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1",
+            "SCRIPT_NAME": path, "SCRIPT_FILENAME": path, "REQUEST_METHOD": "GET", "QUERY_STRING": "json&full",
+            "REQUEST_URI": f"{path}?json&full", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1",
         }),
         fastcgi.PARAMS_END, fastcgi.STDIN_END,
     ))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbus.delivery.congestion import CALM_S, PAUSE_MAX_S, RETRY_AFTER_MAX_S, UNLIMITED, Pool, Window, pool_of
+from pbus.delivery.congestion import CALM_S, PAUSE_MAX_S, RETRY_AFTER_MAX_S, UNLIMITED, Gauge, Pool, Window, pool_of
 
 RUN_S = 0.05
 
@@ -142,7 +142,7 @@ def test_queue_in_php_fpm_alone_is_no_trouble():
     window = Window()
     for now_s in range(10):
         window.served(now_s, RUN_S, 8, 8)
-        window.measured(now_s, 8, 5)
+        window.measured(now_s, 8, True)
     assert not window.is_cut
 
 
@@ -150,12 +150,12 @@ def test_slower_calls_behind_a_queue_in_php_fpm_shrink_the_window():
     window = Window()
     for now_s in range(100):
         window.served(now_s, RUN_S, 10, 10)
-        window.measured(now_s, 10, 0)
+        window.measured(now_s, 10, False)
     for _ in range(50):
         window.served(100.0, RUN_S * 3, 10, 10)
-    window.measured(100.0, 10, 0)
+    window.measured(100.0, 10, False)
     assert not window.is_cut, "slow, but nobody waits for a process"
-    window.measured(101.0, 10, 3)
+    window.measured(101.0, 10, True)
     assert window.limit == 8
 
 
@@ -175,38 +175,62 @@ def test_window_never_closes_for_ever(steps):
             case "served":
                 window.served(now_s, pause_s, in_use, 64)
             case "measured":
-                window.measured(now_s, in_use, 7)
+                window.measured(now_s, in_use, True)
         assert window.limit >= 1
         assert window.is_cut == (window.limit < UNLIMITED)
         assert window.paused_until_s <= now_s + RETRY_AFTER_MAX_S
 
 
-def page(**more: object) -> dict[str, object]:
-    return {
-        "pool": "www", "process manager": "dynamic", "listen queue": 3, "idle processes": 1, "active processes": 4,
-        "total processes": 5, "max active processes": 5, "max children reached": 0, **more,
-    }
+def page(manager: str, states: list[str], reached: int = 0, started: int = 7, queue: int = 0) -> bytes:
+    """As php-fpm 8.2 writes it, with sums that are wrong."""
+    processes = ",".join(
+        f'{{"pid":{number},"state":"{state}","start time":9,"requests":3}}' for number, state in enumerate(states)
+    )
+    return (
+        f'{{"pool":"www","process manager":"{manager}","start time":{started},"start since":4,"listen queue":{queue},'
+        f'"max listen queue":9,"idle processes":0,"active processes":85,"total processes":85,'
+        f'"max children reached":{reached},"slow requests":0, "processes":[{processes}]}}'
+    ).encode()
+
+
+def read(gauge: Gauge, text: bytes) -> Pool:
+    return gauge.read(pool_of(text, len(text)))
+
+
+def test_pool_is_counted_not_believed():
+    pool = read(Gauge(), page("static", ["Idle", "Running", "Reading headers"], queue=3))
+    assert (pool.total, pool.idle, pool.size, pool.listen_queue) == (3, 1, 3, 3)
+    assert Pool(**pool.fields()) == pool
+
+
+def test_size_of_a_dynamic_pool_is_known_when_it_wanted_more():
+    gauge = Gauge()
+    assert read(gauge, page("dynamic", ["Idle"] * 2, reached=5)).size == 0, "reached long ago, by more than there are"
+    assert read(gauge, page("dynamic", ["Running"] * 4, reached=5)).size == 0
+    assert read(gauge, page("dynamic", ["Running"] * 8, reached=6)).size == 8
+    assert read(gauge, page("dynamic", ["Idle"] * 3, reached=6)).size == 8
+    assert read(gauge, page("dynamic", ["Idle"] * 3, reached=0, started=8)).size == 0, "another configuration"
+
+
+def test_page_that_is_too_long_is_estimated_by_its_beginning():
+    whole = page("static", ["Idle", "Running"] * 300)
+    pool = pool_of(whole[: len(whole) // 4], len(whole))
+    assert pool.total == pytest.approx(600, rel=0.05)
+    assert pool.idle == pytest.approx(300, rel=0.05)
+
+
+@pytest.mark.parametrize("broken", [b"", b"File not found.", page("static", [])])
+def test_other_pages_are_no_status_pages(broken):
+    with pytest.raises(ValueError, match="not a status page"):
+        pool_of(broken, len(broken))
 
 
 @pytest.mark.parametrize(
-    ("more", "size"),
+    ("pool", "short"),
     [
-        ({"process manager": "static"}, 5),
-        ({}, 0),
-        ({"max children reached": 2}, 5),
-        ({"process manager": "ondemand", "max children reached": 1, "max active processes": 8}, 8),
+        (Pool(total=2, idle=1, size=2), False), (Pool(total=2, idle=0, size=2), True),
+        (Pool(total=2, idle=0, size=0), False), (Pool(total=2, idle=1, size=2, listen_queue=1), True),
     ],
 )
-def test_size_of_a_pool_is_told_when_it_is_known(more, size):
-    pool = pool_of(page(**more))
-    assert pool.size == size
-    assert pool.listen_queue == 3
-    told = pool.fields()
-    assert told.pop("size") == size
-    assert Pool(**told) == pool
-
-
-@pytest.mark.parametrize("broken", [{"listen queue": "3"}, {"idle processes": -1}, {"total processes": None}])
-def test_other_pages_are_no_status_pages(broken):
-    with pytest.raises(ValueError, match="not a status page"):
-        pool_of(page(**broken))
+def test_pool_is_short_when_who_comes_waits(pool, short):
+    assert pool.is_short is short
