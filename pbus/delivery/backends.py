@@ -103,7 +103,7 @@ def _row(backend: Backend, address: Address, topics: list[str]) -> dict[str, Any
     return {
         "backend": backend.name,
         "address": address.name,
-        "kind": address.kind,
+        "protocol": address.kind,
         "state": address.state,
         "reason": address.problem or rests or address.pool_problem,
         "connections": address.taken + len(address.parked),
