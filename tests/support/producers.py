@@ -159,6 +159,7 @@ class _Connection(threading.Thread):
         self._told_to_stop = stop
         self._mix: dict[str, float] = json.loads(options.mix)
         self._chance = seeds.generator("producer", self._prefix)
+        self._whim = seeds.generator("producer that repeats", self._prefix)  # drawn from as replies come
         self._owed: list[Wish] = []
         self._file = PushedFile(Path(f"{options.path}.{number}"))
         self._redis = redis.Redis(
@@ -204,7 +205,7 @@ class _Connection(threading.Thread):
             options = " ".join(f"{name}={value}" for name, value in wish.options.items())
             result, about = _understood(reply)
             self._file.record(wish.key, sent_s, replied_s, result, about, options)
-            if "dedupe" in wish.options and (result != OK or self._chance.random() < self._mix.get("again", 0.0)):
+            if "dedupe" in wish.options and (result != OK or self._whim.random() < self._mix.get("again", 0.0)):
                 self._owed.append(wish)
         self._file.sync()
         if any(isinstance(reply, Exception) for reply in replies):
