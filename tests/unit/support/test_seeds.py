@@ -36,7 +36,7 @@ def test_seed_that_nobody_gave_is_drawn_once_and_left_for_the_processes_of_the_t
 
 
 def test_pushes_carry_what_was_drawn_and_nothing_else() -> None:
-    wish = draw(seeds.generator("all"), {name: 1.0 for name in SHARES}, "k.1-7", "sleep=1")
+    wish = draw(seeds.generator("all"), dict.fromkeys(SHARES, 1.0), "k.1-7", "sleep=1")
     assert sorted(wish.options) == ["dedupe", "delay", "key", "ttl"]
     assert wish.options["dedupe"] == "once-k.1-7"
     assert wish.orders.split()[0] == "sleep=1"
