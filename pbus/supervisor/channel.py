@@ -13,6 +13,7 @@ import os
 import selectors
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pbus.codec import frames
@@ -47,6 +48,7 @@ class Channel:
         self._send_bytes = send_bytes
         self._receive_bytes = receive_bytes
         self._reader = frames.FrameReader()
+        self._arrived: list[dict[str, Any]] = []
         self._out = bytearray()
         self.closed = False
         self.lost = 0
@@ -81,8 +83,23 @@ class Channel:
                 return
             del self._out[:sent]
 
-    def receive(self) -> list[dict[str, Any]]:
-        """The frames that have arrived; closes at the end of file and on anything that is not a frame."""
+    @property
+    def has_more(self) -> bool:
+        """Frames that have arrived wait for the next ``receive``."""
+        return bool(self._arrived)
+
+    def receive(self, most: int | None = None) -> list[dict[str, Any]]:
+        """
+        Frames that have arrived, *most* of them; nothing more is read while others wait.
+
+        Closes at the end of file and on anything that is not a frame.
+        """
+        if not self._arrived:
+            self._arrived = self._read()
+        taken, self._arrived = self._arrived[:most], self._arrived[most:] if most is not None else []
+        return taken
+
+    def _read(self) -> list[dict[str, Any]]:
         try:
             data = self._sock.recv(_READ_BYTES)
         except BlockingIOError:
@@ -110,11 +127,22 @@ class Channel:
         """
         self.closed = True
         self._out.clear()
+        self._arrived.clear()
 
     def release(self) -> None:
         """Close, and give the descriptor back."""
         self.close()
         self._sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A channel, and what happens on it."""
+
+    channel: Channel
+    on_frame: Callable[[dict[str, Any]], None]
+    on_close: Callable[[], None]
+    most: int | None
 
 
 class Switchboard:
@@ -123,7 +151,7 @@ class Switchboard:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._spare = _spare()
-        self._channels: dict[int, tuple[Channel, Callable[[dict[str, Any]], None], Callable[[], None]]] = {}
+        self._channels: dict[int, _Line] = {}
 
     def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
         """Call *accepted* with each connection that comes in on *sock*."""
@@ -161,10 +189,15 @@ class Switchboard:
         self._selector.unregister(descriptor)
 
     def connect(
-        self, channel: Channel, on_frame: Callable[[dict[str, Any]], None], on_close: Callable[[], None]
+        self, channel: Channel, on_frame: Callable[[dict[str, Any]], None], on_close: Callable[[], None],
+        most: int | None = None,
     ) -> None:
-        """Call *on_frame* with each frame that arrives on *channel*, *on_close* once when it is over."""
-        self._channels[channel.fileno()] = (channel, on_frame, on_close)
+        """
+        Call *on_frame* with each frame that arrives on *channel*, *on_close* once when it is over.
+
+        *most* frames are handled in one turn, so that who asks much holds nobody up (None: all).
+        """
+        self._channels[channel.fileno()] = _Line(channel, on_frame, on_close, most)
         self._selector.register(channel.fileno(), selectors.EVENT_READ, channel)
 
     def hang_up(self, channel: Channel) -> None:
@@ -176,42 +209,48 @@ class Switchboard:
     def turn(self, timeout_s: float) -> None:
         """Wait until something happens, at most *timeout_s*, and handle all of it."""
         self._tend()
-        for key, mask in self._selector.select(timeout_s):
+        left = [descriptor for descriptor, line in self._channels.items() if line.channel.has_more]
+        for key, mask in self._selector.select(0.0 if left else timeout_s):
             if not isinstance(key.data, Channel):
                 key.data()
                 continue
             if mask & selectors.EVENT_WRITE:
                 key.data.flush()
-            if mask & selectors.EVENT_READ and key.fd in self._channels:
+            if mask & selectors.EVENT_READ and key.fd in self._channels and key.fd not in left:
                 self._receive(key.fd)
+        for descriptor in left:
+            if descriptor in self._channels:
+                self._receive(descriptor)
         self._tend()
 
     def close(self) -> None:
         """Close every channel and the selector itself (a forked child does, first thing)."""
-        for channel, _, _ in self._channels.values():
-            channel.release()
+        for line in self._channels.values():
+            line.channel.release()
         self._channels.clear()
         self._selector.close()
         with contextlib.suppress(OSError):
             os.close(self._spare)
 
     def _receive(self, descriptor: int) -> None:
-        channel, on_frame, _ = self._channels[descriptor]
-        for frame in channel.receive():
-            on_frame(frame)
+        line = self._channels[descriptor]
+        for frame in line.channel.receive(line.most):
+            if line.most is not None and line.channel.closed:
+                break  # nobody waits for the answers any more
+            line.on_frame(frame)
 
     def _tend(self) -> None:
         """Ask for what each channel needs now; bury the closed ones."""
-        for descriptor, (channel, _, on_close) in list(self._channels.items()):
-            if channel.closed:
+        for descriptor, line in list(self._channels.items()):
+            if line.channel.closed:
                 self._forget(descriptor)
-                on_close()
+                line.on_close()
                 continue
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.waiting_bytes else 0)
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if line.channel.waiting_bytes else 0)
             if self._selector.get_key(descriptor).events != wanted:
-                self._selector.modify(descriptor, wanted, channel)
+                self._selector.modify(descriptor, wanted, line.channel)
 
     def _forget(self, descriptor: int) -> None:
-        channel, _, _ = self._channels.pop(descriptor)
+        line = self._channels.pop(descriptor)
         self._selector.unregister(descriptor)
-        channel.release()
+        line.channel.release()

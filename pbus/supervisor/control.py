@@ -30,6 +30,9 @@ STATUS: Final = "status.sock"
 CALLERS: Final = 128
 """Connections to each socket at once; one more is hung up on. Readers never take the place of who may stop the bus."""
 
+REQUESTS_A_TURN: Final = 4
+"""Of one caller; a status takes about a millisecond, and the master has other things to do."""
+
 _ASK_BYTES: Final = 64 * 1024
 _ANSWER_BYTES: Final = 16 * 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
@@ -107,7 +110,9 @@ class Door:
         channel = Channel(connection, send_bytes=_ANSWER_BYTES, receive_bytes=_ASK_BYTES)
         caller = Caller(channel, may_change)
         self._callers.add(caller)
-        self._switchboard.connect(channel, lambda frame: self._hear(caller, frame), lambda: self._leave(caller))
+        self._switchboard.connect(
+            channel, lambda frame: self._hear(caller, frame), lambda: self._leave(caller), REQUESTS_A_TURN
+        )
 
     def _hear(self, caller: Caller, frame: dict[str, Any]) -> None:
         request = self._requests.get(frame["kind"])

@@ -112,6 +112,43 @@ def test_switchboard_sends_the_rest_when_the_peer_reads_again(pair: Pair) -> Non
     board.close()
 
 
+def test_peer_that_asks_much_has_its_turn_like_everybody(pair: Pair) -> None:
+    channel, peer = pair
+    other, asker = socket.socketpair()
+    second = Channel(other, send_bytes=1000, receive_bytes=1000)
+    board = Switchboard()
+    heard: list[tuple[str, int]] = []
+    board.connect(channel, lambda frame: heard.append(("much", frame["n"])), lambda: heard.append(("gone", 0)), 2)
+    board.connect(second, lambda frame: heard.append(("little", frame["n"])), lambda: None, 2)
+    peer.sendall(b"".join(frames.encode("ask", n=n) for n in range(5)))
+    board.turn(0.0)
+    assert heard == [("much", 0), ("much", 1)]
+    asker.sendall(frames.encode("ask", n=0))
+    peer.close()
+    while len(heard) < 7:
+        board.turn(60.0)  # and none of them waits while something is left to do
+    assert heard[2:5] in ([("little", 0), ("much", 2), ("much", 3)], [("much", 2), ("much", 3), ("little", 0)])
+    assert heard[5:] == [("much", 4), ("gone", 0)]
+    board.close()
+    asker.close()
+
+
+def test_peer_that_is_hung_up_on_is_not_heard_to_the_end(pair: Pair) -> None:
+    channel, peer = pair
+    board = Switchboard()
+    heard: list[int] = []
+
+    def last(frame: dict[str, Any]) -> None:
+        heard.append(frame["n"])
+        channel.close()
+
+    board.connect(channel, last, lambda: heard.append(-1), 4)
+    peer.sendall(b"".join(frames.encode("ask", n=n) for n in range(8)))
+    board.turn(0.0)
+    assert heard == [0, -1]
+    board.close()
+
+
 def test_descriptor_of_a_closed_channel_is_not_given_out_before_it_is_forgotten() -> None:
     board, first = Switchboard(), socket.socketpair()
     channel = Channel(first[0], send_bytes=10, receive_bytes=10)
