@@ -30,6 +30,8 @@ NIGHTLY_FACTOR = 5
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process of each bus would compile all of pbus again
+
 os.environ.pop("PBUS_CONFIG", None)  # the configuration of whoever runs the tests is none of theirs
 
 _GRACE_S = 3.0
