@@ -449,14 +449,25 @@ class Backend:
         if not address.adjust(now_s):
             return
         address.trim()
-        if not address.limit:
-            resume = gevent.spawn_later(max(0.0, address.window.paused_until_s - now_s), self._adjust, address)
-            self._resumes.add(resume)
-            resume.link(self._resumes.discard)
+        if now_s < address.window.paused_until_s:
+            self._resume_in(address, address.window.paused_until_s - now_s)
         if address.limit > before:
             self._serve()
         if not (address.limit and before):
             self.changed()
+
+    def _resume_in(self, address: Address, seconds: float) -> None:
+        resume = gevent.spawn_later(seconds, self._resume, address)
+        self._resumes.add(resume)
+        resume.link(self._resumes.discard)
+
+    def _resume(self, address: Address) -> None:
+        """A pause is over, unless it was prolonged, or the timer came a little early."""
+        left_s = address.window.paused_until_s - self._clock.monotonic_s()
+        if left_s > 0.0:
+            self._resume_in(address, left_s)
+        else:
+            self._adjust(address)
 
     # -- parked connections ---------------------------------------------------------------------------
 
