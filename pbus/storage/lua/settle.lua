@@ -34,13 +34,18 @@ while at < #ARGV do
 end
 
 redis.call('DEL', kept)
-local bits, made = {}, nil
+local bits, made, ring, now = {}, nil, false, nil
+
+local function now_ms()
+  if not now then
+    local time = redis.call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return now
+end
 
 local function lib()
-  if not made then
-    local time = redis.call('TIME')
-    made = library(root, time[1] * 1000 + math.floor(time[2] / 1000))
-  end
+  if not made then made = library(root, now_ms()) end
   return made
 end
 
@@ -65,44 +70,76 @@ local function unclaim(claims, ids)
 end
 
 -- Keep the body of a delivery that has it in the log only; false when it is nowhere.
-local function put_aside(group, id, s)
-  if s.where ~= 'l' then return true end
-  s.where = ''
+local function put_aside(group, id)
   local entry = redis.call('XRANGE', log, id, id)[1]
-  if entry then redis.call('HSET', group.base .. $bodies, id, lib().packed(lib().fields(entry))) end
-  return entry ~= nil
+  if not entry then return false end
+  local fields = entry[2]
+  local body = fields[1] == 'j' and fields[2] or lib().packed(lib().fields(entry))
+  redis.call('HSET', group.base .. $bodies, id, body)
+  return true
+end
+
+-- A burial, or whatever happens to one with a key, a time to live, or without a body.
+local function move_special(group, id, how, s, arg)
+  local now_ms, rest_ms = lib().now_ms, tonumber(ARGV[arg + 4])
+  if s.where == 'l' then
+    s.where = ''
+    if not put_aside(group, id) then return lib().bury_lost(group, id, s) end
+  end
+  if how == 'T' then return lib().delay(group, id, s, now_ms + ARGV[arg + 3]) end
+  if how == 'L' then
+    redis.call('ZADD', group.base .. $again, 0, lib().pad(id) .. '|' .. lib().write(s))
+    lib().ring = true
+    return
+  end
+  if s.key ~= '' and rest_ms > 0 then
+    redis.call('ZADD', group.base .. $rests, string.format('%.0f', now_ms + rest_ms), s.key)
+  end
+  lib().bury(group, id, s, ARGV[arg + 5], ARGV[arg + 6], ARGV[arg + 7])
+  lib().free(group, s.key, id)
+end
+
+local function back(group, id, how, state, delay_ms)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  local padded = string.rep('0', 14 - #ms) .. ms .. '-' .. string.rep('0', 16 - #seq) .. seq
+  if how == 'T' then
+    redis.call('ZADD', group.base .. $delayed, string.format('%.0f', now_ms() + delay_ms), padded)
+    redis.call('HSET', group.base .. $notes, padded, state)
+  else
+    redis.call('ZADD', group.base .. $again, 0, padded .. '|' .. state)
+    ring = true
+  end
 end
 
 local function move(group, state, arg)
-  local id, how, flags, s = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2]), lib().read(state)
-  local now_ms, rest_ms = lib().now_ms, tonumber(ARGV[arg + 4])
+  local id, how, flags = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
+  local plain = state == '' or string.sub(state, -4) == ':0::'
+  local attempts, crashes, redelivered, first, forgiven = 0, 0, 0, 0, 0
+  if state ~= '' then
+    attempts, crashes, redelivered, first, forgiven = string.match(state, '^(%d+):(%d+):(%d):(%d+):(%d+):')
+  end
   if flags % 2 == 1 then
-    s.attempts = s.attempts + 1
-    if s.first == 0 then s.first = now_ms end
+    attempts = attempts + 1
+    if tonumber(first) == 0 then first = now_ms() end
   end
-  if flags % 4 >= 2 then s.crashes = s.crashes + 1 end
-  if flags % 4 > 0 then lib().count(group, 'failed') end
-  if flags >= 4 then s.redelivered = 1 end
-  if not put_aside(group, id, s) then
-    lib().bury_lost(group, id, s)
-  elseif how == 'T' then
-    lib().delay(group, id, s, now_ms + ARGV[arg + 3])
-  elseif how == 'L' then
-    redis.call('ZADD', group.base .. $again, 0, lib().pad(id) .. '|' .. lib().write(s))
-    lib().ring = true
-  else
-    if s.key ~= '' and rest_ms > 0 then
-      redis.call('ZADD', group.base .. $rests, string.format('%.0f', now_ms + rest_ms), s.key)
-    end
-    lib().bury(group, id, s, ARGV[arg + 5], ARGV[arg + 6], ARGV[arg + 7])
-    lib().free(group, s.key, id)
+  if flags % 4 >= 2 then crashes = crashes + 1 end
+  if flags % 4 > 0 then redis.call('HINCRBY', group.base .. $totals, 'failed', 1) end
+  if flags >= 4 then redelivered = 1 end
+  if plain and how ~= 'B' and (state ~= '' or put_aside(group, id)) then
+    return back(group, id, how, string.format('%d:%d:%d:%.0f:%d:0::', attempts, crashes, redelivered, first, forgiven),
+      ARGV[arg + 3])
   end
+  local s = lib().read(state)
+  s.attempts, s.crashes, s.redelivered, s.first =
+    tonumber(attempts), tonumber(crashes), tonumber(redelivered), tonumber(first)
+  move_special(group, id, how, s, arg)
 end
 
 -- The end of one that is done and was no plain job on its first claim.
 local function done_special(group, id, state)
   redis.call('HDEL', group.base .. $bodies, id)
-  if string.sub(state, -1) ~= ':' then lib().free(group, lib().read(state).key, id) end
+  local key = lib().read(state).key
+  if key ~= '' then lib().free(group, key, id) end
 end
 
 local function settle(group)
@@ -128,5 +165,5 @@ end
 for _, group in ipairs(groups) do settle(group) end
 local answer = number .. ' ' .. table.concat(bits)
 redis.call('SET', kept, answer, 'PX', keep_ms)
-if made and made.ring then redis.call('PUBLISH', root .. $bell, '') end
+if ring or (made and made.ring) then redis.call('PUBLISH', root .. $bell, '') end
 return answer

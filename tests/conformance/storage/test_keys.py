@@ -340,3 +340,27 @@ def test_thousands_of_one_key_stop_nobody_else(world: World) -> None:
     got: list[str] = []
     until(lambda: got.extend(world.bodies(2)) or "plain" in got, 5.0, "the plain one comes")
     assert got == ["k", "plain"]
+
+
+@pytest.mark.parametrize("key", [
+    "user:", "user:0::", ":0::", ":", "a|b", "{gift}", "%s", " ", "'\"", "x" * 256, "\u00e9\u4e2d", "1:2", "k}",
+])
+def test_any_text_is_a_key(world: World, key: str) -> None:
+    world.push(*[asked(body, key=key) for body in "ab"], asked("c", key=key, delay_ms=1), asked("other", key=key + "x"))
+    world.promoted(1)
+    order = []
+    for _ in range(3):
+        claimed = world.claim(10)
+        order.append("".join(one.body.decode()[0] for one in claimed))
+        assert world.claim(10) == []
+        (mine,) = (one for one in claimed if one.key == key)
+        assert world.settle(mine, Move.RELEASE)
+        (mine,) = world.claim(10)
+        assert world.settle(mine, Move.RETRY)
+        world.promoted(1)
+        (mine,) = world.claim(10)
+        assert world.settle(mine, Move.ACK)
+
+    assert sorted(order[0]) in (["c", "o"], ["a", "o"])
+    assert sorted("".join(order)) == ["a", "b", "c", "o"]
+    assert world.where()[0] == 0
