@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.bus import Bus, write_config
 
-QUEUES = ("py2", "py3", "pool", "pipe", "pop", "cli", "php", "phppipe", "wire", "flood", "mylist")
+QUEUES = ("py2", "py3", "pool", "pipe", "pop", "cli", "php", "phppipe", "wire", "flood", "opt", "mylist")
 
 
 @pytest.fixture(scope="module")
