@@ -40,8 +40,8 @@ def test_processes_that_leave_after_two_requests_fail_no_job_and_repeat_none(sce
     _start(scenario)
     begun_s = time.monotonic()
     with scenario.pushing(count=JOBS, threads=2, pipeline=50) as producers:
-        producers.finish()
-    scenario.settled(100)
+        producers.finish(figure(60, nightly=300))
+    scenario.settled(figure(100, nightly=400))
     runs = list(scenario.ledger.runs("gift", "credit"))
     processes = len({run.pid for run in runs})
     print(f"{JOBS} jobs by {processes} processes in {time.monotonic() - begun_s:.1f} s")

@@ -31,6 +31,10 @@ MIX = {
 BUSY = """
 [supervise]
 backoff = { first = "20ms", max = "200ms", fatal = 1000000 }
+[ingest]
+processes = 2
+[delivery]
+processes = 2
 """
 TOPIC = 'timeout = "4s"\ncrash_limit = 50\nretry = { attempts = 3, first = "50ms", max = "1s" }'
 KILLABLE = ("mail", HOLD)
