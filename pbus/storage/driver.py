@@ -10,13 +10,17 @@ Where a push with options is
 ----------------------------
 * Delay: one entry in the log, marked; in the same write every topic of the queue gets it as a delayed
   delivery. Claims pass over marked entries; only a topic made later (``from = "history"``) finds them
-  there, and takes those whose time has come.
-* Ttl: judged when the delivery is about to be claimed or becomes due, by the store's clock, against
-  the time in its id. Then it has expired: counted, never handed out.
+  there: those whose time has come are ready there, the others delayed until it comes.
+* Ttl: judged whenever the delivery is about to be claimed or becomes due (also after a retry or a release),
+  by the store's clock, against the time in its id. Then it has expired: counted, never handed out.
 * Key: a delivery holds its key in its topic from its first claim until it ends; a retry, a release and
   a delay after a failure keep it. One that meets a held key on its way is set aside in order; whoever
   ends the holder makes the next one ready (``again``, before the log) and rings the bell: nobody polls.
-* Dedupe: the key is written with the job and read in the same write.
+  That one holds the key from then on: older ones that come meanwhile (revived, due) wait behind it, and
+  when it is cancelled or expires the next one gets the key. While a key rests, its holder is delayed.
+  Two of a key never run at once, not even for one owner. Any text is a key.
+* Dedupe: the key is written with the job and read in the same write, before the bounds of the queue are
+  looked at. A hit prolongs nothing; a push that was refused leaves no key.
 
 Numbers
 -------
@@ -92,7 +96,8 @@ class QueueSpec:
     Attributes:
         retention_s, retention_bytes: For jobs that every topic has settled.
         max_backlog, max_backlog_bytes: Spans that would go above are refused; 0: no bound. A span
-            that is larger than the bound alone is stored when the backlog is empty.
+            that is larger than the bound alone is stored when the backlog is empty (no jobs). A queue
+            without topics is never full.
         dedupe_window_s: How long a dedupe key counts, from its push on.
     """
 
@@ -184,7 +189,11 @@ class TopicNumbers:
 
 @dataclass(frozen=True, slots=True)
 class QueueNumbers:
-    """What waits in a queue (jobs, bytes of their bodies), what its log keeps, and all that was ever pushed."""
+    """
+    What waits in a queue (jobs, bytes of their bodies), what its log keeps, and all that was ever pushed.
+
+    Both are what the slowest topic has not taken: slowest by jobs, and slowest by bytes.
+    """
 
     backlog: int = 0
     backlog_bytes: int = 0
@@ -209,8 +218,8 @@ class Fill:
 @dataclass(frozen=True, slots=True)
 class Promoted:
     """
-    Result of ``promote_due``: how many became ready, per (queue, topic), and seconds until the
-    next one is due (None: nothing is delayed).
+    Result of ``promote_due``: how many became ready (if only to wait for their key), per (queue, topic),
+    and seconds until the next one is due (None: nothing is delayed).
     """
 
     moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -361,7 +370,8 @@ class Driver(Protocol):
         Take ready deliveries, oldest first (what came back before the log), for their owners.
 
         A paused topic has none. What has expired is ended, what has been cancelled is passed over, what
-        meets a held key is set aside; none of that is handed out.
+        meets a held key is set aside; none of that is handed out, nor counts for the want. Of it a call
+        passes a bounded number; where there may be more it rings the bell.
 
         Atomic per queue. Not idempotent: after a lost reply the store lists claims that the child
         does not know of (``held``); it releases them.
@@ -381,7 +391,7 @@ class Driver(Protocol):
         If we die here: the claim is settled or still owned by us, never half.
 
         Returns:
-            Per settlement whether it took effect. False: settled before, or no longer ours.
+            Per settlement whether it took effect. False: settled before, no longer ours, or its topic was dropped.
 
         Raises:
             Unavailable: none of them, or some that a repetition will find settled.
@@ -435,7 +445,8 @@ class Driver(Protocol):
     def fill(self) -> Fill:
         """How full the store is; a cheap read, asked about once a second by every ingest child."""
 
-    # -- what people and producers do to deliveries; none of it needs an owner, all of it is refused for running ones
+    # -- what people and producers do to deliveries; none of it needs an owner, all of it is refused for running ones.
+    # Ids that nobody pushed, that are none, or that are named twice: 0 or False.
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
         """
@@ -470,7 +481,8 @@ class Driver(Protocol):
         """
         Give an attempt back: ``forgiven`` + 1 of deliveries that are ready or delayed; a dead one becomes ready.
 
-        Not idempotent: a repeated call gives another one back, at most all that were made. False: running or ended.
+        Not idempotent: a repeated call gives another one back, at most all that were made (then it is True, and
+        changes nothing more). False: running or ended.
         """
 
     def dead_letters(
@@ -501,7 +513,8 @@ class Driver(Protocol):
         """
         Remove a topic with everything of it (``pbus topic rm --purge``). False: there is none of that name.
 
-        A child that still declares it makes it again, empty.
+        Late settles of it answer False; claims get nothing of it, or are Unavailable where they are for nothing else.
+        A child that declares it makes it again, empty.
         """
 
     def bell(self, name: str, queues: Sequence[str]) -> Bell:
