@@ -122,13 +122,14 @@ class Calls:
         backends: Share somebody else's pools.
         rests: How long it rests.
         clock: Instead of the machine's: a still one keeps connections for ever, a ``JobClock`` for some jobs at most.
+        system: Business system of the queue.
         topic_settings: Further keys of the topic (``timeout_s``, ``retry``).
     """
 
     def __init__(
         self, handler: schema.FastcgiHandler | schema.HttpHandler, *, backend: schema.Backend | None = None,
         slots: int = 1, queue: str = "gift", topic: str = "credit", backends: Backends | None = None,
-        rests: Rests | None = None, clock: Clock | None = None, **topic_settings: Any,
+        rests: Rests | None = None, clock: Clock | None = None, system: str = "", **topic_settings: Any,
     ) -> None:
         clock = clock or SystemClock()
         key = "http" if isinstance(handler, schema.HttpHandler) else "fastcgi"
@@ -140,7 +141,7 @@ class Calls:
         self.desk = CallDesk(clock)
         self.lane = make_call_lane(
             queue, topic, schema.Topic(**(settings | topic_settings)), concurrency=slots, backends=self.backends,
-            desk=self.desk, owner=OWNER, clock=clock, rests=rests,
+            desk=self.desk, owner=OWNER, clock=clock, rests=rests, system=system,
         )
 
     def __enter__(self) -> Calls:
