@@ -26,14 +26,23 @@ LOOK: Final = 2_000
 """Deliveries that one want looks at beyond those it gets; the next claim goes on there."""
 
 _FEW: Final = 4                     # so many entries cost less one by one
-_CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_WAIT = f"INSERT INTO waiting (tid, {CARRIED}, fresh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DELAY = f"INSERT INTO delayed (tid, {CARRIED}, fresh, due_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# What is claimed or set aside moves by statements that name all of it. {source}: where it is ready.
+_THESE = "id IN (SELECT value FROM json_each(?3))"
+_CLAIM = f"INSERT INTO claims (oid, tid, {CARRIED}) SELECT ?1, ?2, {{source}} AND {_THESE}"
+_WAIT = f"INSERT INTO waiting (fresh, tid, {CARRIED}) SELECT {{fresh}}, ?2, {{source}} AND ?1 AND {_THESE}"
+_DELAY = (
+    f"INSERT INTO delayed (due_ms, fresh, tid, {CARRIED}) SELECT ?1, {{fresh}}, ?2, {{source}} AND {_THESE}"
+)
+_IN_AGAIN = f"{CARRIED} FROM again WHERE tid = ?2"
+_IN_LOG = "id, 0, 0, 0, 0, 0, 0, coalesce(expires_ms, 0), coalesce(key, '') FROM {log} WHERE ?2"
 _LEAVE_AGAIN = "DELETE FROM again WHERE tid = ? AND id <= ?"
 _CANCELLED = "DELETE FROM cancelled WHERE tid = ? AND id <= ? RETURNING id"
 _OWN = "SELECT count(*) FROM claims WHERE oid = ? AND tid = ?"
 _ASIDE = "SELECT body, traceparent, content_type FROM aside WHERE tid = ? AND id = ?"
 _DROP_ASIDE = "DELETE FROM aside WHERE tid = ? AND id = ?"
+
+
+_NO_KEY = (Meeting.MINE, 0)
 
 
 @dataclass(slots=True)
@@ -89,6 +98,12 @@ class _Found:
     content: Sequence[Any]
 
     @property
+    def number(self) -> int:
+        """Of its job."""
+        number: int = self.carried[0]
+        return number
+
+    @property
     def expires_ms(self) -> int:
         """0: never."""
         expires_ms: int = self.carried[7]
@@ -140,9 +155,9 @@ class _Claiming:
                 room_bytes -= len(content[0])
                 if room_bytes <= 0:
                     break
+        self._hand_out(topic, want, oid, found, (_IN_AGAIN, "fresh"))
         self._db.execute(_LEAVE_AGAIN, (topic.tid, found[-1].carried[0]))
         topic.now.again -= len(found)
-        self._hand_out(topic, want, oid, found)
         return len(found)
 
     def _from_log(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
@@ -165,7 +180,8 @@ class _Claiming:
         last = rows[-1][0]
         topic.queue.plain = not any(row[2] or row[3] for row in rows) and not special
         if special:
-            self._hand_out(topic, want, oid, self._taken_by(topic, rows))
+            source = (_IN_LOG.format(log=topic.queue.log), "1")
+            self._hand_out(topic, want, oid, self._taken_by(topic, rows), source)
             topic.now.cursor = last
         else:
             self.deliveries += [_plain(want, row) for row in rows]
@@ -215,35 +231,41 @@ class _Claiming:
                 found.append(_Found(carried, True, (body, traceparent, content_type)))
         return found
 
-    def _hand_out(self, topic: _Topic, want: Want, oid: int, found: Sequence[_Found]) -> None:
-        """Claim those of *found* that may run; the others go where they belong."""
-        claims, waiting, delayed = [], [], []
-        for one in found:
-            carried = one.carried
-            if one.expires_ms and one.expires_ms <= self._now_ms:
-                self._expire(topic, one)
-                continue
-            if one.key:
-                meeting, rest_ms = meet(self._db, topic.tid, one.key, carried[0], self._now_ms)
-                if meeting is Meeting.HELD:
-                    waiting.append((topic.tid, *carried, one.fresh))
-                    continue
-                if meeting is Meeting.RESTS:
-                    delayed.append((topic.tid, *carried, one.fresh, rest_ms))
-                    continue
-            claims.append((oid, topic.tid, *carried))
-            self.deliveries.append(_delivery(want, one))
-            topic.now.redelivered_total += carried[4]
-            self._take(topic, one)
-        self._db.executemany(_CLAIM, claims)
-        self._db.executemany(_WAIT, waiting)
-        self._db.executemany(_DELAY, delayed)
+    def _hand_out(
+        self, topic: _Topic, want: Want, oid: int, found: Sequence[_Found], source: tuple[str, str]
+    ) -> None:
+        """Claim those of *found* that may run; the others go where they belong. *source*: see ``_CLAIM``."""
+        expired = [one for one in found if 0 < one.expires_ms <= self._now_ms]
+        alive = [one for one in found if not 0 < one.expires_ms <= self._now_ms] if expired else found
+        for one in expired:
+            self._expire(topic, one)
+        met = meet(self._db, topic.tid, [(one.key, one.number) for one in alive if one.key], self._now_ms)
+        claims, waiting = [], []
+        for one in alive:
+            meeting, rest_ms = met.get(one.number, _NO_KEY)
+            if meeting is Meeting.MINE:
+                claims.append(one.number)
+                self.deliveries.append(_delivery(want, one))
+                topic.now.redelivered_total += one.carried[4]
+                self._take(topic, one)
+            elif meeting is Meeting.HELD:
+                waiting.append(one.number)
+            else:
+                self._move(_DELAY, source, (rest_ms, topic.tid, [one.number]))
+                topic.now.delayed += 1
+        self._move(_CLAIM, source, (oid, topic.tid, claims))
+        self._move(_WAIT, source, (1, topic.tid, waiting))
         topic.now.running += len(claims)
         topic.now.waiting += len(waiting)
-        topic.now.delayed += len(delayed)
+
+    def _move(self, statement: str, source: tuple[str, str], values: tuple[int, int, list[int]]) -> None:
+        first, tid, numbers = values
+        if numbers:
+            rows, fresh = source
+            self._db.execute(statement.format(source=rows, fresh=fresh), (first, tid, str(numbers)))
 
     def _expire(self, topic: _Topic, one: _Found) -> None:
-        number, aside = one.carried[0], one.carried[6]
+        number, aside = one.number, one.carried[6]
         self._take(topic, one)
         topic.now.expired_total += 1
         if one.key:

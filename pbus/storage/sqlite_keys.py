@@ -5,33 +5,44 @@ Keys of an embedded store: deliveries of one key never overlap within a topic an
     the holder ends   the first that waits holds it, and is ready (again) or, when the key rests, delayed
 
 Rule: whoever ends a delivery that has a key calls ``release``, in the same transaction. Nobody polls.
+A call costs the same statements however many keys it is about.
 """
 
 from __future__ import annotations
 
+import collections
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import apsw
 
 from pbus.storage.sqlite_catalog import CARRIED
 
-_READ = "SELECT holder, rest_ms FROM keys WHERE tid = ? AND key = ?"
-_HOLD = (
-    "INSERT INTO keys VALUES (?, ?, ?, 0) "
-    "ON CONFLICT (tid, key) DO UPDATE SET holder = excluded.holder, rest_ms = 0"
+_READ = (
+    "SELECT json_group_array(json_array(key, holder, rest_ms)) FROM keys "
+    "WHERE tid = ?1 AND key IN (SELECT value FROM json_each(?2))"
 )
+_HOLD = "INSERT OR REPLACE INTO keys SELECT ?1, value ->> 0, value ->> 1, 0 FROM json_each(?2)"
 _REST = "UPDATE keys SET holder = 0, rest_ms = ? WHERE tid = ? AND key = ?"
-_FREE = "DELETE FROM keys WHERE tid = ? AND key = ?"
-_FIRST = "SELECT min(id) FROM waiting WHERE tid = ? AND key = ?"
-_WAKE = f"INSERT INTO again (tid, {CARRIED}, fresh) SELECT tid, {CARRIED}, fresh FROM waiting WHERE tid = ? AND id = ?"
+_FREE = "DELETE FROM keys WHERE tid = ?1 AND key IN (SELECT value FROM json_each(?2))"
+_HELD_BY_THESE = (
+    "SELECT json_group_array(json_array(k.key, "
+    "coalesce((SELECT min(w.id) FROM waiting w WHERE w.tid = ?1 AND w.key = k.key), 0))) "
+    "FROM json_each(?2) p CROSS JOIN keys k ON k.tid = ?1 AND k.key = p.value ->> 0 AND k.holder = p.value ->> 1"
+)
+_THESE = "tid = ?1 AND id IN (SELECT value FROM json_each(?2))"
+_WAKE = f"INSERT INTO again (tid, {CARRIED}, fresh) SELECT tid, {CARRIED}, fresh FROM waiting WHERE {_THESE}"
 _WAKE_LATER = (
     f"INSERT INTO delayed (tid, {CARRIED}, fresh, due_ms) SELECT tid, {CARRIED}, fresh, ?3 "
     "FROM waiting WHERE tid = ?1 AND id = ?2"
 )
-_NO_LONGER_WAITS = "DELETE FROM waiting WHERE tid = ? AND id = ?"
+_NO_LONGER_WAIT = f"DELETE FROM waiting WHERE {_THESE}"
 _COUNT = "UPDATE topics SET waiting = waiting - ?, again = again + ?, delayed = delayed + ? WHERE tid = ?"
+
+Ended = tuple[int, str, int]
+"""Topic (tid), key and id of a delivery that has ended."""
 
 
 class Meeting(enum.Enum):
@@ -42,69 +53,76 @@ class Meeting(enum.Enum):
     RESTS = enum.auto()
 
 
-def meet(db: apsw.Connection, tid: int, key: str, number: int, now_ms: int) -> tuple[Meeting, int]:
+def meet(
+    db: apsw.Connection, tid: int, wanted: Sequence[tuple[str, int]], now_ms: int
+) -> dict[int, tuple[Meeting, int]]:
     """
-    Delivery *number* wants its key; it holds it afterwards unless somebody else does.
+    Deliveries (key, id) want their keys, in this order; each holds it afterwards unless somebody else does.
 
     Returns:
-        What it found, and until when the key rests (unix ms; 0 if it does not).
+        Per id what it found, and until when the key rests (unix ms; 0 if it does not).
     """
-    holder, rest_ms = db.execute(_READ, (tid, key)).get or (0, 0)
-    if holder == number:
-        return Meeting.MINE, 0
-    if holder:
-        return Meeting.HELD, 0
-    db.execute(_HOLD, (tid, key, number))
-    return (Meeting.RESTS, rest_ms) if rest_ms > now_ms else (Meeting.MINE, 0)
-
-
-@dataclass(slots=True)
-class Woken:
-    """What ``release`` made of those that waited, per topic (tid)."""
-
-    ready: dict[int, int] = field(default_factory=dict)
-    delayed: dict[int, int] = field(default_factory=dict)
+    if not wanted:
+        return {}
+    known = json.loads(db.execute(_READ, (tid, json.dumps([key for key, _ in wanted]))).get)
+    held = {key: (holder, rest_ms) for key, holder, rest_ms in known}
+    found: dict[int, tuple[Meeting, int]] = {}
+    holds: list[tuple[str, int]] = []
+    for key, number in wanted:
+        holder, rest_ms = held.get(key, (0, 0))
+        if holder == number:
+            found[number] = (Meeting.MINE, 0)
+        elif holder:
+            found[number] = (Meeting.HELD, 0)
+        else:
+            found[number] = (Meeting.RESTS, rest_ms) if rest_ms > now_ms else (Meeting.MINE, 0)
+            held[key] = (number, 0)
+            holds.append((key, number))
+    if holds:
+        db.execute(_HOLD, (tid, json.dumps(holds)))
+    return found
 
 
 def release(
-    db: apsw.Connection, ended: Iterable[tuple[int, str, int]], now_ms: int, rests_ms: dict[tuple[int, str], int]
+    db: apsw.Connection, ended: Iterable[Ended], now_ms: int, rests_ms: Mapping[tuple[int, str], int]
 ) -> set[int]:
     """
     Hand on the keys of deliveries that have ended.
 
     Args:
-        ended: (tid, key, id) of each; those that do not hold their key change nothing.
+        ended: Those that do not hold their key change nothing.
         now_ms: The store's time.
         rests_ms: How long the key (tid, key) rests before the next one; missing: not at all.
 
     Returns:
         Topics (tid) that have something ready by it.
     """
-    woken = Woken()
+    by_topic: dict[int, list[tuple[str, int]]] = collections.defaultdict(list)
     for tid, key, number in ended:
-        holder = db.execute(_READ, (tid, key)).get
-        if holder is not None and holder[0] == number:
-            _hand_on(db, tid, key, now_ms, rests_ms.get((tid, key), 0), woken)
-    for tid in woken.ready.keys() | woken.delayed.keys():
-        ready, delayed = woken.ready.get(tid, 0), woken.delayed.get(tid, 0)
-        db.execute(_COUNT, (ready + delayed, ready, delayed, tid))
-    return set(woken.ready)
+        by_topic[tid].append((key, number))
+    return {tid for tid, pairs in by_topic.items() if _hand_on(db, tid, pairs, now_ms, rests_ms)}
 
 
-def _hand_on(db: apsw.Connection, tid: int, key: str, now_ms: int, rest_ms: int, woken: Woken) -> None:
-    """The key goes to the first that waits for it, or to nobody."""
-    number = db.execute(_FIRST, (tid, key)).get
-    if number is None:
-        if rest_ms:
-            db.execute(_REST, (now_ms + rest_ms, tid, key))
-        else:
-            db.execute(_FREE, (tid, key))
-        return
-    if rest_ms:
-        db.execute(_WAKE_LATER, (tid, number, now_ms + rest_ms))
-        woken.delayed[tid] = woken.delayed.get(tid, 0) + 1
-    else:
-        db.execute(_WAKE, (tid, number))
-        woken.ready[tid] = woken.ready.get(tid, 0) + 1
-    db.execute(_NO_LONGER_WAITS, (tid, number))
-    db.execute(_HOLD, (tid, key, number))
+def _hand_on(
+    db: apsw.Connection, tid: int, pairs: Sequence[tuple[str, int]], now_ms: int,
+    rests_ms: Mapping[tuple[int, str], int],
+) -> bool:
+    """Keys of one topic go to the first that waits for each, or to nobody; whether one of those is ready now."""
+    held: list[Any] = json.loads(db.execute(_HELD_BY_THESE, (tid, json.dumps(pairs))).get)
+    free = [key for key, following in held if not following and (tid, key) not in rests_ms]
+    woken = [(key, following) for key, following in held if following]
+    ready = [following for key, following in woken if (tid, key) not in rests_ms]
+    for key, following in held:
+        if rest_ms := rests_ms.get((tid, key), 0):
+            if following:
+                db.execute(_WAKE_LATER, (tid, following, now_ms + rest_ms))
+            else:
+                db.execute(_REST, (now_ms + rest_ms, tid, key))
+    if free:
+        db.execute(_FREE, (tid, json.dumps(free)))
+    if woken:
+        db.execute(_WAKE, (tid, json.dumps(ready)))
+        db.execute(_NO_LONGER_WAIT, (tid, json.dumps([following for _, following in woken])))
+        db.execute(_HOLD, (tid, json.dumps(woken)))
+        db.execute(_COUNT, (len(woken), len(ready), len(woken) - len(ready), tid))
+    return bool(ready)

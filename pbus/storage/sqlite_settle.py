@@ -9,6 +9,7 @@ the key of what has ended is handed on in the same write.
 from __future__ import annotations
 
 import collections
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,11 @@ from pbus.storage.sqlite_keys import release
 
 _END_CLAIM = f"DELETE FROM claims WHERE oid = ? AND tid = ? AND id = ? RETURNING {CARRIED}"
 _TOGETHER = "oid = ?1 AND tid = ?2 AND id IN (SELECT value FROM json_each(?3))"
+_ACKED_WITH_KEYS = (
+    "SELECT count(*), json_group_array(json_array(key, id)) FILTER (WHERE key <> '') FROM claims "
+    f"WHERE {_TOGETHER} AND NOT aside"
+)
+_END_ALL = f"DELETE FROM claims WHERE {_TOGETHER}"
 # All of them or none: the count is taken before the first one goes.
 _END_TOGETHER = (
     f"DELETE FROM claims WHERE {_TOGETHER} AND "
@@ -147,13 +153,24 @@ def _ack_together(
     for (owner, queue, topic), places in groups.items():
         tid = catalog.topic_number(db, queue, topic)
         numbers = str([id_number(settlements[at].id) for at in places])
-        db.execute(_END_TOGETHER, (oids.get(owner, -1), tid, numbers, len(places)))
+        row = (oids.get(owner, -1), tid, numbers, len(places))
+        db.execute(_END_TOGETHER, row)
         # None: one was settled before, is somebody else's, came twice, has a key, or its body aside.
-        if db.changes() == len(places):
+        if db.changes() == len(places) or _end_with_keys(db, settling, tid, row):
             settling.tallies[tid].acked += len(places)
             for at in places:
                 answers[at] = True
     return answers
+
+
+def _end_with_keys(db: apsw.Connection, settling: _Settling, tid: int, row: tuple[int, int, str, int]) -> bool:
+    """The same for deliveries with keys, which are handed on."""
+    count, pairs = db.execute(_ACKED_WITH_KEYS, row[:3]).get
+    if count < row[3]:
+        return False
+    db.execute(_END_ALL, row[:3])
+    settling.ended += [(tid, key, number) for key, number in json.loads(pairs)]
+    return True
 
 
 def _put(db: apsw.Connection, one: Settlement, tid: int, claimed: Sequence[Any], now_ms: int) -> None:
