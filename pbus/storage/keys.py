@@ -50,16 +50,17 @@ Of a topic (``pbus:{Q}:topic:T`` and then)::
     :dead                          zset    since (ms) -> padded
     :grouped                       zset    0 -> fingerprint:since (14 digits):padded of every dead letter
     :groups                        hash    fingerprint -> letters now:letters ever:since the first (ms)
-    :notes                         hash    id -> state while delayed, letter while dead
+    :notes                         hash    padded -> state while delayed, letter while dead
     :bodies                        hash    id -> what may outlive the log: of everything in again, delayed,
                                            waiting and dead, and of claims that trim overtook. The envelope;
                                            with options ``o`` length ``:`` options envelope
     :totals                        hash    done, failed, dead, redelivered, cancelled, expired, forgotten
 
 A *state* is ``attempts:crashes:redelivered:first_ms:forgiven:expires_ms:where:key``. *where* is empty,
-``l`` (the body is in the log only), or the bytes of the body of one that is not taken yet. An empty state
-is a plain job on its first claim: all zeros, its body in the log only. A *letter* is ``length of state:
-length of reason:length of fingerprint:state reason fingerprint text``.
+``l`` (the body is in the log only), or the bytes of the body of one that is not taken yet. The state of one
+with a key, an expiry or a *where* starts with ``s``. An empty state is a plain job on its first claim: all zeros,
+its body in the log only. A *letter* is ``length of state:length of reason:length of fingerprint:state reason
+fingerprint text``.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def read_state(state: bytes) -> Past:
         return Past()
     attempts, crashes, redelivered, first_ms, forgiven, _expires, _where, key = state.split(b":", 7)
     return Past(
-        int(attempts), int(crashes), redelivered == b"1", int(first_ms), int(forgiven),
+        int(attempts.lstrip(b"s")), int(crashes), redelivered == b"1", int(first_ms), int(forgiven),
         key.decode("utf-8", "surrogateescape"),
     )
 

@@ -12,7 +12,7 @@
 -- nothing, and a full store must be emptied. What is passed over (expired, cancelled, of a held key) is
 -- bounded, too; where there is more the bell rings, so that somebody comes again.
 
-local PER_ARGS, FIRST_PAGE, LARGEST_PAGE, CHUNK, MOST_PASSED = 5, 16, 512, 2000, 2000
+local PER_ARGS, FIRST_PAGE, LARGEST_PAGE, CHUNK, MOST_PASSED, SPECIAL = 5, 16, 512, 2000, 2000, 115
 local name, most_bytes = ARGV[1], tonumber(ARGV[2])
 local queue = KEYS[1]
 local root = string.sub(queue, 1, -1 - #$queue)
@@ -35,10 +35,10 @@ local places = {}
 for arg = 2, #ARGV - 1, PER_ARGS do
   local topic = ARGV[arg + 1]
   if not places[topic] then
-    local place = {name = topic, base = root .. $topic .. topic}
     local facts = redis.call('HMGET', queue, 'pushed', 'side:' .. topic)
-    pushed, place.side = tonumber(facts[1]), facts[2]
-    place.cursor, place.taken = redis.call('HGET', cursors, topic), tonumber(redis.call('HGET', taken, topic))
+    local place = {name = topic, base = root .. $topic .. topic, side = facts[2],
+      cursor = redis.call('HGET', cursors, topic), taken = tonumber(redis.call('HGET', taken, topic) or nil)}
+    pushed = tonumber(facts[1])
     if not (place.cursor and place.taken) then
       if redis.call('HEXISTS', queue, 'dropped:' .. topic) == 0 then return redis.error_reply('NODECL ' .. name) end
       place.dropped = true
@@ -50,21 +50,54 @@ for arg = 2, #ARGV - 1, PER_ARGS do
   end
 end
 
+-- The library, and what is needed for other than plain jobs only; made once, and opens the script for writes.
 local made
-local function lib()
-  if not made then
-    local time = redis.call('TIME')
-    made = library(root, time[1] * 1000 + math.floor(time[2] / 1000))
-    redis.call('HDEL', queue, '')
-  end
-  return made
-end
+local function special()
+  if made then return made end
+  local time = redis.call('TIME')
+  local lib = library(root, time[1] * 1000 + math.floor(time[2] / 1000))
+  redis.call('HDEL', queue, '')
+  made = lib
 
--- Pairs into a hash, below Lua's limit of values on its stack.
-local function write(key, pairs_)
-  for from = 1, #pairs_, CHUNK do
-    redis.call('HSET', key, unpack(pairs_, from, math.min(from + CHUNK - 1, #pairs_)))
+  -- Whether one that came back can be begun now: its state then. It is on its way out of again already.
+  function lib.begun_again(place, id, state)
+    local s = lib.read(state)
+    if lib.expired(s) then return lib.finish(place, id, s, 'expired') end
+    if s.key ~= '' and lib.hold(place, s.key, id) ~= 0 then return lib.ready(place, id, s) end
+    lib.take(place, s)
+    return lib.write(s)
   end
+
+  -- Whether an entry of the log that has options, or may be cancelled, can be begun now: its state then.
+  function lib.begun(place, entry)
+    local id, text, envelope = entry[1], lib.fields(entry)
+    local bytes = lib.body_bytes(envelope)
+    place.side = true
+    if place.cancelled and redis.call('SREM', place.base .. $cancelled, id) == 1 then
+      redis.call('HINCRBY', queue, 'cancelled:' .. place.name, -1)
+      redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)
+      return nil
+    end
+    if text == '' then return '' end
+    local options = lib.options(text, id)
+    local s = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0, expires = options.expires,
+      where = string.format('%.0f', bytes), key = options.key}
+    if options.marked and lib.pad(id) > lib.pad(redis.call('HGET', queue, 'born:' .. place.name) or '0-0') then
+      redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)  -- it came to the topic when it was pushed
+      return nil
+    end
+    if options.due > lib.now_ms then return lib.shelve(place, id, s, text, envelope, options.due) end
+    if lib.expired(s) then
+      redis.call('HINCRBY', taken, place.name, 1)
+      return lib.count(place, 'expired')
+    end
+    local rest = s.key == '' and 0 or lib.hold(place, s.key, id)
+    if rest ~= 0 then return lib.shelve(place, id, s, text, envelope, rest) end
+    s.where = 'l'
+    return lib.write(s)
+  end
+
+  return lib
 end
 
 local function others_hold(owners, owner)
@@ -72,56 +105,36 @@ local function others_hold(owners, owner)
   return holding > 1 or (holding == 1 and redis.call('SISMEMBER', owners, owner) == 0)
 end
 
--- Whether a delivery that came back can be begun now; its state then. It is out of again already.
-local function begun_again(place, id, state)
-  if string.sub(state, -4) == ':0::' then return state end
-  local s = lib().read(state)
-  if lib().expired(s) then
-    lib().finish(place, id, s, 'expired')
-    return nil
-  end
-  if s.key ~= '' then
-    local rest = lib().hold(place, s.key, id)
-    if rest ~= 0 then
-      lib().ready(place, id, s)
-      return nil
-    end
-  end
-  lib().take(place, s)
-  return lib().write(s)
-end
-
-local function take_member(place, member, got, claims)
-  local padded, state = string.match(member, '^([^|]+)|(.*)$')
-  local id = lib().unpad(padded)
-  local body = redis.call('HGET', place.base .. $bodies, id)
-  if not body then return lib().bury_lost(place, id, lib().read(state)) end
-  state = begun_again(place, id, state)
-  if not state then return end
-  got.back[#got.back + 1], got.back[#got.back + 2], got.back[#got.back + 3] = id, state, body
-  claims[#claims + 1], claims[#claims + 2] = id, state
-  got.count, got.bytes = got.count + 1, got.bytes + #body
-  if string.match(state, '^%d+:%d+:1') then got.again = got.again + 1 end
-end
-
 local function take_back(place, wanted, got, claims)
-  local again = place.base .. $again
+  local again, bodies, back = place.base .. $again, place.base .. $bodies, got.back
   while got.count < wanted and got.bytes < most_bytes and got.passed < MOST_PASSED do
     local members = redis.call('ZRANGE', again, 0, wanted - got.count - 1)
     if #members == 0 then break end
-    local before, used = got.count, 0
-    lib()
+    local before, used, redelivered = got.count, 0, 0
     for i, member in ipairs(members) do
       if got.bytes >= most_bytes then break end
-      take_member(place, member, got, claims)
+      local ms, seq, state = string.match(member, '^0*(%d+)%-0*(%d+)|(.*)$')
+      local id = ms .. '-' .. seq
+      local body = redis.call('HGET', bodies, id)
+      if not body then
+        state = special().bury_lost(place, id, special().read(state))
+      elseif string.byte(state) == SPECIAL then
+        state = special().begun_again(place, id, state)
+      end
+      if state then
+        back[#back + 1], back[#back + 2], back[#back + 3] = id, state, body
+        claims[#claims + 1], claims[#claims + 2] = id, state
+        got.count, got.bytes = got.count + 1, got.bytes + #body
+        if string.match(state, '^s?%d+:%d+:1') then redelivered = redelivered + 1 end
+      end
       used = i
     end
     for from = 1, used, CHUNK do
       redis.call('ZREM', again, unpack(members, from, math.min(from + CHUNK - 1, used)))
     end
+    if redelivered > 0 then redis.call('HINCRBY', place.base .. $totals, 'redelivered', redelivered) end
     got.passed = got.passed + used - (got.count - before)
   end
-  if got.again > 0 then redis.call('HINCRBY', place.base .. $totals, 'redelivered', got.again) end
 end
 
 -- Pages grow with what is known of the bodies, so that large ones are not read for nothing.
@@ -129,38 +142,6 @@ local function next_page(wanted, got)
   if got.count == 0 and got.passed == 0 then return math.min(wanted, FIRST_PAGE) end
   local room = math.ceil((most_bytes - got.bytes) / math.max(1, got.bytes / math.max(1, got.count)))
   return math.min(math.max(wanted - got.count, math.min(got.passed, 64)), room, LARGEST_PAGE)
-end
-
--- An entry of the log that is no plain one: answers its state when it can be begun now.
-local function begun(place, entry)
-  local id, text, envelope = entry[1], lib().fields(entry)
-  local bytes = lib().body_bytes(envelope)
-  place.side = true
-  if place.cancelled and redis.call('SREM', place.base .. $cancelled, id) == 1 then
-    redis.call('HINCRBY', queue, 'cancelled:' .. place.name, -1)
-    redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)
-    return nil
-  elseif text == '' then
-    return ''
-  end
-  local options = lib().options(text, id)
-  local s = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0, expires = options.expires,
-    where = string.format('%.0f', bytes), key = options.key}
-  if options.marked and lib().pad(id) > lib().pad(redis.call('HGET', queue, 'born:' .. place.name) or '0-0') then
-    redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)  -- it came to the topic when it was pushed
-    return nil
-  end
-  local now_ms = lib().now_ms
-  if options.due > now_ms then return lib().shelve(place, id, s, text, envelope, options.due) end
-  if lib().expired(s) then
-    redis.call('HINCRBY', taken, place.name, 1)
-    lib().count(place, 'expired')
-    return nil
-  end
-  local rest = s.key == '' and 0 or lib().hold(place, s.key, id)
-  if rest ~= 0 then return lib().shelve(place, id, s, text, envelope, rest) end
-  s.where = 'l'
-  return lib().write(s)
 end
 
 -- Look at entries until the want is full; answers how many of them were passed by the cursor.
@@ -171,8 +152,8 @@ local function take_page(place, entries, wanted, got, claims)
     local fields, id, state = entry[2], entry[1], ''
     local body = fields[2]
     if fields[1] ~= 'j' or place.cancelled then
-      state = begun(place, entry)
-      if state then body = lib().packed(lib().fields(entry)) end
+      state = special().begun(place, entry)
+      if state then body = special().packed(special().fields(entry)) end
     end
     if state then
       got.fresh[#got.fresh + 1], got.fresh[#got.fresh + 2] = id, body
@@ -221,17 +202,18 @@ local function take_fresh(place, wanted, got, claims)
   return short and at_end(place) or 0
 end
 
-local function nothing(lost) return {{}, {}, lost} end
-
 local function serve(place, owner, wanted, exclusive)
-  if place.dropped then return nothing(-1) end
-  if place.paused or (exclusive and others_hold(place.base .. $owners, owner)) then return nothing(0) end
-  local got, claims = {back = {}, fresh = {}, count = 0, first = 0, bytes = 0, passed = 0, again = 0}, {}
+  if place.dropped then return {{}, {}, -1} end
+  if place.paused or (exclusive and others_hold(place.base .. $owners, owner)) then return {{}, {}, 0} end
+  local got, claims = {back = {}, fresh = {}, count = 0, first = 0, bytes = 0, passed = 0}, {}
   take_back(place, wanted, got, claims)
   local lost = take_fresh(place, wanted, got, claims)
-  if got.passed >= MOST_PASSED then lib().ring = true end
+  if got.passed >= MOST_PASSED then special().ring = true end
   if #claims > 0 then
-    write(place.base .. $claims .. owner, claims)
+    local key = place.base .. $claims .. owner
+    for from = 1, #claims, CHUNK do
+      redis.call('HSET', key, unpack(claims, from, math.min(from + CHUNK - 1, #claims)))
+    end
     redis.call('SADD', place.base .. $owners, owner)
   end
   return {got.back, got.fresh, lost}

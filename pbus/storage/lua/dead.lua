@@ -21,7 +21,7 @@ local function forgive_waiting(id)
   local place, s, member = lib.find(t, id)
   if not place then return 0 end
   if place == 'delayed' then
-    redis.call('HSET', t.base .. $notes, id, lib.write(with_one_more(s)))
+    redis.call('HSET', t.base .. $notes, lib.pad(id), lib.write(with_one_more(s)))
   elseif place ~= 'log' then
     local key, head = t.base .. $again, ''
     if place == 'waiting' then key, head = t.base .. $waiting, s.key .. '\0' end

@@ -27,7 +27,7 @@ for i = 1, math.min(#found, tonumber(ARGV[3])) do
     'LIMIT', 0, 1)[1]
   local at_ms, padded = string.match(newest or '', ':0*(%d+):([%d%-]+)$')
   local id = padded and lib.unpad(padded)
-  local letter = id and redis.call('HGET', t.base .. $notes, id)
+  local letter = id and redis.call('HGET', t.base .. $notes, padded)
   if letter then
     group[5], group[6], group[7] = tonumber(at_ms), id, letter
     answer[#answer + 1] = group

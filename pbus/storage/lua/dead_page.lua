@@ -14,7 +14,7 @@ local answer = {}
 
 local function add(padded, at_ms)
   local id = lib.unpad(padded)
-  local letter = redis.call('HGET', t.base .. $notes, id)
+  local letter = redis.call('HGET', t.base .. $notes, padded)
   if letter then answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = id, at_ms, letter end
 end
 

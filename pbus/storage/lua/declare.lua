@@ -73,6 +73,7 @@ local function make(topic, start, seen)
   local behind = cursor == '0-0' and length or cursor == last and 0 or entries_after(cursor)
   redis.call('HSET', cursors, topic, cursor)
   redis.call('HSET', taken, topic, string.format('%.0f', head[1] - behind))
+  redis.call('HDEL', queue, 'low')
   if lost then remade[#remade + 1] = topic end
   -- Delayed pushes up to born did not come to it when they were pushed.
   if not (has_cursor or has_taken) then redis.call('HSET', queue, 'start:' .. topic, cursor, 'born:' .. topic, last) end
@@ -86,7 +87,7 @@ for i = 8 + boots, #ARGV, 5 do
   else
     if dropped then
       redis.call('HDEL', queue, 'dropped:' .. topic)
-      start, seen = 'now', ''
+      seen = ''
     end
     make(topic, start, seen)
     redis.call('HSET', queue, 'dead_keep:' .. topic, ARGV[i + 2], 'dead_max:' .. topic, ARGV[i + 3])

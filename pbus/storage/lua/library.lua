@@ -30,14 +30,15 @@ local function library(root, now_ms)
   function lib.read(state)
     if state == '' then state = '0:0:0:0:0:0:l:' end
     local attempts, crashes, redelivered, first, forgiven, expires, where, key =
-      string.match(state, '^(%d+):(%d+):(%d):(%d+):(%d+):(%d+):(%w*):(.*)$')
+      string.match(state, '^s?(%d+):(%d+):(%d):(%d+):(%d+):(%d+):(%w*):(.*)$')
     return {attempts = tonumber(attempts), crashes = tonumber(crashes), redelivered = tonumber(redelivered),
       first = tonumber(first), forgiven = tonumber(forgiven), expires = tonumber(expires), where = where, key = key}
   end
 
   function lib.write(s)
-    return string.format('%d:%d:%d:%.0f:%d:%.0f:%s:%s',
-      s.attempts, s.crashes, s.redelivered, s.first, s.forgiven, s.expires, s.where, s.key)
+    local special = (s.key ~= '' or s.expires > 0 or s.where ~= '') and 's' or ''
+    return string.format('%s%d:%d:%d:%.0f:%d:%.0f:%s:%s',
+      special, s.attempts, s.crashes, s.redelivered, s.first, s.forgiven, s.expires, s.where, s.key)
   end
 
   function lib.expired(s) return s.expires > 0 and s.expires <= now_ms end
@@ -123,8 +124,9 @@ local function library(root, now_ms)
   end
 
   function lib.delay(t, id, s, due_ms)
-    call('ZADD', t.base .. $delayed, string.format('%.0f', due_ms), lib.pad(id))
-    call('HSET', t.base .. $notes, id, lib.write(s))
+    local padded = lib.pad(id)
+    call('ZADD', t.base .. $delayed, string.format('%.0f', due_ms), padded)
+    call('HSET', t.base .. $notes, padded, lib.write(s))
   end
 
   function lib.wait(t, id, s)
@@ -184,10 +186,10 @@ local function library(root, now_ms)
     local padded = lib.pad(id)
     local at_ms = padded and call('ZSCORE', t.base .. $dead, padded)
     if not at_ms then return nil end
-    local letter = lib.letter(call('HGET', t.base .. $notes, id) or '0:0:0:', tonumber(at_ms))
+    local letter = lib.letter(call('HGET', t.base .. $notes, padded) or '0:0:0:', tonumber(at_ms))
     call('ZREM', t.base .. $dead, padded)
     call('ZREM', t.base .. $grouped, group_member(letter.fingerprint, letter.at_ms, padded))
-    call('HDEL', t.base .. $notes, id)
+    call('HDEL', t.base .. $notes, padded)
     count_group(t, letter.fingerprint, -1, letter.at_ms)
     return letter
   end
@@ -214,7 +216,7 @@ local function library(root, now_ms)
     local padded, state = lib.pad(id), lib.write(s)
     call('ZADD', t.base .. $dead, now_ms, padded)
     call('ZADD', t.base .. $grouped, 0, group_member(fingerprint, now_ms, padded))
-    call('HSET', t.base .. $notes, id,
+    call('HSET', t.base .. $notes, padded,
       #state .. ':' .. #reason .. ':' .. #fingerprint .. ':' .. state .. reason .. fingerprint .. text)
     count_group(t, fingerprint, 1, now_ms)
     lib.count(t, 'dead')
@@ -239,7 +241,7 @@ local function library(root, now_ms)
     local member = call('ZRANGEBYLEX', t.base .. $again, '[' .. padded .. '|', '(' .. padded .. '}', 'LIMIT', 0, 1)[1]
     if member then return 'again', lib.read(string.sub(member, #padded + 2)), member end
     local due = call('ZSCORE', t.base .. $delayed, padded)
-    if due then return 'delayed', lib.read(call('HGET', t.base .. $notes, id) or '0:0:0:0:0:0::'), due end
+    if due then return 'delayed', lib.read(call('HGET', t.base .. $notes, padded) or '0:0:0:0:0:0::'), due end
     if call('ZSCORE', t.base .. $dead, padded) then return 'dead' end
     if call('EXISTS', t.base .. $waiting) == 1 then
       local body = call('HGET', t.base .. $bodies, id)
@@ -265,7 +267,7 @@ local function library(root, now_ms)
       call('ZREM', t.base .. $waiting, member)
     elseif place == 'delayed' then
       call('ZREM', t.base .. $delayed, lib.pad(id))
-      call('HDEL', t.base .. $notes, id)
+      call('HDEL', t.base .. $notes, lib.pad(id))
     end
   end
 

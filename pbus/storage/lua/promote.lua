@@ -6,38 +6,41 @@
 --
 -- ZREM comes before ZADD: at maxmemory Redis refuses only a script's first write.
 
-local CHUNK = 2000
+local CHUNK, SPECIAL = 2000, 115
 local root = string.sub(KEYS[1], 1, -1 - #$queue)
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local lib = library(root, now_ms)
 
--- Whether it became ready; an expired one has ended, one whose key rests stays delayed.
-local function due(t, id, padded, state)
-  if string.sub(state, -4) == ':0::' then
-    redis.call('ZADD', t.base .. $again, 0, padded .. '|' .. state)
-    lib.ring = true
-    return true
-  end
+-- One that has a key, a time to live, or was never taken: ready, if only to wait for its key; or it has expired.
+local function special_ready(t, id, state)
   local s = lib.read(state)
   if lib.expired(s) then
     lib.finish(t, id, s, 'expired')
-    return false
+    return 0
   end
   lib.ready(t, id, s)
-  return not redis.call('ZSCORE', t.base .. $delayed, padded)
+  return 1
 end
 
 local function promote(t)
   local members, ready = redis.call('ZRANGEBYSCORE', t.base .. $delayed, '-inf', now_ms, 'LIMIT', 0, ARGV[1]), 0
   for from = 1, #members, CHUNK do
-    local to, ids = math.min(from + CHUNK - 1, #members), {}
-    for i = from, to do ids[#ids + 1] = lib.unpad(members[i]) end
-    local states = redis.call('HMGET', t.base .. $notes, unpack(ids))
+    local to, plain = math.min(from + CHUNK - 1, #members), {}
+    local states = redis.call('HMGET', t.base .. $notes, unpack(members, from, to))
     redis.call('ZREM', t.base .. $delayed, unpack(members, from, to))
-    redis.call('HDEL', t.base .. $notes, unpack(ids))
-    for i, id in ipairs(ids) do
-      if due(t, id, members[from + i - 1], states[i] or '0:0:0:0:0:0::') then ready = ready + 1 end
+    redis.call('HDEL', t.base .. $notes, unpack(members, from, to))
+    for i = from, to do
+      local state = states[i - from + 1] or '0:0:0:0:0:0::'
+      if string.byte(state) ~= SPECIAL then
+        plain[#plain + 1], plain[#plain + 2] = 0, members[i] .. '|' .. state
+      else
+        ready = ready + special_ready(t, lib.unpad(members[i]), state)
+      end
+    end
+    if #plain > 0 then
+      redis.call('ZADD', t.base .. $again, unpack(plain))
+      ready, lib.ring = ready + #plain / 2, true
     end
   end
   return ready

@@ -20,7 +20,7 @@ end
 
 local function state_of(place, member)
   if place ~= 'delayed' then return string.match(member, '(%d+%-%d+)|(.*)$') end
-  return member, redis.call('HGET', t.base .. $notes, lib.unpad(member)) or '0:0:0:0:0:0::'
+  return member, redis.call('HGET', t.base .. $notes, member) or '0:0:0:0:0:0::'
 end
 
 local function rest_of(place, key, count)

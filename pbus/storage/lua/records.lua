@@ -35,7 +35,7 @@ local function place_of(t, id)
   end
   local place, s, member = lib.find(t, id)
   if place == 'dead' then
-    return {t.name, place, redis.call('HGET', t.base .. $notes, id) or '0:0:0:',
+    return {t.name, place, redis.call('HGET', t.base .. $notes, lib.pad(id)) or '0:0:0:',
       redis.call('ZSCORE', t.base .. $dead, lib.pad(id)), ''}
   end
   if place then return {t.name, place, lib.write(s), place == 'delayed' and member or '0', ''} end

@@ -11,7 +11,7 @@
 -- The old answer is deleted first: at maxmemory Redis refuses a write that needs memory only while a
 -- script has written nothing, so retries and releases go through when pushes do not.
 
-local CHUNK, OTHER = 4000, 8
+local CHUNK, OTHER, SPECIAL = 4000, 8, 115
 local session, number, keep_ms = ARGV[1], ARGV[2], ARGV[3]
 local root = string.sub(KEYS[1], 1, -1 - #$queue)
 local log, kept = root .. $log, root .. $settled .. session
@@ -113,10 +113,10 @@ end
 
 local function move(group, state, arg)
   local id, how, flags = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
-  local plain = state == '' or string.sub(state, -4) == ':0::'
+  local plain = string.byte(state) ~= SPECIAL
   local attempts, crashes, redelivered, first, forgiven = 0, 0, 0, 0, 0
   if state ~= '' then
-    attempts, crashes, redelivered, first, forgiven = string.match(state, '^(%d+):(%d+):(%d):(%d+):(%d+):')
+    attempts, crashes, redelivered, first, forgiven = string.match(state, '^s?(%d+):(%d+):(%d):(%d+):(%d+):')
   end
   if flags % 2 == 1 then
     attempts = attempts + 1
@@ -138,8 +138,7 @@ end
 -- The end of one that is done and was no plain job on its first claim.
 local function done_special(group, id, state)
   redis.call('HDEL', group.base .. $bodies, id)
-  local key = lib().read(state).key
-  if key ~= '' then lib().free(group, key, id) end
+  if string.byte(state) == SPECIAL then lib().free(group, lib().read(state).key, id) end
 end
 
 local function settle(group)

@@ -52,7 +52,7 @@ def test_bytes_of_somebody_else_are_no_envelope() -> None:
 
 
 def test_deliveries_put_what_was_back_first() -> None:
-    back = [b"5-0", b"2:1:1:77:1:0::k:2", b"o7:0:0:k:20:0:0:a"]
+    back = [b"5-0", b"s2:1:1:77:1:0::k:2", b"o7:0:0:k:20:0:0:a"]
     fresh = [b"6-0", b"0:2:1:tpcb", b"6-1", b"1:0:0:c"]
 
     first, second, third = redis_codec.deliveries(WANT, back, fresh)
