@@ -316,6 +316,16 @@ def test_order_is_kept_at_concurrency_one_whoever_dies(shop: OpenShop) -> None:
     assert [int(body.split()[2]) for body in here.bodies()] == list(range(400))
 
 
+def test_at_concurrency_one_jobs_begin_in_order_and_a_retry_goes_before_what_still_waits(shop: OpenShop) -> None:
+    here = shop()
+    here.push("fail-once 0", *(f"sleep 0.02 {number}" for number in range(1, 100)))
+    assert here.settled()["done_total"] == 100
+    begun = here.bodies("begin")
+    first = list(dict.fromkeys(begun))
+    assert [int(body.split()[-1]) for body in first] == list(range(100))
+    assert 0 < begun.index("fail-once 0", 1) < len(begun) - 1
+
+
 def test_consumers_are_shared_by_all_delivery_children(shop: OpenShop) -> None:
     here = shop(consumers=3, deliveries=2)
     here.push(*(f"sleep 0.005 {number}" for number in range(300)))
