@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
 STOP_S = 20.0
 
+CRASHES = ("Traceback (most recent call last)", "Exception ignored in", "ResourceWarning: ")
 SCALED = """
 [node]
 grace = "3s"
@@ -144,6 +145,11 @@ class Bus:
             time.sleep(0.02)
         if self.process is not None:
             self.process.wait(5)
+
+    def has_not_crashed(self) -> None:
+        """Nothing was printed that only a mistake in pbus prints: greenlets and destructors die without a word else."""
+        printed = self.out.read_text(errors="replace") if self.out.exists() else ""
+        assert not any(line.startswith(CRASHES) for line in printed.splitlines()), printed[-8000:]
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -291,3 +297,5 @@ def bus_factory(tmp_path: Path) -> Iterator[BusFactory]:
     yield make
     for bus in buses:
         bus.clean_up()
+    for bus in buses:
+        bus.has_not_crashed()
