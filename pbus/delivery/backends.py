@@ -7,7 +7,6 @@ Rule: the same address named twice is the same backend, so one limit holds whoev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from pbus.clock import Clock
@@ -83,12 +82,11 @@ class Backends:
     def __iter__(self) -> Iterator[Backend]:
         yield from dict.fromkeys((*self._named.values(), *self._by_address.values()))
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """What is known of each address that a topic of this child uses: fields of the frame ``backend``."""
+    def used(self) -> Iterator[tuple[Backend, Address]]:
+        """Every address that a topic of this child may call."""
         for backend in self:
-            topics = sorted(flow.path for flow in backend.shares.flows())
-            for address in backend.addresses if topics else ():
-                yield _row(backend, address, topics)
+            if backend.slots:
+                yield from ((backend, address) for address in backend.addresses)
 
     def close(self) -> None:
         """End probes and close connections; idempotent."""
@@ -96,28 +94,6 @@ class Backends:
             roll.close()
         for backend in self:
             backend.close()
-
-
-def _row(backend: Backend, address: Address, topics: list[str]) -> dict[str, Any]:
-    rests = "resting: it says that it is busy" if not address.limit and address.window.is_cut else ""
-    return {
-        "backend": backend.name,
-        "address": address.name,
-        "protocol": address.kind,
-        "state": address.state,
-        "reason": address.problem or rests or address.pool_problem,
-        "connections": address.taken + len(address.parked),
-        "limit": address.limit if address.limit < UNLIMITED else None,
-        "max_connections": backend.settings.max_connections,
-        "in_use": address.taken,
-        "waiting": backend.shares.waiting,
-        "calls_total": address.calls,
-        "failed_total": address.failures,
-        "busy_total": address.refusals,
-        "rate_per_s": backend.rate_per_s,
-        "pool": address.pool.fields() if address.pool is not None else None,
-        "topics": topics,
-    }
 
 
 def http_address(url: str) -> str:

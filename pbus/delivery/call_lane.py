@@ -162,7 +162,7 @@ class CallLane:
         self._members: dict[str, tuple[Roll, Member]] = {}  # by name of the address
         backend.on_change(self._backend_changed)
         for roll in rolls:
-            member = Member(flow.path, flow, self._ping, self._roll_changed, rests)
+            member = Member(flow.path, flow, self._ping, self._backend_changed, rests)
             self._members[roll.address.name] = (roll, member)
             roll.join(member)
 
@@ -432,15 +432,9 @@ class CallLane:
             if seat is not None:
                 self._backend.give(seat)
 
-    def _roll_changed(self) -> None:
-        """An address takes the topic, or does not any more."""
-        if self._waiting and not self._slot_limit:
-            self._release_waiting()
-        self._desk.wake()
-
     def _backend_changed(self) -> None:
-        """The backend went down, came back, rests for a while or goes on."""
-        if self._waiting and not self._slot_limit:
+        """An address went down, came back, rests or goes on, takes the topic or does not any more."""
+        if self._slots and not self._slot_limit:
             self._release_waiting()
         self._desk.wake()
 

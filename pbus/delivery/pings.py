@@ -168,7 +168,8 @@ class Roll:
         topics = consume_topics(outcome.headers, outcome.output)
         if topics is None:
             return {each.path: ("", verdict) for each in self._members if each is asked or not each.refusal}
-        said: dict[str, tuple[str, Verdict]] = {each.path: ("", verdict) for each in self._members if each.path in topics}
+        taken = [each.path for each in self._members if each.path in topics]
+        said: dict[str, tuple[str, Verdict]] = dict.fromkeys(taken, ("", verdict))
         if asked.path not in topics:
             text = f"ping: the handler takes {', '.join(sorted(topics)) or 'nothing'}, not {asked.path}"
             said[asked.path] = (text, Verdict.NOT_REGISTERED)

@@ -63,7 +63,7 @@ class DeliveryChild:
         self._backends = Backends(
             args["backends"], processes=self._processes, index=child.index, clock=child.clock, news=self._news
         )
-        self._backend_board = BackendBoard(self._backends, child)
+        self._backend_board = BackendBoard(self._backends, child.tell, child.clock)
         self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
         self._lanes: dict[tuple[str, str], Lane] = {(lane.queue, lane.topic): lane for lane in self._make_lanes()}
         self._door = Door(child.listeners[f"delivery.{child.index}"], self._admit)

@@ -7,6 +7,8 @@ stopped comes back marked as redelivered. When it is back, work goes on as soon 
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 from tests.support.nightly import figure
@@ -47,3 +49,25 @@ def test_php_fpm_that_is_stopped_uses_up_no_attempt_and_is_found_again(scenario:
     assert {run.attempt for run in runs} == {1}
     assert (numbers.failed_total, numbers.dead) == (0, 0)
     assert back_s <= BACK_S
+
+
+def test_php_fpm_is_found_again_though_the_child_that_probes_it_dies(scenario: Scenario) -> None:
+    fpm = scenario.fpm(pool={"pm.max_children": str(SLOTS)})
+    fpm.start()
+    bus = scenario.start({"credit": scenario.fastcgi(fpm.address, SLOTS)}, "[delivery]\nprocesses = 2")
+    with scenario.pushing(threads=2, pause_s=0.1) as producers:
+        until(lambda: scenario.ran() > 10, 20, "jobs run")
+        fpm.stop()
+        until(lambda: bus.topic("gift", "credit")["state"] == "down", 5, "its topic is down in both children")
+        before = scenario.ran()
+        fpm.start()
+        back_s = time.time()
+        os.kill(bus.pids("delivery")[0], signal.SIGKILL)
+        until(lambda: scenario.ran() > before, 20, lambda: f"jobs run again\n{bus.tail()}")
+        producers.stop()
+    scenario.settled()
+    runs = list(scenario.ledger.runs("gift", "credit"))
+    scenario.recoveries_s.append(min(run.end_s for run in runs if run.start_s > back_s) - back_s)
+    scenario.expect(dup=SLOTS)
+    assert scenario.numbers()["credit"].failed_total == 0
+    assert scenario.recoveries_s[-1] <= BACK_S

@@ -188,6 +188,7 @@ def test_second_address_takes_over_and_the_first_comes_back(application):
     backend = schema.Backend(fastcgi=[application.address, second.address], max_connections=2, circuit=circuit)
     try:
         with Calls(schema.FastcgiHandler(backend="b", script=SCRIPT), backend=backend, slots=2) as calls:
+            eventually(lambda: calls.lane.wants() and not calls.lane._flow.shut, 5.0, "both were pinged")
             assert calls.run_one().verdict is Verdict.DONE
             assert [request.form["type"] for request in second.requests] == ["ping"]
             application.stop()

@@ -13,6 +13,7 @@ import pytest
 from pbus.clock import FakeClock, SystemClock
 from pbus.config import schema
 from pbus.core.outcome import Verdict
+from pbus.delivery.backend_board import BackendBoard
 from pbus.delivery.backends import Backends
 from pbus.delivery.news import News
 from pbus.delivery.rests import Rests
@@ -274,15 +275,15 @@ def test_busy_answers_cut_the_calls_at_once_and_all_is_done_in_the_end(stack):
     with Calls(schema.HttpHandler(url=stub.url), slots=16) as lane:
         todo = [delivery(n) for n in range(300)]
         limits = []
+        ((_, address),) = lane.backends.used()
         while todo:
             outcomes = dict(zip([job.id for job in todo], [None] * len(todo), strict=True))
             lane.run(*todo, timeout_s=30.0)
             outcomes.update(lane.desk.outcomes[-len(todo):])
             todo = [job for job in todo if outcomes[job.id].verdict is Verdict.BUSY]
-            limits += [row["limit"] for row in lane.backends.rows()]
-        (row,) = lane.backends.rows()
-    assert min(limit for limit in limits if limit is not None) <= 4
-    assert row["busy_total"] < 150, "it goes on being asked for sixteen"
+            limits.append(address.limit)
+    assert min(limits) <= 4
+    assert address.refusals < 150, "it goes on being asked for sixteen"
 
 
 def test_pause_that_is_prolonged_ends_all_the_same(stack):
@@ -316,6 +317,29 @@ def test_flooding_system_leaves_the_others_their_part(stack):
     flooded = sum(len(each.desk.outcomes) for each in flood)
     gevent.killall(endless)
     assert flooded <= 150 / 0.8, f"{flooded} of the flooding system in the time of 150 of the other"
+
+
+def test_board_tells_states_at_once_counters_seldom_and_nothing_twice(stack):
+    stub, clock, told = application(stack), FakeClock(), []
+    backends = Backends({"b": schema.Backend(fastcgi=[stub.address])}, processes=1, index=0, clock=clock)
+    stack.callback(backends.close)
+    board = BackendBoard(backends, lambda kind, **fields: told.append(fields), clock)
+    board.tell()
+    assert told == [], "no topic uses it"
+    lane = calls(stack, backends)
+    board.tell()
+    board.tell()
+    assert [(each["backend"], each["address"], each["state"]) for each in told] == [("b", stub.address, "up")]
+    lane.run_one()
+    board.tell()
+    assert len(told) == 1
+    clock.advance(1.0)
+    board.tell()
+    assert [each["calls_total"] for each in told] == [0, 1]
+    backends.of_fastcgi(NAMED).shut_down(backends.of_fastcgi(NAMED).addresses[0], "gone")
+    board.tell()
+    assert (told[-1]["state"], told[-1]["reason"], told[-1]["topics"]) == ("open", "gone", ["gift/credit"])
+    assert len(told) == 3
 
 
 def test_request_that_goes_out_twice_says_so_the_second_time(stack):
