@@ -217,13 +217,13 @@ class Backend:
 
     fastcgi: list[str] = setting("unix:PATH or HOST:PORT of a php-fpm pool", "addresses", [])
     http: list[str] = setting("http://HOST:PORT", "strings", [])
-    max_connections: int = setting("per address and node, all topics together; 0: their sum", "int", 0, least=0)
+    max_connections: int = setting("per address and node, all topics together; 0: their sum, or the measured size of the pool", "int", 0, least=0)
     reserve: int = setting("php-fpm processes left to the web site", "int", 0, least=0)
-    prefer: str = setting("which of several addresses", "str", "local", one_of=("local", "spread"))
+    prefer: str = setting("which of several addresses: unix and loopback first, or evenly", "str", "local", one_of=("local", "spread"))
     connect_timeout_s: float = setting("longest wait for a connection", "duration", 0.2, key="connect_timeout", least=0.01)
-    status_path: str = setting("php-fpm's pm.status_path", "str", "")
+    status_path: str = setting("php-fpm's pm.status_path, read about once a second while there is work", "str", "")
     max_post_bytes: int = setting("largest encoded request (php: post_max_size)", "size", 8 * 1024 * 1024, key="max_post", least=1024)
-    rate_per_s: float = setting("calls a second", "rate", 0.0, key="rate")
+    rate_per_s: float = setting("calls a second of this node, begun evenly", "rate", 0.0, key="rate")
     circuit: Circuit = setting("when an address is left alone", "table", of=Circuit)
 
 
@@ -359,7 +359,7 @@ class Topic:
     retry: Retry = setting("when a failed delivery is tried again; whichever bound ends first", "table", of=Retry)
     on_unknown: str = setting("an attempt that may have run and has no known end: again, or a dead letter that a person settles", "str", "retry", one_of=("retry", "hold"))
     brake: Brake = setting("gentleness after a poisoned deploy", "table", of=Brake)
-    rate_per_s: float = setting("jobs a second", "rate", 0.0, key="rate")
+    rate_per_s: float = setting("jobs a second of this node, begun evenly; the others stay ready", "rate", 0.0, key="rate")
     batch: int = setting("jobs a call", "int", 1, least=1, most=1000, later=True)
     weight: int = setting("fair share when the node is short", "int", 1, least=1)
     crash_limit: int = setting("a job that killed its consumer so often is dead", "int", 3, least=1, effect="live")
