@@ -24,12 +24,12 @@ _READ = (
     "SELECT json_group_array(json_array(key, holder, rest_ms)) FROM keys "
     "WHERE tid = ?1 AND key IN (SELECT value FROM json_each(?2))"
 )
-_HOLD = "INSERT OR REPLACE INTO keys SELECT ?1, value ->> 0, value ->> 1, 0 FROM json_each(?2)"
+_HOLD = "INSERT OR REPLACE INTO keys SELECT ?1, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?2)"
 _REST = "UPDATE keys SET holder = 0, rest_ms = ? WHERE tid = ? AND key = ?"
 _FREE = "DELETE FROM keys WHERE tid = ?1 AND key IN (SELECT value FROM json_each(?2))"
 _HELD_BY_THESE = (
     "SELECT json_group_array(json_array(k.key, "
-    "coalesce((SELECT min(w.id) FROM waiting w WHERE w.tid = ?1 AND w.key = k.key), 0))) "
+    "coalesce((SELECT min(w.id) FROM waiting w WHERE w.tid = ?1 AND w.key = k.key), 0), k.rest_ms)) "
     "FROM json_each(?2) p CROSS JOIN keys k ON k.tid = ?1 AND k.key = p.value ->> 0 AND k.holder = p.value ->> 1"
 )
 _THESE = "tid = ?1 AND id IN (SELECT value FROM json_each(?2))"
@@ -67,7 +67,7 @@ def meet(
     known = json.loads(db.execute(_READ, (tid, json.dumps([key for key, _ in wanted]))).get)
     held = {key: (holder, rest_ms) for key, holder, rest_ms in known}
     found: dict[int, tuple[Meeting, int]] = {}
-    holds: list[tuple[str, int]] = []
+    holds: list[tuple[str, int, int]] = []
     for key, number in wanted:
         holder, rest_ms = held.get(key, (0, 0))
         if holder == number:
@@ -77,7 +77,7 @@ def meet(
         else:
             found[number] = (Meeting.RESTS, rest_ms) if rest_ms > now_ms else (Meeting.MINE, 0)
             held[key] = (number, 0)
-            holds.append((key, number))
+            holds.append((key, number, rest_ms))  # a rest outlives whoever waits for its end
     if holds:
         db.execute(_HOLD, (tid, json.dumps(holds)))
     return found
@@ -109,20 +109,23 @@ def _hand_on(
 ) -> bool:
     """Keys of one topic go to the first that waits for each, or to nobody; whether one of those is ready now."""
     held: list[Any] = json.loads(db.execute(_HELD_BY_THESE, (tid, json.dumps(pairs))).get)
-    free = [key for key, following in held if not following and (tid, key) not in rests_ms]
-    woken = [(key, following) for key, following in held if following]
-    ready = [following for key, following in woken if (tid, key) not in rests_ms]
-    for key, following in held:
-        if rest_ms := rests_ms.get((tid, key), 0):
+    # A rest goes on when the one that waited for its end is cancelled.
+    ends_ms = {key: max(rest_ms, now_ms + rests_ms.get((tid, key), 0)) for key, _, rest_ms in held}
+    rested_ms = {key: end_ms for key, end_ms in ends_ms.items() if end_ms > now_ms}
+    free = [key for key, following, _ in held if not following and key not in rested_ms]
+    woken = [(key, following, rested_ms.get(key, 0)) for key, following, _ in held if following]
+    ready = [following for _, following, end_ms in woken if not end_ms]
+    for key, following, _ in held:
+        if key in rested_ms:
             if following:
-                db.execute(_WAKE_LATER, (tid, following, now_ms + rest_ms))
+                db.execute(_WAKE_LATER, (tid, following, rested_ms[key]))
             else:
-                db.execute(_REST, (now_ms + rest_ms, tid, key))
+                db.execute(_REST, (rested_ms[key], tid, key))
     if free:
         db.execute(_FREE, (tid, json.dumps(free)))
     if woken:
         db.execute(_WAKE, (tid, json.dumps(ready)))
-        db.execute(_NO_LONGER_WAIT, (tid, json.dumps([following for _, following in woken])))
+        db.execute(_NO_LONGER_WAIT, (tid, json.dumps([following for _, following, _ in woken])))
         db.execute(_HOLD, (tid, json.dumps(woken)))
         db.execute(_COUNT, (len(woken), len(ready), len(woken) - len(ready), tid))
     return bool(ready)

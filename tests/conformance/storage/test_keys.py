@@ -294,6 +294,27 @@ def test_key_rests_after_a_bury_that_asks_for_it(world: World, waiting: bool) ->
     assert int(marker.id.split("-")[0]) >= began_ms + 300
 
 
+@pytest.mark.parametrize("how", ["cancel", "cancel before it was met", "expire"])
+def test_rest_outlives_the_one_that_waits_for_its_end(world: World, how: str) -> None:
+    keyed(world, "a")
+    second = world.ask("b", key="k", ttl_ms=40 if how == "expire" else 0)
+    keyed(world, "c")
+    (first,) = world.claim(1)
+    world.settle(first, Move.BURY, key_rest_s=50.0)
+    if how != "cancel before it was met":
+        assert world.claim(10) == []  # b holds the key and waits for the end of the rest
+    if how == "expire":
+        pass_ms(45)
+    else:
+        assert world.store.cancel("gift", "credit", [second.id]) == [1]
+
+    for _ in range(3):
+        assert world.claim(10) == []
+        world.store.promote_due()
+    assert world.where()[1] == 0
+    assert accounted(world.numbers()) == 3
+
+
 def test_next_due_tells_of_the_end_of_a_rest(world: World) -> None:
     keyed(world, "a", "b")
     first = one(world)
