@@ -63,6 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.queues = {name: Queue(**bounds) for name, bounds in BOUNDS.items()}
         self.boots = ["b1", "b2"]
         self.settled: list[Settlement] = []
+        self.in_a_step = False
         self.retention: dict[str, Any] = {}
         self.world = World(self.place)
         self.world.store.drop_topic("gift", "credit")  # the world's own
@@ -79,7 +80,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.process = self.chance.randrange(2)
         self.path = self.chance.choice(PATHS)
         hypothesis.note(f"{kind} by process {self.process}, {'/'.join(self.path)}")
+        self.in_a_step = True
         getattr(self, kind)()
+        self.in_a_step = False
 
     def keep_little(self) -> None:
         """From now on every trim drops what it may (and no topic starts from history)."""
@@ -388,7 +391,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.finish()
+            if not self.in_a_step:  # else it has failed already, and that is what should be told
+                self.finish()
         finally:
             self.world.close()
 
