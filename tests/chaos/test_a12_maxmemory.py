@@ -43,7 +43,7 @@ def test_a_full_redis_costs_pushes_that_are_told_so_and_no_retry(scenario: Scena
         producers.stop()
     scenario.settled()
     scenario.expect(dup=0)  # false OK: would be lost
-    print(f"full for {freed_s - full_s:.1f} s: {_refused(scenario, full_s)} pushes refused, failed and retried {failed}")
+    print(f"full for {freed_s - full_s:.1f} s: {_refused(scenario, full_s)} pushes refused, retried {failed}")
     assert min(failed.values()) > 0, "nothing failed while it was full"
     assert all(numbers.dead == 0 for numbers in scenario.numbers().values())
     assert resume_s <= RESUME_S
