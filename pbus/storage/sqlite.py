@@ -232,12 +232,14 @@ class SqliteDriver:
     ) -> list[DeadLetter]:
         """See ``Driver.dead_letters``."""
         with self._file.read() as db:
+            self._catalog.refresh(db)
             _, tid = self._catalog.topic(db, queue, topic)
             return sqlite_dead.dead_letters(db, queue, topic, tid, limit, fingerprint, before)
 
     def dead_groups(self, queue: str, topic: str) -> list[DeadGroup]:
         """See ``Driver.dead_groups``."""
         with self._file.read() as db:
+            self._catalog.refresh(db)
             _, tid = self._catalog.topic(db, queue, topic)
             return sqlite_dead.dead_groups(db, queue, topic, tid)
 
@@ -303,7 +305,9 @@ class SqliteDriver:
             return []
         durable = any(settlement.move is Move.BURY for settlement in settlements)
         with self._file.write(durable=durable) as write:
-            oids = sqlite_owners.settling(write.db, owners, dead=dead_owner)
+            oids, version = sqlite_owners.settling(write.db, owners, dead=dead_owner)
+            if version != self._catalog.version:
+                self._catalog.read(write.db)
             answers, rings = sqlite_settle.settle(write.db, self._catalog, settlements, oids, self._now_ms())
             write.rings.update(rings)
         return answers

@@ -7,6 +7,7 @@ Rule: functions here run inside a transaction that the driver opened; ids are in
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -25,9 +26,15 @@ _LONGEST_ID: Final = len("99999999999999-1048575")
 SIZE_BITS: Final = 30
 """Of a number that says where a body is, for its size: SQLite keeps none that is larger."""
 
+BLOCK: Final = 64
+"""Entries in the one INSERT that has a place for each."""
+
 CARRIED: Final = "id, attempts, crashes, forgiven, redelivered, first_ms, aside, expires_ms, key"
 """What a delivery takes along from place to place, after its topic."""
 
+_ESCAPE: Final = "\x01"
+_UNKEPT = re.compile("[\0\x01\ud800-\udfff]")
+_KEPT = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
 _BOUNDS = ("retention_ms", "retention_bytes", "max_backlog", "max_backlog_bytes", "dedupe_window_ms")
 _KNOWN_QUEUE = f"SELECT qid FROM queues WHERE name = ? AND {' AND '.join(f'{name} = ?' for name in _BOUNDS)}"
 _DECLARE_QUEUE = (
@@ -39,6 +46,16 @@ _NEW_TOPIC = (
     "INSERT INTO topics (qid, name, dead_keep_ms, dead_max, since, born, born_ms, cursor, passed, taken, taken_bytes) "
 )
 _FROM_NOW = "SELECT qid, ?, ?, ?, last_id, last_id, ?, last_id, plain, pushed, pushed_bytes FROM queues WHERE qid = ?"
+
+
+def kept_text(key: str) -> str:
+    """Any text as SQLite's JSON takes it and gives it back: NUL ends a text there, a lone surrogate is none."""
+    return _UNKEPT.sub(lambda found: f"{_ESCAPE}{ord(found[0]):04x}", key)
+
+
+def told_text(kept: str) -> str:
+    """What ``kept_text`` was given."""
+    return _KEPT.sub(lambda found: chr(int(found[1], 16)), kept) if _ESCAPE in kept else kept
 
 
 def id_text(number: int) -> str:
@@ -86,10 +103,17 @@ class QueueRow:
         return f"INSERT INTO {self.log} (id, upto, body) VALUES (?, ?, ?)"
 
     @cached_property
+    def insert_block(self) -> str:
+        """``BLOCK`` of those: the first id, then upto and body of each."""
+        rows = ", ".join(f"(?1 + {row}, ?{2 * row + 2}, ?{2 * row + 3})" for row in range(BLOCK))
+        return f"INSERT INTO {self.log} (id, upto, body) VALUES {rows}"
+
+    @cached_property
     def insert_many(self) -> str:
         """
-        Any number of those: the first id, the bytes before them, the bodies as one, and where each
-        is in that (start << SIZE_BITS | size). One statement: each hands the interpreter lock over.
+        Any number of those, a third dearer an entry than a block: the first id, the bytes before them,
+        the bodies as one, and where each is in that (start << SIZE_BITS | size). One statement: each
+        hands the interpreter lock over.
         """
         start, size = f"(value >> {SIZE_BITS})", f"(value & {(1 << SIZE_BITS) - 1})"
         return (

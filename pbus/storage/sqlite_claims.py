@@ -18,7 +18,7 @@ import apsw
 from pbus.core.job import Delivery
 from pbus.errors import Unavailable
 from pbus.storage.driver import CLAIM_BYTES, Want
-from pbus.storage.sqlite_catalog import CARRIED, Catalog, QueueRow, id_text
+from pbus.storage.sqlite_catalog import CARRIED, Catalog, QueueRow, id_text, told_text
 from pbus.storage.sqlite_keys import Meeting, meet, release
 
 
@@ -331,5 +331,5 @@ def _delivery(want: Want, found: _Found) -> Delivery:
     body, traceparent, content_type = found.content
     return Delivery(
         id_text(number), want.queue, want.topic, body, attempts + 1, crashes, bool(redelivered),
-        traceparent or "", content_type or "", first_ms, want.owner, key, forgiven,
+        traceparent or "", content_type or "", first_ms, want.owner, told_text(key), forgiven,
     )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import apsw
 
 from pbus.storage.driver import JobRecord, Place
-from pbus.storage.sqlite_catalog import QueueRow, id_number, id_text
+from pbus.storage.sqlite_catalog import QueueRow, id_number, id_text, told_text
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LONGEST_PAGE: Final = 1_000
@@ -77,7 +77,8 @@ def _records(db: apsw.Connection, queue: QueueRow, rows: Sequence[Any]) -> list[
     places = {name: _places(db, queue, tid, numbers) for name, tid, _ in topics}
     return [
         JobRecord(
-            id_text(number), queue.name, body, traceparent or "", content_type or "", key or "", expires_ms or 0,
+            id_text(number), queue.name, body, traceparent or "", content_type or "", told_text(key or ""),
+            expires_ms or 0,
             # A job that is older than a topic is not on its way there.
             {name: places[name].get(number, Place("ended")) for name, _, since in topics if number > since},
         )

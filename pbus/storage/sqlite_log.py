@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import ClassVar, NamedTuple, Self, overload
 
 import apsw
@@ -18,7 +18,7 @@ import apsw
 from pbus.core.job import Push
 from pbus.errors import Conflict
 from pbus.storage.driver import Appended
-from pbus.storage.sqlite_catalog import SEQUENCE_BITS, SIZE_BITS, Catalog, QueueRow, id_number, id_text
+from pbus.storage.sqlite_catalog import BLOCK, SEQUENCE_BITS, SIZE_BITS, Catalog, QueueRow, id_number, id_text
 from pbus.storage.sqlite_owners import OwnerRow
 
 _READ_STATE = (
@@ -213,14 +213,26 @@ def append_plain(
     state.plain += count
     state.pushed_bytes += size
     state.write(db, queue.qid)
-    if count == 1:
-        db.execute(queue.insert_plain, (first, before + size, bodies[0]))
-    else:
-        sizes = list(map(len, bodies))
-        starts = accumulate(sizes, initial=0)
-        parts = [start << SIZE_BITS | size for start, size in zip(starts, sizes, strict=False)]
-        db.execute(queue.insert_many, (first, before, b"".join(bodies), str(parts)))
+    uptos = list(accumulate(map(len, bodies), initial=before))
+    done = 0
+    while count - done >= BLOCK:
+        pairs = zip(uptos[done + 1:done + BLOCK + 1], bodies[done:done + BLOCK], strict=True)
+        db.execute(queue.insert_block, (first + done, *chain.from_iterable(pairs)))
+        done += BLOCK
+    if count - done == 1:
+        db.execute(queue.insert_plain, (first + done, uptos[-1], bodies[-1]))
+    elif count > done:
+        _insert_rest(db, queue, first + done, uptos[done:], bodies[done:])
     return QueueAnswer(state.backlog(count), state.topics, [Part(count, first)])
+
+
+def _insert_rest(
+    db: apsw.Connection, queue: QueueRow, first: int, uptos: Sequence[int], bodies: Sequence[bytes]
+) -> None:
+    """Less than a block, in one statement all the same."""
+    before = uptos[0]
+    parts = [(upto - before) << SIZE_BITS | len(body) for upto, body in zip(uptos, bodies, strict=False)]
+    db.execute(queue.insert_many, (first, before, b"".join(bodies), str(parts)))
 
 
 def runs(catalog: Catalog, db: apsw.Connection, pushes: Sequence[Push]) -> list[tuple[QueueRow, Sequence[Push]]]:

@@ -23,12 +23,15 @@ GLANCE = (
     "(SELECT group_concat(t.tid, ' ') FROM topics t JOIN queues q USING (qid) "
     "WHERE t.paused_ms = 0 AND (t.again > 0 OR t.cursor < q.last_id))"
 )
-_ONE = "SELECT oid, (SELECT fenced FROM boots b WHERE b.boot = o.boot) FROM owners o WHERE name = ?"
+_ONE = (
+    "SELECT oid, (SELECT catalog FROM pulse), (SELECT fenced FROM boots b WHERE b.boot = o.boot) "
+    "FROM owners o WHERE name = ?"
+)
 _OWN = "SELECT oid, batch, answer, (SELECT fenced FROM boots b WHERE b.boot = o.boot) FROM owners o WHERE name = ?"
 _FENCED = "SELECT json_group_array(boot) FROM boots WHERE fenced AND boot IN (SELECT value FROM json_each(?))"
 _KNOWN = (
     "SELECT (SELECT json_group_object(name, oid) FROM owners WHERE name IN (SELECT value FROM json_each(?1))), "
-    f"({_FENCED.replace('?', '?2')})"
+    f"({_FENCED.replace('?', '?2')}), (SELECT catalog FROM pulse)"
 )
 _NEW = "INSERT INTO owners (name, boot) VALUES (?, ?) RETURNING oid"
 
@@ -80,13 +83,13 @@ def claiming(db: apsw.Connection, names: Iterable[str]) -> dict[str, int]:
     Raises:
         Conflict: the boot of one of them was fenced.
     """
-    known = settling(db, names)
+    known, _ = settling(db, names)
     return {name: known[name] if name in known else _make(db, name) for name in names}
 
 
-def settling(db: apsw.Connection, names: Iterable[str], *, dead: bool = False) -> dict[str, int]:
+def settling(db: apsw.Connection, names: Iterable[str], *, dead: bool = False) -> tuple[dict[str, int], int]:
     """
-    Numbers of those owners that the store knows.
+    Numbers of those owners that the store knows, and the version of its catalog.
 
     Args:
         dead: Somebody ends the claims of a dead owner: its boot may be fenced.
@@ -97,13 +100,13 @@ def settling(db: apsw.Connection, names: Iterable[str], *, dead: bool = False) -
     names = list(names)
     if len(names) == 1:
         one: Any = db.execute(_ONE, names).get
-        if one is not None and (dead or not one[1]):
-            return {names[0]: one[0]}
-    found, fenced = db.execute(_KNOWN, (json.dumps(names), json.dumps(_boots(names)))).get
+        if one is not None and (dead or not one[2]):
+            return {names[0]: one[0]}, one[1]
+    found, fenced, version = db.execute(_KNOWN, (json.dumps(names), json.dumps(_boots(names)))).get
     if fenced != "[]" and not dead:
         raise _fenced(json.loads(fenced)[0])
     known: dict[str, int] = json.loads(found)
-    return known
+    return known, version
 
 
 def refuse_fenced(db: apsw.Connection, names: Iterable[str]) -> None:

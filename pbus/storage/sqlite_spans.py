@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 
 from pbus.core.job import Push
-from pbus.storage.sqlite_catalog import SIZE_BITS, QueueRow, id_ms
+from pbus.storage.sqlite_catalog import SIZE_BITS, QueueRow, id_ms, kept_text
 from pbus.storage.sqlite_log import Part, QueueAnswer, QueueState, append_plain, is_plain
 
 _KNOWN_KEYS = (
@@ -54,7 +54,7 @@ class _Run:
 
     def add(self, span: Sequence[Push]) -> None:
         """Store *span*, or say why not."""
-        key = span[0].options.dedupe if span[0].options else ""
+        key = kept_text(span[0].options.dedupe) if span[0].options else ""
         known = self._known.get(key) if key else None
         if known is not None:
             self.parts.append(Part(1, known, duplicate=True))
@@ -114,7 +114,7 @@ class _Run:
         if options:
             due_ms = self._now_ms + options.delay_ms if options.delay_ms > 0 else None
             expires_ms = id_ms(number) + options.ttl_ms if options.ttl_ms > 0 else None
-            key = options.key or None
+            key = kept_text(options.key) or None
         state.plain += due_ms is None
         self._delayed += due_ms is not None
         return (number, state.pushed_bytes, push.body, push.traceparent or None, push.content_type or None,
@@ -140,7 +140,7 @@ def append(db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push], now_ms:
     if fits and is_plain(pushes):
         return append_plain(db, queue, state, bodies, size, now_ms)
     run = _Run(db, queue, state, now_ms)
-    keys = [push.options.dedupe for push in pushes if push.options and push.options.dedupe]
+    keys = [kept_text(push.options.dedupe) for push in pushes if push.options and push.options.dedupe]
     if keys:
         run.look_up(keys)
     if fits and not keys:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbus.clock import FakeClock
-from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.job import Delivery, Move, Push, PushOptions, Settlement
 from pbus.core.names import JOB_ID, job_id_ms
 from pbus.storage.driver import QueueSpec, TopicSpec, Want
 from pbus.storage.open import StoreTarget
 from pbus.storage.sqlite import SqliteDriver
-from pbus.storage.sqlite_catalog import id_number, id_text
+from pbus.storage.sqlite_catalog import id_number, id_text, kept_text, told_text
 from pbus.storage.sqlite_log import AppendedRun
 
 OWNER = "n1/b1/1.1"
@@ -144,6 +144,14 @@ def test_any_text_is_an_id_of_this_store_or_none(text: str) -> None:
     assert number == -1 or tuple(map(int, text.split("-"))) == tuple(map(int, id_text(number).split("-")))
 
 
+@given(st.text(st.characters(exclude_categories=())), st.text("\0\x01\ud8000a"))
+def test_any_text_is_kept_as_it_was(one: str, other: str) -> None:
+    for text in (one, other):
+        assert told_text(kept_text(text)) == text
+        assert "\0" not in kept_text(text)
+        kept_text(text).encode()
+
+
 @given(st.integers(0, 1 << 62), st.integers(0, 50), st.integers(-60, 60), st.integers(-60, 60))
 def test_answer_made_on_demand_is_the_list_it_stands_for(first: int, size: int, start: int, stop: int) -> None:
     run = AppendedRun(first, size, 7, 2)
@@ -153,3 +161,12 @@ def test_answer_made_on_demand_is_the_list_it_stands_for(first: int, size: int, 
     assert [one.id for one in whole] == [id_text(first + place) for place in range(size)]
     assert list(run[start:stop]) == whole[start:stop]
     assert not size or run[-1] == whole[-1]
+
+
+@pytest.mark.parametrize("pair", [("a\0b", "a\0c"), ("\ud800", "\ud801"), ("a", "a\0")])
+def test_keys_that_only_the_unreadable_part_tells_apart_are_apart(store: SqliteDriver, pair: tuple[str, str]) -> None:
+    options = [PushOptions(dedupe=text, key=text) for text in pair]
+    answers = [store.append(OWNER, batch, [Push("gift", b"x", options=options[batch % 2])])[0] for batch in (1, 2, 3)]
+
+    assert [one.duplicate for one in answers] == [False, False, True]
+    assert sorted(one.key for one in claim(store)) == sorted(pair)
