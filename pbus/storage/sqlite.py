@@ -28,6 +28,7 @@ from pbus.storage.driver import (
     TopicNumbers, Want,
 )
 from pbus.storage.open import StoreTarget
+from pbus.storage.sqlite_errors import Damaged
 from pbus.storage.sqlite_file import SqliteFile, Write
 
 TRIM_LIMIT: Final = 10_000
@@ -101,11 +102,13 @@ class SqliteDriver:
         wants = [want for want in wants if want.count > 0 and self._tid(want, glance.catalog) in glance.ready]
         if not wants:
             return []
-        with self._file.write(durable=False) as write:
-            oids = sqlite_owners.claiming(write.db, {want.owner for want in wants})
-            deliveries, rings = sqlite_claims.claim(write.db, self._catalog, wants, oids, self._now_ms())
-            write.rings.update(rings)
-        return deliveries
+        try:
+            return self._claim(wants)
+        except Damaged:
+            queues = {want.queue for want in wants}
+            if len(queues) == 1:
+                raise
+            return self._claim_apart([[want for want in wants if want.queue == queue] for queue in sorted(queues)])
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """See ``Driver.settle``; all queues of the call in one transaction."""
@@ -311,6 +314,27 @@ class SqliteDriver:
             answers, rings = sqlite_settle.settle(write.db, self._catalog, settlements, oids, self._now_ms())
             write.rings.update(rings)
         return answers
+
+    def _claim_apart(self, parts: Sequence[Sequence[Want]]) -> list[Delivery]:
+        """Each queue in a transaction of its own: one whose log is damaged does not keep the others waiting."""
+        deliveries: list[Delivery] = []
+        failures: list[Damaged] = []
+        for wants in parts:
+            try:
+                deliveries += self._claim(wants)
+            except Damaged as error:
+                failures.append(error)
+        if failures and not deliveries:
+            raise failures[0]
+        return deliveries
+
+    def _claim(self, wants: Sequence[Want]) -> list[Delivery]:
+        """All of *wants* in one transaction."""
+        with self._file.write(durable=False) as write:
+            oids = sqlite_owners.claiming(write.db, {want.owner for want in wants})
+            deliveries, rings = sqlite_claims.claim(write.db, self._catalog, wants, oids, self._now_ms())
+            write.rings.update(rings)
+        return deliveries
 
     @contextlib.contextmanager
     def _person(

@@ -21,6 +21,10 @@ _REPORT_EVERY_S: Final = 60.0
 _DAMAGED = "it is damaged: stop pbus, copy the file, recover it with `sqlite3 FILE .recover`"
 
 
+class Damaged(Unavailable):
+    """A part of the file is damaged: what is in other parts can be done."""
+
+
 class DamageReport:
     """Says once a minute, however often it is met, that a file is damaged that was whole when it was opened."""
 
@@ -49,6 +53,7 @@ def meaning(path: Path, error: apsw.Error, *, pushing: bool = False) -> StorageE
         case apsw.BusyError() | apsw.LockedError():
             what = "another program (not pbus) keeps it locked: end that"
         case apsw.CorruptError() | apsw.NotADBError():
+            kind = Damaged
             what = _DAMAGED
         case apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.CantOpenError():
             what = "it cannot be written: look at the rights of the file and its directory"

@@ -157,7 +157,7 @@ def test_damage_met_while_running_is_said_once_and_the_rest_goes_on(store: Sqlit
             with pytest.raises(Unavailable, match="damaged"):
                 store.claim([Want(OWNER, "gift", "credit", 100)])
     store.append(OWNER, 2, [Push("order", b"x")])
-    (got,) = store.claim([Want(OWNER, "order", "ship", 100)])
+    (got,) = store.claim([Want(OWNER, "gift", "credit", 100), Want(OWNER, "order", "ship", 100)])
 
     assert got.body == b"x"
     assert [(line["event"], line["log_level"]) for line in lines] == [("store.damaged", "critical")]

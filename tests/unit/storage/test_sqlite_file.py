@@ -16,7 +16,7 @@ import apsw
 import pytest
 
 from pbus.core.job import Move, Push, Settlement
-from pbus.errors import BootError, Conflict, Exit, MaybeStored, Unavailable
+from pbus.errors import BootError, Conflict, Exit, MaybeStored, StoreFull, Unavailable
 from pbus.storage import sqlite_file, sqlite_trust
 from pbus.storage.driver import QueueSpec, TopicSpec, Want
 from pbus.storage.open import StoreTarget
@@ -260,7 +260,7 @@ def test_full_disk_refuses_pushes_and_goes_on_when_there_is_room(store: SqliteDr
     assert db is not None
     db.pragma("max_page_count", db.pragma("page_count"))
 
-    with pytest.raises(Unavailable, match="full"):
+    with pytest.raises(StoreFull, match="full"):
         push(store, 2, bytes(1 << 20))
 
     db.pragma("max_page_count", 1 << 30)
