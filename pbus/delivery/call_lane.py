@@ -8,7 +8,7 @@ The lane of a FastCGI or HTTP topic: calls at once up to its concurrency, each o
 Rules
 -----
 * A slot is a greenlet that lives while there is work; concurrency 1 is one slot, so order holds.
-* Prefetch is about PREFETCH_S of work at the measured rate, so that slots never wait for a claim
+* Prefetch is about 40 ms of work at the measured rate, so that slots never wait for a claim
   and a slow topic hoards nothing.
 * A topic of the pepper contract is pinged before it is consumed, and again after ``404`` and
   whenever an address came back (``pings``). A plain one is tried with one job instead.
@@ -18,11 +18,9 @@ Rules
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import gevent
 
@@ -34,78 +32,21 @@ from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.address import Address, Seat
 from pbus.delivery.backend import Backend, Withdrawn
 from pbus.delivery.backends import Backends
-from pbus.delivery.exchange import Exchange, exchange
+from pbus.delivery.caller import Caller, Client
 from pbus.delivery.fastcgi_client import FastcgiClient
 from pbus.delivery.http_client import HttpClient
 from pbus.delivery.lane import Desk
 from pbus.delivery.pings import Member, Roll
+from pbus.delivery.prefetch import Prefetch
 from pbus.delivery.rests import Rests
 from pbus.delivery.shares import Flow
 from pbus.delivery.throttle import Throttle, throttle_of
-from pbus.errors import HandlerRejected, HandlerUnavailable
+from pbus.errors import HandlerUnavailable
 from pbus.storage.driver import Want
 
-PREFETCH_S: Final = 0.04
-PREFETCH_JOBS: Final = 1000
-PREFETCH_BYTES: Final = 8 * 1024 * 1024
-PING_TIMEOUT_S: Final = 10.0
-
-_RATE_WINDOW_S: Final = 0.05
 _AGAIN_S: Final = 0.1
 _REFUSED: Final = frozenset({Verdict.NOT_REGISTERED, Verdict.MISCONFIGURED})
 _NOT_THERE: Final = frozenset({Verdict.DOWN, Verdict.RELEASED, Verdict.UNSENT, Verdict.UNSURE})
-
-
-class Client(Protocol):
-    """How one topic is called: ``FastcgiClient``, ``HttpClient``."""
-
-    target: str
-
-    endpoint: str
-    """What is called, the same text in every child: topics that call the same are pinged for once."""
-
-    @property
-    def pings(self) -> bool:
-        """The topic is pinged before it is consumed."""
-
-    def new_reader(self) -> Any:
-        """What reads one answer."""
-
-    def encode(self, delivery: Delivery) -> tuple[bytes, int]:
-        """The request and the size of its body; raises HandlerRejected when it must not be sent."""
-
-    def encode_ping(self) -> tuple[bytes, int]:
-        """The request that asks whether the topic is taken, and the size of its body."""
-
-    def read(self, call: Exchange[Any], sent_bytes: int, run_s: float) -> Outcome:
-        """What a whole answer means."""
-
-
-class Rate:
-    """
-    How many jobs are about PREFETCH_S of work, by what was finished last. Pure: time is passed in.
-
-    Looked at every _RATE_WINDOW_S, and earlier where jobs turn out to be fast, so that the first
-    claims of a backlog grow quickly.
-    """
-
-    def __init__(self) -> None:
-        self._since_s = 0.0
-        self._jobs = 0
-        self._bytes = 0
-        self.prefetch = 0
-
-    def count(self, now_s: float, size: int) -> None:
-        """A job of *size* bytes was finished."""
-        self._jobs += 1
-        self._bytes += size
-        elapsed_s = now_s - self._since_s
-        if elapsed_s < _RATE_WINDOW_S and (self._jobs < 2 * self.prefetch + 16 or elapsed_s <= 0.0):
-            return
-        jobs = math.ceil(self._jobs / elapsed_s * PREFETCH_S) if elapsed_s < 1.0 else 0
-        mean_bytes = max(1, self._bytes // self._jobs)
-        self.prefetch = min(jobs, PREFETCH_JOBS, PREFETCH_BYTES // mean_bytes)
-        self._since_s, self._jobs, self._bytes = now_s, 0, 0
 
 
 class CallLane:
@@ -114,7 +55,7 @@ class CallLane:
 
     Args:
         queue, topic: Whose deliveries.
-        client: How they are called.
+        caller: Calls the handler.
         backend: Where.
         flow: This topic at the backend.
         rolls: Which topics are taken, one for each address; empty for a contract without pings.
@@ -122,7 +63,6 @@ class CallLane:
         owner: In whose name this child claims.
         concurrency: Calls at once in this child; 0: none.
         exclusive: The topic has concurrency 1 over all children and nodes.
-        timeout_s: Bound of one attempt; 0: none.
         hold: Nothing that may have run is sent again.
         throttle: How many jobs may begin; None: any number.
         clock: The clock to use.
@@ -130,20 +70,19 @@ class CallLane:
     """
 
     def __init__(
-        self, queue: str, topic: str, *, client: Client, backend: Backend, flow: Flow, rolls: Sequence[Roll],
-        desk: Desk, owner: str, concurrency: int, exclusive: bool, timeout_s: float, hold: bool,
-        throttle: Throttle | None, clock: Clock, rests: Rests,
+        self, queue: str, topic: str, *, caller: Caller, backend: Backend, flow: Flow, rolls: Sequence[Roll],
+        desk: Desk, owner: str, concurrency: int, exclusive: bool, hold: bool, throttle: Throttle | None, clock: Clock,
+        rests: Rests,
     ) -> None:
         self.queue = queue
         self.topic = topic
-        self._client = client
+        self._caller = caller
         self._backend = backend
         self._flow = flow
         self._desk = desk
         self._owner = owner
         self._concurrency = concurrency
         self._exclusive = exclusive
-        self._timeout_s = timeout_s
         self._hold = hold
         self._throttle = throttle
         self._clock = clock
@@ -151,7 +90,7 @@ class CallLane:
         self._waiting: deque[Delivery] = deque()  # claimed, not begun
         self._running: dict[str, Delivery] = {}   # on a seat, each in its slot
         self._slots: set[Any] = set()             # greenlets that run or queue for a seat
-        self._rate = Rate()
+        self._prefetch = Prefetch()
         self._told = False                        # the desk knows about our room
         self._draining = False
         self._problem = ""                        # plain: why the topic rests; empty: it does not
@@ -162,7 +101,7 @@ class CallLane:
         self._members: dict[str, tuple[Roll, Member]] = {}  # by name of the address
         backend.on_change(self._backend_changed)
         for roll in rolls:
-            member = Member(flow.path, flow, self._ping, self._backend_changed, rests)
+            member = Member(flow.path, flow, caller.ping, self._backend_changed, rests)
             self._members[roll.address.name] = (roll, member)
             roll.join(member)
 
@@ -233,7 +172,7 @@ class CallLane:
         if self.busy > self._low_mark:
             self._told = False  # the mark may have sunk since the desk was told
             return 0
-        return self._slot_target + self._rate.prefetch - self.busy
+        return self._slot_target + self._prefetch.jobs - self.busy
 
     @property
     def _slot_limit(self) -> int:
@@ -247,7 +186,7 @@ class CallLane:
 
     @property
     def _low_mark(self) -> int:
-        return self._slot_target + self._rate.prefetch // 2
+        return self._slot_target + self._prefetch.jobs // 2
 
     # -- work ---------------------------------------------------------------------------------------
 
@@ -275,7 +214,7 @@ class CallLane:
                     continue  # what waited may have been released meanwhile
                 delivery = self._waiting.popleft()
                 self._running[delivery.id] = delivery
-                outcome = self._call(delivery, seat)
+                outcome = self._caller.attempt(delivery, seat)
                 where = seat.address
                 if self._exclusive and outcome.verdict is Verdict.DOWN and self._is_first_again(delivery):
                     gevent.sleep(_AGAIN_S)
@@ -305,47 +244,13 @@ class CallLane:
         self._waiting.appendleft(delivery)
         return True
 
-    def _call(self, delivery: Delivery, seat: Seat) -> Outcome:
-        """One attempt. Whatever happens in it becomes an outcome: a delivery is never left behind."""
-        backend, begun_s = self._backend, self._clock.monotonic_s()
-        try:
-            request, size = self._client.encode(delivery)
-            call = exchange(
-                backend, seat, request, self._client.new_reader, self._timeout_s,
-                again=None if self._hold else lambda: self._again(delivery), fresh=self._hold,
-            )
-            run_s = self._clock.monotonic_s() - begun_s
-            if call.broken is None:
-                outcome = self._client.read(call, size, run_s)
-                if outcome.verdict is Verdict.BUSY:
-                    backend.busy(seat.address, begun_s, outcome.delay_s)
-                else:
-                    backend.served(seat.address, run_s)
-                return outcome
-            verdict, error, resent = call.broken, call.error, call.resent
-            if verdict is Verdict.CRASHED and backend.has_gone(seat.address):
-                # It did not die of this job: nobody knows whether that ran, and the next one is told so.
-                verdict, error = Verdict.UNSURE, f"{seat.address.name} went away in the middle of the call: {error}"
-        except HandlerRejected as rejected:
-            verdict, error, resent, run_s = Verdict.UNSENT, str(rejected), False, 0.0
-        except Exception as bug:  # noqa: BLE001 a mistake of ours costs this attempt, not the topic
-            seat.close()
-            run_s = self._clock.monotonic_s() - begun_s
-            verdict = Verdict.UNSURE if self._hold else Verdict.FAILED
-            error, resent = f"pbus itself failed: {bug!r}", False
-        return Outcome(verdict=verdict, error=error, run_s=run_s, target=self._client.target, resent=resent)
-
-    def _again(self, delivery: Delivery) -> bytes:
-        """The request that goes out a second time says so."""
-        return self._client.encode(replace(delivery, redelivered=True))[0]
-
     def _finish(self, delivery: Delivery, outcome: Outcome, where: Address) -> None:
         """Report, and look whether the topic goes on."""
         if self._running.pop(delivery.id, None) is None:
             return  # kill() has reported it
         self._desk.finish(delivery, outcome)
         if outcome.verdict not in _NOT_THERE:
-            self._rate.count(self._clock.monotonic_s(), len(delivery.body))
+            self._prefetch.count(self._clock.monotonic_s(), len(delivery.body))
         if outcome.verdict in _REFUSED:
             self._refused(delivery, outcome, where)
         elif self._rest_s:
@@ -361,7 +266,7 @@ class CallLane:
             delivery = self._waiting.popleft()
             if delivery.id == self._trial:
                 self._trial, self._trial_due = "", True  # it was not made
-            self._desk.finish(delivery, Outcome(verdict=Verdict.RELEASED, target=self._client.target))
+            self._desk.finish(delivery, Outcome(verdict=Verdict.RELEASED, target=self._caller.target))
 
     # -- rests --------------------------------------------------------------------------------------
 
@@ -412,26 +317,6 @@ class CallLane:
             self._rester = None
         self._desk.wake()
 
-    def _ping(self, address: Address) -> Outcome:
-        """Ask at *address* whether the topic is taken."""
-        seat: Seat | None = None
-        try:
-            seat = self._backend.take_at(address, PING_TIMEOUT_S)
-            request, size = self._client.encode_ping()
-            begun_s = self._clock.monotonic_s()
-            timeout_s = min(self._timeout_s or PING_TIMEOUT_S, PING_TIMEOUT_S)
-            call = exchange(
-                self._backend, seat, request, self._client.new_reader, timeout_s, again=lambda: request
-            )
-            if call.broken is None:
-                return self._client.read(call, size, self._clock.monotonic_s() - begun_s)
-            return Outcome(verdict=call.broken, error=call.error)
-        except HandlerUnavailable as error:
-            return Outcome(verdict=Verdict.DOWN, error=str(error))
-        finally:
-            if seat is not None:
-                self._backend.give(seat)
-
     def _backend_changed(self) -> None:
         """An address went down, came back, rests or goes on, takes the topic or does not any more."""
         if self._slots and not self._slot_limit:
@@ -457,7 +342,7 @@ class CallLane:
         running, self._running = self._running, {}
         for delivery in running.values():
             text = "pbus stopped before the answer came"
-            self._desk.finish(delivery, Outcome(verdict=Verdict.UNSURE, error=text, target=self._client.target))
+            self._desk.finish(delivery, Outcome(verdict=Verdict.UNSURE, error=text, target=self._caller.target))
         gevent.killall(list(self._slots), block=False)
 
 
@@ -489,10 +374,11 @@ def make_call_lane(
         system_weight=system_weight,
     )
     rolls = [backends.roll(backend, each, client.endpoint) for each in backend.addresses] if client.pings else []
+    hold = settings.on_unknown == "hold"
+    caller = Caller(client, backend, timeout_s=settings.timeout_s, hold=hold, clock=clock)
     return CallLane(
-        queue, topic, client=client, backend=backend, flow=flow, rolls=rolls, desk=desk, owner=owner,
-        concurrency=concurrency, exclusive=settings.concurrency.max == 1, timeout_s=settings.timeout_s,
-        hold=settings.on_unknown == "hold",
+        queue, topic, caller=caller, backend=backend, flow=flow, rolls=rolls, desk=desk, owner=owner,
+        concurrency=concurrency, exclusive=settings.concurrency.max == 1, hold=hold,
         throttle=throttle_of(settings.rate_per_s, concurrency / of_node, desk.wake, clock), clock=clock,
         rests=rests or Rests(),
     )

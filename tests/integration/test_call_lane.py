@@ -14,7 +14,7 @@ from pbus.codec.fastcgi import ReplyReader
 from pbus.config import schema
 from pbus.core.outcome import Verdict
 from pbus.delivery.backends import Backends
-from pbus.delivery.call_lane import Rate
+from pbus.delivery.prefetch import Prefetch
 from pbus.delivery.rests import Rests
 from pbus.delivery.exchange import exchange
 from tests.support import fastcgi_stub
@@ -137,25 +137,25 @@ def test_desk_is_told_about_room(switch, application):
 
 @pytest.mark.parametrize(("size", "most"), [(100, 1000), (1024 * 1024, 8), (64 * 1024 * 1024, 0)])
 def test_prefetch_is_bounded_in_jobs_and_bytes(size, most):
-    rate = Rate()
+    rate = Prefetch()
     for n in range(20_000):
         rate.count(100.0 + n / 100_000.0, size)
-    assert rate.prefetch == most
+    assert rate.jobs == most
 
 
 def test_prefetch_is_forty_milliseconds_of_work():
-    rate = Rate()
+    rate = Prefetch()
     for n in range(5000):
         rate.count(100.0 + n / 1000.0, 100)
-    assert 38 <= rate.prefetch <= 45
+    assert 38 <= rate.jobs <= 45
 
 
 def test_prefetch_forgets_after_a_quiet_time():
-    rate = Rate()
+    rate = Prefetch()
     for n in range(5000):
         rate.count(100.0 + n / 1000.0, 100)
     rate.count(500.0, 100)
-    assert rate.prefetch == 0
+    assert rate.jobs == 0
 
 
 # -- pings ------------------------------------------------------------------------------------------------------
@@ -364,10 +364,10 @@ def test_trial_that_was_given_back_before_it_began_is_made_again(endpoint):
 def test_topic_that_became_slow_with_many_in_hand_tells_when_it_has_room(switch, application):
     with fastcgi(application) as calls:
         calls.run(delivery(1))
-        calls.lane._rate.prefetch = 200  # as after many fast jobs
+        calls.lane._prefetch.jobs = 200  # as after many fast jobs
         switch.plan = (Pause(0.02), DONE)
         calls.lane.accept([delivery(n) for n in range(2, 60)])
-        eventually(lambda: calls.lane._rate.prefetch < 10, 5.0, "the new rate")
+        eventually(lambda: calls.lane._prefetch.jobs < 10, 5.0, "the new rate")
         assert not calls.lane.wants()
         told = calls.desk.wakes
         eventually(lambda: calls.lane.busy <= 1, 10.0, "room")
