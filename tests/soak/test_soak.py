@@ -25,6 +25,8 @@ STORM_SHARE = 0.4
 WARM_SHARE = 0.25
 """Of the weather: caches fill, allocators settle."""
 PAUSE_S = 3.0
+SETTLED_S = 300.0
+"""A topic that feeds its consumers one job at a time falls behind when its store is slow."""
 MIX = {
     "delay": 0.1, "ttl": 0.05, "key": 0.2, "dedupe": 0.3, "again": 0.1, "slow": 0.05, "failing": 0.05, "doomed": 0.01,
 }
@@ -50,14 +52,14 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
     fpm.start()
     bus = scenario.start({
         "credit": scenario.fastcgi(fpm.address, 4, TOPIC), "web": scenario.http(4, TOPIC),
-        "mail": scenario.python(2, TOPIC), HOLD: scenario.python(1, f'{TOPIC}\non_unknown = "hold"'),
+        "mail": scenario.python(2, TOPIC), HOLD: scenario.python(3, f'{TOPIC}\non_unknown = "hold"'),
     }, BUSY, 'retention = "10s"')
     faults = Faults(scenario, fpm, seeds.generator("soak", scenario.store))
     print(f"\n{seeds.VARIABLE}={seeds.fix()} {scenario.store}: {DURATION_S:g} s", flush=True)
     meter = Meter(bus, every_s=max(1.0, DURATION_S / 400))
     with (
-        scenario.pushing(name="typed", threads=3, pause_s=0.06, mix=MIX) as typed,
-        scenario.pushing(name="plain", threads=2, pause_s=0.2, pipeline=5) as plain,
+        scenario.pushing(name="typed", threads=3, pause_s=0.08, mix=MIX) as typed,
+        scenario.pushing(name="plain", threads=2, pause_s=0.3, pipeline=5) as plain,
     ):
         until(scenario.ran, 30, "jobs run")
         processes = meter.look()
@@ -72,7 +74,7 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
         plain.stop()
     faults.resume_all()
     faults.close()
-    scenario.settled(120)
+    scenario.settled(SETTLED_S)
     print(f"faults: {dict(sorted(faults.done.items()))}")
     print(f"store: {_store_bytes(scenario) / MIB:.1f} MiB")
     _print_events(scenario)
