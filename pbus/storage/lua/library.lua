@@ -130,6 +130,7 @@ local function library(root, now_ms)
   end
 
   function lib.wait(t, id, s)
+    call('HSET', queue, 'side:' .. t.name, 1)
     call('ZADD', t.base .. $waiting, 0, s.key .. '\0' .. lib.pad(id) .. '|' .. lib.write(s))
   end
 

@@ -274,6 +274,20 @@ def test_revived_delivery_whose_key_is_held_waits_for_it(world: World) -> None:
     assert (again.body, again.key) == (b"a", "k")
 
 
+@pytest.mark.parametrize("word", ["revive", "forgive"])
+def test_first_one_that_waits_for_its_key_is_counted_as_ready(world: World, word: str) -> None:
+    keyed(world, "a", "b")
+    (dead,) = world.claim(1)
+    world.settle(dead, Move.BURY, counts=True)
+    world.claim(1)
+
+    assert getattr(world.store, word)("gift", "credit", [dead.id]) == [True]
+
+    assert world.where() == (1, 1, 0, 0)
+    assert world.claim(1) == []
+    assert world.where() == (1, 1, 0, 0)
+
+
 @pytest.mark.parametrize("waiting", [True, False])
 def test_key_rests_after_a_bury_that_asks_for_it(world: World, waiting: bool) -> None:
     keyed(world, "a", "b")
