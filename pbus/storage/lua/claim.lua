@@ -105,12 +105,23 @@ local function others_hold(owners, owner)
   return holding > 1 or (holding == 1 and redis.call('SISMEMBER', owners, owner) == 0)
 end
 
-local function take_back(place, wanted, got, claims)
+-- Claims are written before what they were taken from: a script that fails in its middle loses nothing.
+local function write_claims(place, owner, claims)
+  if #claims == 0 then return end
+  local key = place.base .. $claims .. owner
+  redis.call('HDEL', queue, '')
+  redis.call('SADD', place.base .. $owners, owner)
+  for from = 1, #claims, CHUNK do
+    redis.call('HSET', key, unpack(claims, from, math.min(from + CHUNK - 1, #claims)))
+  end
+end
+
+local function take_back(place, owner, wanted, got)
   local again, bodies, back = place.base .. $again, place.base .. $bodies, got.back
   while got.count < wanted and got.bytes < most_bytes and got.passed < MOST_PASSED do
     local members = redis.call('ZRANGE', again, 0, wanted - got.count - 1)
     if #members == 0 then break end
-    local before, used, redelivered = got.count, 0, 0
+    local before, used, redelivered, claims = got.count, 0, 0, {}
     for i, member in ipairs(members) do
       if got.bytes >= most_bytes then break end
       local ms, seq, state = string.match(member, '^0*(%d+)%-0*(%d+)|(.*)$')
@@ -129,6 +140,7 @@ local function take_back(place, wanted, got, claims)
       end
       used = i
     end
+    write_claims(place, owner, claims)
     for from = 1, used, CHUNK do
       redis.call('ZREM', again, unpack(members, from, math.min(from + CHUNK - 1, used)))
     end
@@ -185,8 +197,8 @@ local function at_end(place)
   return math.max(0, lost)
 end
 
-local function take_fresh(place, wanted, got, claims)
-  local start, short = place.cursor, false
+local function take_fresh(place, owner, wanted, got)
+  local start, short, claims = place.cursor, false, {}
   while got.count < wanted and got.bytes < most_bytes and got.passed < MOST_PASSED and not short do
     local page = next_page(wanted, got)
     local entries = redis.call('XRANGE', log, '(' .. place.cursor, '+', 'COUNT', page)
@@ -195,7 +207,8 @@ local function take_fresh(place, wanted, got, claims)
     if used > 0 then place.cursor = entries[used][1] end
   end
   if place.cursor ~= start then
-    redis.call('HDEL', queue, '')
+    if #claims == 0 then redis.call('HDEL', queue, '') end
+    write_claims(place, owner, claims)
     redis.call('HSET', cursors, place.name, place.cursor)
     if got.first > 0 then place.taken = redis.call('HINCRBY', taken, place.name, got.first) end
   end
@@ -205,17 +218,10 @@ end
 local function serve(place, owner, wanted, exclusive)
   if place.dropped then return {{}, {}, -1} end
   if place.paused or (exclusive and others_hold(place.base .. $owners, owner)) then return {{}, {}, 0} end
-  local got, claims = {back = {}, fresh = {}, count = 0, first = 0, bytes = 0, passed = 0}, {}
-  take_back(place, wanted, got, claims)
-  local lost = take_fresh(place, wanted, got, claims)
+  local got = {back = {}, fresh = {}, count = 0, first = 0, bytes = 0, passed = 0}
+  take_back(place, owner, wanted, got)
+  local lost = take_fresh(place, owner, wanted, got)
   if got.passed >= MOST_PASSED then special().ring = true end
-  if #claims > 0 then
-    local key = place.base .. $claims .. owner
-    for from = 1, #claims, CHUNK do
-      redis.call('HSET', key, unpack(claims, from, math.min(from + CHUNK - 1, #claims)))
-    end
-    redis.call('SADD', place.base .. $owners, owner)
-  end
   return {got.back, got.fresh, lost}
 end
 

@@ -49,8 +49,8 @@ local function lib()
   return made
 end
 
--- Take the ids out of the claims; answers their states, false where this owner does not have it.
-local function unclaim(claims, ids)
+-- The states of the ids in the claims, false where this owner does not have it, and those it has.
+local function claimed(claims, ids)
   local states, seen, mine = {}, {}, {}
   for from = 1, #ids, CHUNK do
     local found = redis.call('HMGET', claims, unpack(ids, from, math.min(from + CHUNK - 1, #ids)))
@@ -63,10 +63,7 @@ local function unclaim(claims, ids)
       end
     end
   end
-  for from = 1, #mine, CHUNK do
-    redis.call('HDEL', claims, unpack(mine, from, math.min(from + CHUNK - 1, #mine)))
-  end
-  return states, #mine
+  return states, mine
 end
 
 -- Keep the body of a delivery that has it in the log only; false when it is nowhere.
@@ -146,7 +143,7 @@ local function settle(group)
   for i = 0, group.acks - 1 do ids[#ids + 1] = ARGV[from + i] end
   for i = 0, group.others - 1 do ids[#ids + 1] = ARGV[from + group.acks + i * OTHER] end
   local claims, done = group.base .. $claims .. group.owner, 0
-  local states, ended = unclaim(claims, ids)
+  local states, mine = claimed(claims, ids)
   for i = 1, #ids do
     local state = states[i]
     bits[#bits + 1] = state and '1' or '0'
@@ -157,8 +154,12 @@ local function settle(group)
       move(group, state, from + group.acks + (i - group.acks - 1) * OTHER)
     end
   end
+  -- Last of all: a script that fails in its middle leaves what is still claimed.
+  for from = 1, #mine, CHUNK do
+    redis.call('HDEL', claims, unpack(mine, from, math.min(from + CHUNK - 1, #mine)))
+  end
   if done > 0 then redis.call('HINCRBY', group.base .. $totals, 'done', done) end
-  if ended > 0 and redis.call('EXISTS', claims) == 0 then redis.call('SREM', group.base .. $owners, group.owner) end
+  if #mine > 0 and redis.call('EXISTS', claims) == 0 then redis.call('SREM', group.base .. $owners, group.owner) end
 end
 
 for _, group in ipairs(groups) do settle(group) end
