@@ -84,14 +84,14 @@ class History:
             When its place may be lived in again (monotonic seconds); ``fatal`` says when never.
         """
         self.last = life.reason
+        longest_s = IN_JOB_S if life.in_job else self._policy.max_s
         if not life.short:
             self.in_a_row = self._boots_failed = 0
-            return now + self._policy.first_s
+            return now + min(self._policy.first_s, longest_s)
         self.in_a_row += 1
         self._boots_failed = self._boots_failed + 1 if life.failed_boot else 0
         if life.useless:
             self._judge(life, now)
-        longest_s = IN_JOB_S if life.in_job else self._policy.max_s
         return now + min(wait_s(self.in_a_row, self._policy), longest_s) * (1.0 - _JITTER * draw)
 
     def _judge(self, life: Life, now: float) -> None:

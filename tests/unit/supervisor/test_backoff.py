@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +85,13 @@ def test_jobs_that_kill_their_process_never_give_their_topic_up_nor_stop_it_for_
     assert waits[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8])
     assert max(waits) == IN_JOB_S
     assert history.fatal == ""
+
+
+@pytest.mark.parametrize("ready_s", [0.1, 100.0])
+def test_job_that_kills_its_process_costs_little_however_long_that_has_lived(ready_s: float) -> None:
+    patient = History(dataclasses.replace(POLICY, first_s=8.0))
+    assert patient.died(life(ready_s=ready_s, in_job=True), 0.0, 0.0) == IN_JOB_S
+    assert patient.died(life(ready_s=ready_s), 0.0, 0.0) >= 8.0
 
 
 @pytest.mark.parametrize(
