@@ -125,6 +125,7 @@ class Claimer:
         self._ended = False
         self._is_away = False
         self._look_at_s = 0.0
+        self._looked_s = 0.0  # when it was looked last what is due (monotonic seconds)
         self._compare_at_s = clock.monotonic_s() + COMPARE_S
 
     # -- what stirs it ------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ class Claimer:
         self._backoff.reset()
 
     def _look_due(self) -> None:
-        now_s = self._clock.monotonic_s()
+        now_s = self._looked_s = self._clock.monotonic_s()
         self._hungry.update(path for path, (at_s, _) in self._asking_again.items() if at_s <= now_s)
         if now_s >= self._look_at_s:
             self._look_at_s = now_s + LOOK_AGAIN_S
@@ -225,8 +226,7 @@ class Claimer:
     def _wanted(self) -> list[Want]:
         if self._stopped or self._desk.is_unsure:
             return []  # unsure: what it repeats would end a claim of the same job that we take meanwhile
-        now_s = self._clock.monotonic_s()
-        return [want for path in tuple(self._hungry) for want in self._wants_of(path, now_s)]
+        return [want for path in tuple(self._hungry) for want in self._wants_of(path, self._looked_s)]
 
     def _wants_of(self, path: Path, now_s: float) -> Iterable[Want]:
         """What the lane wants, as far as its brake allows."""
@@ -287,12 +287,14 @@ class Claimer:
         self._stirred.clear()
 
     def _due_s(self) -> float:
-        """When there is something to do without being stirred (monotonic seconds)."""
-        due_s = min([self._look_at_s, *(at_s for at_s, _ in self._asking_again.values())])
-        for path, brake in self._brakes.items():
-            if brake.sparing and path in self._hungry:
-                due_s = min(due_s, brake.due_s() or due_s)
-        return due_s
+        """
+        When there is something to do without being stirred (monotonic seconds).
+
+        What was due at the last look and is not done waits for room in its lane, and that stirs.
+        """
+        dues = [at_s for at_s, _ in self._asking_again.values()]
+        dues += [brake.due_s() or 0.0 for path, brake in self._brakes.items() if brake.sparing and path in self._hungry]
+        return min([self._look_at_s, *(due_s for due_s in dues if due_s > self._looked_s)])
 
     def _failed(self, error: Exception) -> None:
         self._to_compare.update(self.owners())

@@ -319,6 +319,17 @@ def test_a_braked_topic_gets_one_probe_when_it_is_due() -> None:
     assert room.turn() == []
 
 
+def test_a_due_probe_of_a_lane_without_room_is_waited_for_not_asked_for_without_end() -> None:
+    room, lane = braked("1-0")
+    lane.room = 0  # its backend is down, or nobody is attached
+    room.clock.advance(1.5)
+    assert room.turn() == []
+    assert room.claimer._due_s() > room.clock.monotonic_s()
+    lane.room = 1
+    room.claimer.wake()
+    assert room.turn() == ["claim"]
+
+
 def test_a_recovering_topic_is_claimed_for_as_far_as_its_brake_allows() -> None:
     room, lane = braked(*(f"{number}-0" for number in range(1, 30)))
     lane.concurrency = 4
@@ -404,3 +415,17 @@ def test_an_idle_exclusive_topic_is_asked_for_only_every_five_seconds() -> None:
         room.clock.advance(0.01)
         room.turn()
     assert lane.asked == 4
+
+
+def test_a_repeated_claim_that_finds_a_lane_without_room_is_not_asked_for_without_end() -> None:
+    room, lane = exclusive()
+    room.turn()
+    lane.room = 0  # its backend is down, or its only consumer is being replaced
+    room.clock.advance(ASK_AGAIN_S)
+    assert room.turn() == []
+    assert room.claimer._due_s() > room.clock.monotonic_s()
+    room.store.settle([Settlement(owner="n/b/9.9", queue="gift", topic="credit", id="1-0", move=Move.ACK)])
+    lane.room = 10
+    room.claimer.wake()
+    assert room.turn() == ["claim"]
+    assert [each.id for each in lane.given] == ["2-0", "3-0"]
