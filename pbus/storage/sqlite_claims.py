@@ -140,8 +140,9 @@ class _Claiming:
                 claimed = self.deliveries[begin:]
                 room_bytes -= sum(len(delivery.body) for delivery in claimed)
                 looked += step - len(claimed)
-        if looked >= LOOK:
-            self.unfinished.add(topic.queue.qid)
+            if looked >= LOOK:
+                self.unfinished.add(topic.queue.qid)
+                return
 
     def _from_again(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
         """One look at what came back; answers how many were looked at."""

@@ -10,7 +10,7 @@ import pytest
 
 from pbus.core.job import Move
 from pbus.storage.driver import Bell
-from tests.conformance.storage.world import ALICE, World, gift
+from tests.conformance.storage.world import ALICE, World, asked, gift, pass_ms, settlement
 
 
 @pytest.fixture
@@ -123,3 +123,20 @@ def test_close_wakes_nobody_up_for_ever(world: World) -> None:
     ear.close()
 
     assert ear.wait(0.05) in (frozenset(), None)
+
+
+def test_claim_that_passes_thousands_of_expired_ones_rings_where_there_may_be_more(world: World, bell: Bell) -> None:
+    many = 2_500
+    world.push(*[asked(str(number), ttl_ms=1_000) for number in range(many)], asked("lives"))
+    claimed = []
+    while len(claimed) <= many and (more := world.claim(many)):
+        claimed += more
+    assert all(world.store.settle([settlement(delivery, Move.RELEASE) for delivery in claimed]))
+    pass_ms(1_000)
+    quiet(bell)
+
+    got = world.bodies(10)
+    while not got:
+        assert bell.wait(1.0) == {"gift"}
+        got = world.bodies(10)
+    assert got == ["lives"]
