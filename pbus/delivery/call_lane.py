@@ -153,6 +153,7 @@ class CallLane:
         """
         count = self._room()
         if count <= 0:
+            self._told = False  # who asks now knows of no room: the mark, or a limit, may have sunk since it was told
             return []
         return [Want(owner=self._owner, queue=self.queue, topic=self.topic, count=count, exclusive=self._exclusive)]
 
@@ -170,7 +171,6 @@ class CallLane:
             free = self._slot_limit - self.busy  # what is claimed begins at once
             return min(free, self._throttle.room()) if self._throttle is not None and free > 0 else free
         if self.busy > self._low_mark:
-            self._told = False  # the mark may have sunk since the desk was told
             return 0
         return self._slot_target + self._prefetch.jobs - self.busy
 

@@ -374,6 +374,24 @@ def test_topic_that_became_slow_with_many_in_hand_tells_when_it_has_room(switch,
         assert calls.desk.wakes > told
 
 
+def test_topic_that_begins_at_once_tells_of_its_room_although_its_limit_has_sunk_meanwhile(switch, application):
+    with fastcgi(application, slots=3, on_unknown="hold") as calls:
+        (address,) = calls.lane._backend.addresses
+        calls.run(delivery(1))
+        before = calls.desk.wakes
+        switch.plan = (Pause(0.3), DONE)
+        calls.lane.accept([delivery(2), delivery(3)])
+        eventually(lambda: len(kinds(application)) == 4, 5.0, "two calls under way")
+        switch.plan = (DONE,)
+        calls.lane.accept([delivery(4)])
+        eventually(lambda: calls.desk.wakes > before, 5.0, "the first one's room")
+        calls.lane._backend.busy(address, calls.lane._clock.monotonic_s())
+        assert not calls.lane.wants()
+        told = calls.desk.wakes
+        eventually(lambda: not calls.lane.busy, 10.0, "room")
+        assert calls.desk.wakes > told
+
+
 def test_timeout_while_connecting_bounds_the_whole_attempt():
     """The second address takes the connection and never answers."""
     silent, full = FastcgiStub(answering(lambda _, __: (HANG,))), socket.socket()
