@@ -30,22 +30,22 @@ _COLUMNS: Final = ("id", "topic", "result", "run_ms", "wait_ms", "attempt", "sta
 @click.argument("queue")
 @click.argument("body", required=False, metavar="[BODY|-|@FILE]")
 @click.option("--lines", "lines_file", metavar="FILE", help="Push each line of FILE (- is standard input) as a job.")
-@click.option("--delay", default="", metavar="DURATION", help="Not run before (5m).")
-@click.option("--dedupe", default="", metavar="KEY", help="Pushed again with KEY, it is the same job (same id).")
-@click.option("--ttl", default="", metavar="DURATION", help="Not begun any more after (1h); 0s: it never expires.")
-@click.option("--key", default="", metavar="KEY", help="Jobs of one KEY run in order, one at a time.")
+@click.option("--delay", metavar="DURATION", help="Not run before (5m).")
+@click.option("--dedupe", metavar="KEY", help="Pushed again with KEY, it is the same job (same id).")
+@click.option("--ttl", metavar="DURATION", help="Not begun any more after (1h); 0s: it never expires.")
+@click.option("--key", metavar="KEY", help="Jobs of one KEY run in order, one at a time.")
 @click.option("--wait", is_flag=True, help="Wait for the result of each topic; exit 1 if any is dead or late.")
 @click.option("--timeout", default="60s", show_default=True, metavar="DURATION", help="Longest wait with --wait.")
 @output_option
 @pass_context
 def push(
-    context: Context, queue: str, body: str | None, lines_file: str | None, delay: str, dedupe: str, ttl: str, key: str,
-    wait: bool, timeout: str,
+    context: Context, queue: str, body: str | None, lines_file: str | None, delay: str | None,
+    dedupe: str | None, ttl: str | None, key: str | None, wait: bool, timeout: str,
 ) -> int:
     """Push BODY (- is standard input, @FILE a file) to QUEUE and print the job's id."""
     timeout_s = _seconds("--timeout", timeout)
     options = _options(delay, dedupe, ttl, key)
-    if dedupe and lines_file is not None:
+    if dedupe is not None and lines_file is not None:
         raise click.UsageError("--dedupe is for one job: the lines of --lines would all be the same one")
     settings = context.settings()
     name = queue_called(settings, queue)
@@ -87,13 +87,13 @@ def _seconds(option: str, text: str) -> float:
         raise click.UsageError(f"{option} takes {error}") from None
 
 
-def _options(delay: str, dedupe: str, ttl: str, key: str) -> dict[str, str | int]:
-    """What XADD is told beside the body; whether it is good the bus decides."""
+def _options(delay: str | None, dedupe: str | None, ttl: str | None, key: str | None) -> dict[str, str | int]:
+    """What XADD is told beside the body; whether it is good the bus decides. An empty text is given, too."""
     options: dict[str, str | int] = {}
     for name, text in (("delay", delay), ("ttl", ttl)):
-        if text:
+        if text is not None:
             options[name] = round(1000 * _seconds(f"--{name}", text))
-    return options | {name: text for name, text in (("dedupe", dedupe), ("key", key)) if text}
+    return options | {name: text for name, text in (("dedupe", dedupe), ("key", key)) if text is not None}
 
 
 def _bodies(body: str | None, lines_file: str | None) -> Iterable[bytes]:

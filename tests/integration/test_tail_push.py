@@ -109,6 +109,9 @@ def test_push_lines_pushes_each_line_in_order(bus: Bus, tmp_path: Path) -> None:
         (["gift/credit", "x"], 5, "is a topic; push to 'gift'"),
         (["gift"], 2, "say what to push"),
         (["gift", "x", "--wait", "--timeout", "soon"], 2, "--timeout"),
+        (["gift", "x", "--dedupe", ""], 2, "dedupe is empty"),
+        (["gift", "x", "--key", ""], 2, "key is empty"),
+        (["gift", "x", "--delay", ""], 2, "--delay takes a duration"),
         (["gift", "@/no/such/file"], 1, "/no/such/file"),
     ],
 )
