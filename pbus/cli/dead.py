@@ -17,7 +17,7 @@ from pbus.cli.output import brief, escape, output_option
 from pbus.errors import Exit, NotFound
 
 if TYPE_CHECKING:
-    from pbus.storage.driver import DeadLetter, Driver
+    from pbus.storage.driver import DeadLetter, Driver, JobRecord
 
 _GROUP_COLUMNS: Final = (
     "queue", "topic", "fingerprint", "count", "total", "first_ms", "last_ms", "reason", "error", "sample",
@@ -98,6 +98,7 @@ def show_letters(context: Context, path: str, ids: tuple[str, ...], group: str, 
     """List the newest dead letters of a topic; with IDs, show those in full."""
     from pbus.cli.stores import topic_store
 
+    _be_ids(ids)
     with topic_store(context.settings(), path) as (driver, queue, topic):
         if ids:
             return _show_some(context, driver, queue, topic, ids)
@@ -195,9 +196,9 @@ def retry(context: Context, path: str, ids: tuple[str, ...], group: str, everyth
 
     _one_way(ids, group, everything)
     with topic_store(context.settings(), path) as (driver, queue, topic):
-        chosen = _chosen(driver, queue, topic, ids, group)
+        chosen, missing = _chosen(driver, queue, topic, ids, group)
         return _do(context, f"{queue}/{topic}", chosen, "" if dry_run else "made ready again", "would make ready again",
-                   lambda some: driver.revive(queue, topic, some), named=bool(ids))
+                   lambda some: driver.revive(queue, topic, some), missing)
 
 
 @dead.command()
@@ -212,42 +213,59 @@ def delete(
 
     _one_way(ids, group, everything)
     with topic_store(context.settings(), path) as (driver, queue, topic):
-        chosen = _chosen(driver, queue, topic, ids, group)
+        chosen, missing = _chosen(driver, queue, topic, ids, group)
         if chosen and not yes and not dry_run:
             raise Refused(f"{queue}/{topic}: {len(chosen)} dead letters would be destroyed: say --yes")
         return _do(context, f"{queue}/{topic}", chosen, "" if dry_run else "deleted", "would delete",
-                   lambda some: driver.forget_dead(queue, topic, some), named=bool(ids))
+                   lambda some: driver.forget_dead(queue, topic, some), missing)
 
 
 def _one_way(ids: Sequence[str], group: str, everything: bool) -> None:
     if sum([bool(ids), bool(group), everything]) != 1:
         raise click.UsageError("say which, in one way: ID.., --group GROUP or --all")
+    _be_ids(ids)
 
 
-def _chosen(driver: Driver, queue: str, topic: str, ids: Sequence[str], group: str) -> list[str]:
-    """Ids that are meant, oldest first: all of them before the first is touched, as they may die again meanwhile."""
+def _be_ids(words: Sequence[str]) -> None:
+    from pbus.core.names import JOB_ID
+
+    for word in words:
+        if not JOB_ID.match(word):
+            raise click.UsageError(f"{word!r} is no job id (<unix ms>-<sequence>, as 'pbus dead show' prints it)")
+
+
+def _chosen(
+    driver: Driver, queue: str, topic: str, ids: Sequence[str], group: str
+) -> tuple[list[str], list[str]]:
+    """
+    Ids that are meant, and named ones that are not dead.
+
+    Oldest first, and all of them before the first is touched, as they may die again meanwhile.
+    """
     if ids:
-        return list(dict.fromkeys(ids))
+        named = list(dict.fromkeys(ids))
+        dead = [job_id for job_id in named if _is_dead(driver.job(queue, job_id), topic)]
+        return dead, [job_id for job_id in named if job_id not in dead]
     found = [letter.id for page in pages(driver, queue, topic, group) for letter in page]
     if group and not found:
         raise NotFound(f"{queue}/{topic} has no dead letters of group {group!r}; 'pbus dead ls' lists the groups")
-    return found[::-1]
+    return found[::-1], []
+
+
+def _is_dead(record: JobRecord | None, topic: str) -> bool:
+    return record is not None and topic in record.topics and record.topics[topic].state == "dead"
 
 
 def _do(
     context: Context, path: str, ids: Sequence[str], done: str, would: str, act: Callable[[Sequence[str]], list[bool]],
-    *, named: bool,
+    missing: Sequence[str],
 ) -> int:
-    if not done:
-        context.output.say(f"{path}: {would}: {len(ids)}")
-        return Exit.DONE
-    missing = []
-    for start in range(0, len(ids), _PAGE):
-        some = ids[start : start + _PAGE]
-        missing += [job_id for job_id, took_effect in zip(some, act(some), strict=True) if not took_effect]
-    context.output.say(f"{path}: {done}: {len(ids) - len(missing)}")
-    if not named:
-        return Exit.DONE
+    count = len(ids)
+    for start in range(0, len(ids) if done else 0, _PAGE):
+        count -= act(ids[start : start + _PAGE]).count(False)      # somebody else was faster
+    context.output.say(f"{path}: {done or would}: {count}")
     for job_id in missing[:20]:
         context.output.say(f"pbus: {path} {job_id} is not dead")
+    if len(missing) > 20:
+        context.output.say(f"pbus: and {len(missing) - 20} more")
     return Exit.NOT_FOUND if missing else Exit.DONE

@@ -88,12 +88,9 @@ def _do(context: Context, words: Sequence[str], deed: Deed, dry_run: bool) -> in
     stock = take_stock(context.settings())
     path, ids = _split(words)
     rows: list[dict[str, Any]] = []
-    for job_id in ids:
-        queue, topics = _where(stock, path, job_id)
-        with queue_driver(stock, queue) as driver:
-            record = driver.job(queue, job_id)
-            if record is None:
-                raise NotFound(f"{queue} has no job {job_id} (any more)")
+    found = [_found(stock, path, job_id) for job_id in ids]        # all of them, before the first is touched
+    for record, topics in found:
+        with queue_driver(stock, record.queue) as driver:
             rows += _settle(driver, record, topics, deed, dry_run)
     if context.output.form != "table":
         context.output.rows("deliveries", _COLUMNS, rows)
@@ -113,6 +110,18 @@ def _split(words: Sequence[str]) -> tuple[str, list[str]]:
         what = f"{wrong[0]!r} is no job id" if wrong else "which job? name its id"
         raise click.UsageError(f"{what} (<unix ms>-<sequence>, as 'pbus push' prints it)")
     return path, list(dict.fromkeys(ids))
+
+
+def _found(stock: Stock, path: str, job_id: str) -> tuple[JobRecord, tuple[str, ...]]:
+    """The job, and the topics that are meant; see ``_where``."""
+    from pbus.cli.stores import queue_driver
+
+    queue, topics = _where(stock, path, job_id)
+    with queue_driver(stock, queue) as driver:
+        record = driver.job(queue, job_id)
+    if record is None:
+        raise NotFound(f"{queue} has no job {job_id} (any more)")
+    return record, topics
 
 
 def _where(stock: Stock, path: str, job_id: str) -> tuple[str, tuple[str, ...]]:

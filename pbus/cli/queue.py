@@ -18,6 +18,7 @@ from pbus.errors import Exit, NotFound
 
 if TYPE_CHECKING:
     from pbus.cli.stores import Stock
+    from pbus.config.schema import Queue
     from pbus.storage.driver import Driver, JobRecord
 
 _COLUMNS: Final = (
@@ -64,6 +65,8 @@ def row_of(stock: Stock, name: str) -> dict[str, Any]:
     topics = stock.topic_names(name)
     paused = [topic for topic in topics if topic in stock.topics and stock.topics[topic].paused_ms]
     now = "paused" if topics and len(paused) == len(topics) else "open"
+    if section and _full(section, known):
+        now = "full"                                  # which is worse: producers are refused
     return {
         "queue": name, "state": now if section else "orphaned", "system": section.system if section else "",
         "storage": stock.storage_of.get(name, ""), "topics": len(topics),
@@ -72,6 +75,12 @@ def row_of(stock: Stock, name: str) -> dict[str, Any]:
         "max_backlog_bytes": section.max_backlog_bytes if section else 0,
         "importance": section.importance if section else 0, "description": section.description if section else "",
     }
+
+
+def _full(section: Queue, known: Mapping[str, Any]) -> bool:
+    """Whether the next push is refused."""
+    bounds = (("backlog", section.max_backlog), ("backlog_bytes", section.max_backlog_bytes))
+    return any(most and (known.get(name) or 0) >= most for name, most in bounds)
 
 
 def _cells(row: Mapping[str, Any]) -> Sequence[Cell]:

@@ -121,6 +121,8 @@ class Stock:
         for queue, section in self.settings.queue.items():
             if name in section.alias:
                 return queue
+        if name in ("/".join(each) for each in self.topic_names()):
+            raise NotFound(f"{name!r} is a topic of {name.rpartition('/')[0]!r}")
         raise self._not_found("queue", name, self.queue_names())
 
     def topic(self, path: str) -> tuple[str, str]:

@@ -30,6 +30,7 @@ class Fullness:
         self._queues = queues
         self._clock = clock
         self._refused_s: dict[str, float] = {}
+        self._full: dict[str, str] = {}
         self._held: dict[str, QueueNumbers] = {}
         self._parts: dict[str, str] = {}
         self._samples: collections.deque[tuple[float, Topics]] = collections.deque()
@@ -39,10 +40,19 @@ class Fullness:
         """Somebody was refused lately, so fresh numbers are worth a call."""
         return bool(self._refused_s)
 
+    def problems(self) -> dict[str, str]:
+        """A problem for each queue, named ``queue.NAME.full``; empty for those that refuse nobody any more."""
+        return {f"queue.{name}.full": text if name in self._refused_s else "" for name, text in self._full.items()}
+
     def text(self, queue: str, answer: Appended, bodies: int) -> str:
         """What the producer of *bodies* jobs is told, whose command was refused with *answer*."""
         self._refused_s[queue] = self._clock.monotonic_s()
         spec = self._queues[queue]
+        bound = f"max_backlog_bytes ({spec.max_backlog_bytes})"
+        if answer.refused != "bytes":
+            bound = f"max_backlog ({spec.max_backlog} jobs)"
+        whose = f"'pbus queue show {queue}' tells whose jobs wait"
+        self._full[queue] = f"queue {queue} is full: pushes beyond {bound} are refused; {whose}"
         if answer.refused == "bytes":
             known, most = self._held.get(queue), spec.max_backlog_bytes
             holds = f"holds {known.backlog_bytes} of {most} bytes" if known else f"takes at most {most} bytes"

@@ -243,6 +243,8 @@ class Store:
         if self._fullness.wanted:
             look = self.look()
             self._fullness.heard(look.topics, look.queues)
+            for name, text in self._fullness.problems().items():
+                self._child.problem(name, text)
 
     def _tell_fill(self, share: float) -> None:
         """Other queues than before are refused, or none."""

@@ -201,6 +201,15 @@ def test_queues_are_listed_and_shown(world: World) -> None:
     assert [topic["topic"] for topic in row["topic"]] == ["credit", "push"]
 
 
+def test_queue_that_refuses_pushes_is_full(world: World, tmp_path: Path) -> None:
+    world.push(b"1", b"2")
+    (tmp_path / "conf.d" / "bound.toml").write_text("[queue.gift]\nmax_backlog = 2\n")
+
+    gift, mail = world.pbus("queue", "ls", "-o", "json").rows("queues")
+
+    assert (gift["state"], mail["state"]) == ("full", "open")
+
+
 def test_systems_are_the_sums_of_their_queues(world: World) -> None:
     world.kill(b"a", b"b")
 
@@ -217,6 +226,7 @@ def test_systems_are_the_sums_of_their_queues(world: World) -> None:
         ("queue show gfit", "did you mean 'gift'?"), ("queue pause zzz", "there are: gift, mail"),
         ("dead ls gift/zzz", "there is no topic 'gift/zzz'"), ("dead retry gift/zzz --all", "there is no topic"),
         ("job cancel 1-1", "no queue has a job 1-1"), ("system show liv", "did you mean 'live'?"),
+        ("queue show gift/credit", "'gift/credit' is a topic of 'gift'"),
         ("queue export gfit", "did you mean 'gift'?"), ("topic rm gift/zzz", "there is no topic"),
         ("dead retry gift/credit --group beef", "no dead letters of group 'beef'"),
     ],
@@ -302,6 +312,19 @@ def test_deleting_needs_a_yes(world: World) -> None:
     assert second
 
 
+def test_letters_that_are_not_there_are_not_counted(world: World) -> None:
+    dead, = world.kill(b"a")
+
+    said = world.pbus("dead", "delete", "gift/credit", "1-0")
+    assert (said.status, said.err) == (
+        5, "gift/credit: deleted: 0\npbus: gift/credit 1-0 is not dead\n"
+    )
+    said = world.pbus("dead", "retry", "gift/credit", dead, "1-0", "--dry-run")
+    assert (said.status, said.err) == (
+        5, "gift/credit: would make ready again: 1\npbus: gift/credit 1-0 is not dead\n"
+    )
+
+
 # -- single jobs ----------------------------------------------------------------------------------
 
 
@@ -322,6 +345,15 @@ def test_job_is_retried_settled_and_cancelled(world: World) -> None:
     assert (elsewhere.status, elsewhere.err) == (1, f"gift/credit {second} is ended, not ready or delayed\n")
 
 
+def test_nothing_is_done_when_one_of_the_jobs_is_not_there(world: World) -> None:
+    dead, = world.kill(b"a")
+
+    said = world.pbus("job", "done", dead, "1-0")
+
+    assert said.status == 5
+    assert world.numbers("gift/credit").dead == 1
+
+
 def test_ambiguous_id_is_refused_and_named_queue_is_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from pbus.cli import job
 
@@ -337,7 +369,8 @@ def test_ambiguous_id_is_refused_and_named_queue_is_taken(world: World, monkeypa
 
 
 @pytest.mark.parametrize(
-    "words", ["job retry gift", "job done gift soon", "job cancel 12", "queue export gift --after x"]
+    "words", ["job retry gift", "job done gift soon", "job cancel 12", "queue export gift --after x",
+     "dead retry gift/credit x", "dead show gift/credit x", "dead delete gift/credit x --yes"]
 )
 def test_what_is_no_job_id_is_a_usage_error(world: World, words: str) -> None:
     said = world.pbus(*words.split())

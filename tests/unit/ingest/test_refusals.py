@@ -11,6 +11,7 @@ import pytest
 from pbus.config.schema import Queue
 from pbus.errors import MaybeStored, StoreFull, Unavailable
 from pbus.ingest import committer
+from pbus.ingest.fullness import ASKED_S
 from tests.unit.ingest.door import PULL, PYTHON, Client, Door, encode
 
 QUEUES = {
@@ -42,6 +43,20 @@ def test_full_queue_says_what_it_holds(door: Door, client: Client) -> None:
     assert client.ask("PUBLISH", "gift", "c") == f"QUEUEFULL gift holds 2 of 10 jobs: {AGAIN}"
     assert client.ask("LPUSH", "gift", *"cde") == f"QUEUEFULL gift holds 2 of 10 jobs, this command brings 3: {AGAIN}"
     assert json.loads(client.ask("LPUSH", "old/x", "c"))["error"].startswith("QUEUEFULL old holds 0 of 1000000 jobs")
+
+
+def test_full_queue_is_a_problem_until_nobody_is_refused(door: Door, client: Client) -> None:
+    door.driver.refuse = "jobs"
+    client.ask("LPUSH", "gift", "c")
+    door.store.watch()
+
+    assert door.child.problems["queue.gift.full"] == (
+        "queue gift is full: pushes beyond max_backlog (10 jobs) are refused; "
+        "'pbus queue show gift' tells whose jobs wait"
+    )
+    door.clock.ahead_s += ASKED_S + 1
+    door.store.watch()
+    assert door.child.problems["queue.gift.full"] == ""
 
 
 def test_queue_full_of_bytes_says_how_many(door: Door, client: Client) -> None:
