@@ -66,8 +66,11 @@ class Facts:
 def build(facts: Facts) -> dict[str, Any]:
     """The document of ``pbus status -o json`` without its ``v``; processes also carry their index and path."""
     orphans = _orphans(facts)
+    topics = [_topic(facts, topic) for topic in facts.topics]
+    quiet = tuple(f"{row['queue']}/{row['topic']} braked: " for row in topics if row["state"] == "paused")
     problems = [
-        *facts.problems, *([facts.numbers.problem] if facts.numbers.problem else []),
+        *(problem for problem in facts.problems if not problem.startswith(quiet)),
+        *([facts.numbers.problem] if facts.numbers.problem else []),
         *(f"{row['queue']}/{row['topic']} {ORPHANED}: {row['reason']}" for row in orphans),
     ]
     state = "degraded" if facts.state == "running" and problems else facts.state
@@ -77,7 +80,7 @@ def build(facts: Facts) -> dict[str, Any]:
         "generation": facts.generation,
         "problems": problems,
         "processes": [dict(facts.master), *(_process(facts, child) for child in facts.children)],
-        "topics": [*(_topic(facts, topic) for topic in facts.topics), *orphans],
+        "topics": [*topics, *orphans],
         "backends": merged(child.backends for child in facts.children),
     }
 
@@ -157,7 +160,7 @@ def _orphans(facts: Facts) -> list[dict[str, Any]]:
 def _topic_state(facts: Facts, path: str, lanes: Sequence[Mapping[str, Any]], paused: bool) -> str:
     states = [worst(lanes)[0]]
     if paused:
-        states.append("paused")
+        states = ["paused" if state == "braked" else state for state in [*states, "paused"]]  # nothing is tried
     if path in facts.fatal_paths:
         states.append("fatal")
     if facts.state == "stopping":

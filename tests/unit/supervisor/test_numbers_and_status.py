@@ -159,6 +159,18 @@ def test_topic_that_is_down_stays_down_when_it_is_paused(wire: Wire) -> None:
     assert (topic["state"], topic["reason"]) == ("down", "refused")
 
 
+def test_braked_topic_that_is_paused_is_not_said_to_be_tried(wire: Wire) -> None:
+    lanes = {("gift", "credit"): {"state": "braked", "reason": "one job is tried after 8 s", "concurrency": 1}}
+    numbers = Numbers({("gift", "credit"): {**ROW, "paused_ms": 5}})
+    problems = ["gift/credit braked: one job is tried after 8 s", "gift/credit2 braked: x"]
+    answer = build(facts(children=[handle(Scoreboard(8), wire, lanes=lanes)], numbers=numbers, problems=problems))
+
+    [topic] = answer["topics"]
+    assert topic["state"] == "paused"
+    assert topic["reason"].startswith("by 'pbus topic pause'")
+    assert answer["problems"] == ["gift/credit2 braked: x"]
+
+
 def test_topic_that_only_the_store_has_is_orphaned_and_a_problem(child: Handle) -> None:
     old = {**ROW, "topic": "old", "running": 0, "delayed": 2}
     answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): ROW, ("gift", "old"): old})))
