@@ -113,7 +113,7 @@ class Scheduler:
         except Conflict:
             self._fenced()
         except StorageError as error:
-            self._child.problem(f"storage.{store.name}", f"storage {store.name}: {error}")
+            self._child.problem(f"storage.{store.name}", f"storage {store.name} is away: {error}")
 
     def _work(self, roster: Roster) -> None:
         """Turn after turn until the drain; a fenced roster's turns do nothing any more."""

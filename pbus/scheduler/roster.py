@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import structlog
 
 from pbus.clock import Clock
-from pbus.errors import BootError, Conflict, StorageError
+from pbus.errors import BootError, Conflict, StorageError, Unavailable
 from pbus.storage.driver import Driver, QueueSpec
 
 FIRST_BACKOFF_S: Final = 0.1
@@ -187,7 +187,8 @@ class Roster:
         self._failures += 1
         if self._failures == 1:
             self._log.error("store.away", error=str(error), duty=duty.name)
-        self._problem(f"storage.{self._store.name}", f"storage {self._store.name}: {error}")
+        text = f"{'is away' if isinstance(error, Unavailable) else 'fails'}: {error}"   # as other children say it
+        self._problem(f"storage.{self._store.name}", f"storage {self._store.name} {text}")
         self._store.declare_again()
         for other in self._duties:
             other.interrupted()

@@ -87,7 +87,7 @@ def test_store_that_is_away_is_asked_with_growing_patience(scene: Scene) -> None
     scene.driver.fail = AWAY
     waits = [scene.roster.turn() for _ in range(6)]
     assert waits == [0.1, 0.2, 0.4, 0.8, LONGEST_BACKOFF_S, LONGEST_BACKOFF_S]
-    assert scene.problems["storage.main"] == "storage main: connection refused"
+    assert scene.problems["storage.main"] == "storage main is away: connection refused"
     assert scene.often.turns == 0
 
 
