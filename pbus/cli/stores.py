@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from pbus.errors import Exit, NotFound, PbusError, StorageError, Unavailable
+from pbus.errors import BootError, Exit, NotFound, NotRunning, PbusError, StorageError, Unavailable
 
 if TYPE_CHECKING:
     from pbus.config.schema import Queue, Settings, Topic
@@ -43,9 +43,7 @@ def opened(settings: Settings, storage: str) -> Iterator[Driver]:
 
     target = stores(settings)[storage]
     if target.url.startswith(_SQLITE):
-        path = target.url.removeprefix(_SQLITE)
-        if not os.path.exists(path):
-            raise Unavailable(f"storage {storage}: there is no {path} yet; the first 'pbus start' makes it")
+        _must_be_ours(storage, target.url.removeprefix(_SQLITE))
         _be_its_owner(settings.node.user)
     driver = make(target)
     try:
@@ -58,6 +56,22 @@ def opened(settings: Settings, storage: str) -> Iterator[Driver]:
         raise type(error)(f"storage {storage}: {error}") from None
     finally:
         driver.close()
+
+
+def _must_be_ours(storage: str, path: str) -> None:
+    """
+    Raises:
+        Unavailable: nobody has made it yet. BootError: it is there, but not for this user.
+    """
+    try:
+        ours = bool(os.stat(path)) and os.access(path, os.R_OK | os.W_OK)
+    except PermissionError:
+        ours = False
+    except OSError:
+        raise Unavailable(f"storage {storage}: there is no {path} yet; the first 'pbus start' makes it") from None
+    if not ours:
+        text = f"storage {storage}: no permission to use {path}; run this as the user that runs the bus"
+        raise BootError(text, Exit.NO_PERMISSION)
 
 
 def _be_its_owner(user: str) -> None:
@@ -219,13 +233,16 @@ def declare(driver: Driver, settings: Settings, queue: str) -> None:
 
 
 def running_states(settings: Settings) -> Mapping[tuple[str, str], Mapping[str, object]]:
-    """Rows of the topics in ``pbus status``; none when the bus does not run here."""
+    """Rows of the topics in ``pbus status``; none when the bus does not run here, unknown when it does not tell us."""
     from pbus.supervisor.control import call
 
     try:
         rows = call(settings.node.run_dir, "status", _STATUS_S, reads=True)["status"]["topics"]
-    except PbusError:
+    except NotRunning:
         return {}
+    except PbusError as error:
+        unknown = {"state": "unknown", "reason": str(error)}
+        return {(name, topic): unknown for name, section in settings.queue.items() for topic in section.topic}
     return {(str(row["queue"]), str(row["topic"])): row for row in rows}
 
 

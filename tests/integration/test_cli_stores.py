@@ -17,6 +17,7 @@ from pbus.app import stores
 from pbus.cli import main as frame
 from pbus.config.load import load
 from pbus.core.job import Move, Push, PushOptions, Settlement
+from pbus.errors import BootError, Exit
 from pbus.storage.driver import Driver, TopicNumbers, Want
 from pbus.storage.open import make, queue_specs
 from tests.support.bus import write_config
@@ -457,6 +458,38 @@ def _without(lines: Sequence[str], table: str) -> Iterator[str]:
             keep = not line.startswith(table.removesuffix("]"))
         if keep:
             yield line
+
+
+# -- somebody else --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["topic ls", "dead ls", "queue pause gift", "job retry 1-0", "queue purge mail"])
+def test_store_of_another_user_is_77_and_not_said_to_be_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    write_config(tmp_path, QUEUES)
+    world = World(tmp_path, capsys)
+    with world.store():
+        pass
+    monkeypatch.setattr("os.access", lambda path, mode: False)    # as root may everything
+
+    said = world.pbus(*words.split())
+
+    assert said.status == 77
+    assert "pbus: storage main: no permission to use" in said.err
+    assert "run this as the user that runs the bus" in said.err
+
+
+def test_bus_that_does_not_tell_its_state_is_not_said_to_be_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BootError("no permission to use status.sock", Exit.NO_PERMISSION)
+
+    monkeypatch.setattr("pbus.supervisor.control.call", refuse)
+
+    assert {row["state"] for row in world.pbus("topic", "ls", "-o", "json").rows("topics")} == {"unknown"}
+    assert "no permission to use status.sock" in world.pbus("topic", "show", "gift/credit").out
 
 
 # -- the store is away ----------------------------------------------------------------------------
