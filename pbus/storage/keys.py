@@ -29,7 +29,8 @@ Of a queue (``pbus:{Q}`` and then)::
 
     fields of :queue               pushed: jobs ever; bytes: of their bodies; ms, seq: the last id;
                                    retention_ms, retention_bytes, max_jobs, max_bytes, dedupe_ms: its spec;
-                                   low: bytes that every topic has taken at least (a bound, seldom renewed)
+                                   low: bytes that every topic has taken at least (a bound, seldom renewed);
+                                   format: of states and letters, none in what pbus wrote before it kept that
       and of each topic            dead_keep:T, dead_max:T: its spec; start:T: the id it started after;
                                    born:T: the last id when it was made; dropped:T: there is none any more;
                                    paused:T: since when (ms); fresh:T: deliveries not taken that are not in

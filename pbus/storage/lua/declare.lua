@@ -13,7 +13,10 @@
 --
 -- What the queue's hash has lost is taken from the log and from where callers last were, so ids never go
 -- back. A topic that has lost its cursor goes on where its caller last saw it, else at the start of the log.
+--
+-- What an older pbus has written is brought up to date here, once, before anybody reads it.
 
+local FORMAT = '2'
 local queue = KEYS[1]
 local root = string.sub(queue, 1, -1 - #$queue)
 local log, cursors, taken = root .. $log, root .. $cursors, root .. $taken
@@ -43,6 +46,45 @@ if not (head[1] and head[2] and head[3] and head[4]) then
   remade[1] = ''
 else
   last = head[3] .. '-' .. head[4]
+end
+-- What format 1 wrote: states of four numbers, those of delayed ones in their members, letters by id.
+local function newer(state)
+  return string.match(state, '^%d+:%d+:%d:%d+$') and state .. ':0:0::' or state
+end
+
+local function upgrade(t)
+  for _, owner in ipairs(redis.call('SMEMBERS', t.base .. $owners)) do
+    local claims = redis.call('HGETALL', t.base .. $claims .. owner)
+    for i = 1, #claims, 2 do redis.call('HSET', t.base .. $claims .. owner, claims[i], newer(claims[i + 1])) end
+  end
+  for _, member in ipairs(redis.call('ZRANGE', t.base .. $again, 0, -1)) do
+    redis.call('ZREM', t.base .. $again, member)
+    redis.call('ZADD', t.base .. $again, 0, string.match(member, '^[^|]*|') .. newer(string.match(member, '|(.*)$')))
+  end
+  local delayed = redis.call('ZRANGE', t.base .. $delayed, 0, -1, 'WITHSCORES')
+  for i = 1, #delayed, 2 do
+    local padded, state = string.match(delayed[i], '^([^|]*)|(.*)$')
+    if padded then
+      redis.call('ZREM', t.base .. $delayed, delayed[i])
+      redis.call('ZADD', t.base .. $delayed, delayed[i + 1], padded)
+      redis.call('HSET', t.base .. $notes, padded, newer(state))
+    end
+  end
+  local dead = redis.call('ZRANGE', t.base .. $dead, 0, -1, 'WITHSCORES')
+  for i = 1, #dead, 2 do
+    local letter = redis.call('HGET', t.base .. ':letters', lib.unpad(dead[i]))
+    local attempts, crashes, length, from = string.match(letter or '', '^(%d+):(%d+):(%d+):()')
+    if attempts then
+      lib.rebury(t, dead[i], tonumber(dead[i + 1]), attempts .. ':' .. crashes .. ':1:0:0:0::',
+        string.sub(letter, from, from + length - 1), '', string.sub(letter, from + length))
+    end
+  end
+  redis.call('DEL', t.base .. ':letters')
+end
+
+if redis.call('HGET', queue, 'format') ~= FORMAT then
+  for _, name in ipairs(redis.call('HKEYS', taken)) do upgrade(lib.topic(name)) end
+  redis.call('HSET', queue, 'format', FORMAT)
 end
 redis.call('HSET', queue, 'retention_ms', ARGV[1], 'retention_bytes', ARGV[2],
   'max_jobs', ARGV[3], 'max_bytes', ARGV[4], 'dedupe_ms', ARGV[5])

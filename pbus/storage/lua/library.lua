@@ -213,13 +213,17 @@ local function library(root, now_ms)
     end
   end
 
-  function lib.bury(t, id, s, reason, fingerprint, text)
-    local padded, state = lib.pad(id), lib.write(s)
-    call('ZADD', t.base .. $dead, now_ms, padded)
-    call('ZADD', t.base .. $grouped, 0, group_member(fingerprint, now_ms, padded))
+  -- A letter and its place in its group, counted there only.
+  function lib.rebury(t, padded, at_ms, state, reason, fingerprint, text)
+    call('ZADD', t.base .. $dead, at_ms, padded)
+    call('ZADD', t.base .. $grouped, 0, group_member(fingerprint, at_ms, padded))
     call('HSET', t.base .. $notes, padded,
       #state .. ':' .. #reason .. ':' .. #fingerprint .. ':' .. state .. reason .. fingerprint .. text)
-    count_group(t, fingerprint, 1, now_ms)
+    count_group(t, fingerprint, 1, at_ms)
+  end
+
+  function lib.bury(t, id, s, reason, fingerprint, text)
+    lib.rebury(t, lib.pad(id), now_ms, lib.write(s), reason, fingerprint, text)
     lib.count(t, 'dead')
     local most = tonumber(call('HGET', queue, 'dead_max:' .. t.name) or 0)
     local above = most > 0 and call('ZCARD', t.base .. $dead) - most or 0
