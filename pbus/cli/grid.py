@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pbus.cli.output import Output
+from pbus.cli.output import Output, columns_of, cut, pad
 
 _GOOD: Final = frozenset({"running", "ready", "up"})
 _BAD: Final = frozenset({"degraded", "down", "fatal", "dead", "open", "orphaned"})
@@ -106,7 +106,7 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) -
     """A table as lines, narrower where the terminal is."""
     right = [head.startswith(">") for head in heads]
     titles = [head.removeprefix(">").upper() for head in heads]
-    widths = [max([len(title), *(len(row[place][0]) for row in rows)]) for place, title in enumerate(titles)]
+    widths = [max([len(title), *(columns_of(row[place][0]) for row in rows)]) for place, title in enumerate(titles)]
     columns = shutil.get_terminal_size().columns
     narrow = output.terminal and sum(widths) + len(_GAP) * (len(widths) - 1) > columns
     gap = _GAP[1:] if narrow else _GAP
@@ -114,7 +114,7 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) -
     room = columns - sum(widths[:-1]) - len(gap) * (len(widths) - 1)
     if narrow and not right[-1] and room >= len(titles[-1]):
         widths[-1] = min(widths[-1], room)
-        lines = [[*row[:-1], (_cut(row[-1][0], widths[-1]), row[-1][1])] for row in lines]
+        lines = [[*row[:-1], (cut(row[-1][0], widths[-1]), row[-1][1])] for row in lines]
     for row in lines:
         yield gap.join(
             _cell(output, text, colour, width, is_right)
@@ -122,10 +122,6 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) -
         ).rstrip()
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
-
-
 def _cell(output: Output, text: str, colour: str, width: int, right: bool) -> str:
-    padded = text.rjust(width) if right else text.ljust(width)
+    padded = text.rjust(width) if right else pad(text, width)
     return output.style(padded, colour) if colour and text else padded

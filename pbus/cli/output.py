@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
@@ -47,6 +48,30 @@ def _written_out(character: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def columns_of(text: str) -> int:
+    """Columns of a terminal that *text* takes: Chinese, Japanese and Korean characters take two, accents none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
+
+
+def cut(text: str, width: int) -> str:
+    """*text* in at most *width* columns (at least the ``…`` that stands for the rest)."""
+    if columns_of(text) <= width:
+        return text
+    left = width - 1
+    for place, each in enumerate(text):
+        left -= columns_of(each)
+        if left < 0:
+            return text[:place] + "…"
+    return text
+
+
+def pad(text: str, width: int) -> str:
+    """*text*, filled up with blanks to *width* columns."""
+    return text + " " * (width - columns_of(text))
 
 
 def to_json(value: Any) -> str:
@@ -181,11 +206,11 @@ def table_lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], width
     """
     body = [[escape(cell(row.get(column))) for column in columns] for row in rows]
     grid = [[column.upper() for column in columns], *body]
-    widths = [max(len(line[index]) for line in grid) for index in range(len(columns))]
-    lines = ["  ".join(text.ljust(size) for text, size in zip(line, widths, strict=True)).rstrip() for line in grid]
+    widths = [max(columns_of(line[index]) for line in grid) for index in range(len(columns))]
+    lines = ["  ".join(pad(text, size) for text, size in zip(line, widths, strict=True)).rstrip() for line in grid]
     if width is None:
         return lines
-    return [line if len(line) <= width else line[: max(1, width - 1)] + "…" for line in lines]
+    return [cut(line, width) for line in lines]
 
 
 def brief(error: str) -> str:

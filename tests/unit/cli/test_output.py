@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbus.cli.output import Output, brief, cell, csv_cell, escape, table_lines, to_json
+from pbus.cli.output import Output, brief, cell, columns_of, csv_cell, cut, escape, pad, table_lines, to_json
 
 ROWS = [
     {"topic": "gift/credit", "ready": 3, "error": None},
@@ -43,6 +43,20 @@ def test_table_is_padded_and_not_cut_when_piped() -> None:
 
 def test_table_is_cut_to_the_width_of_a_terminal() -> None:
     assert table_lines(("topic",), [{"topic": "x" * 50}], 10) == ["TOPIC", "x" * 9 + "…"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"), [("gift", 4), ("用户", 4), ("e\u0301", 1), ("ｇift", 5), ("", 0)]
+)
+def test_text_takes_the_columns_that_a_terminal_gives_it(text: str, columns: int) -> None:
+    assert columns_of(text) == columns
+    assert columns_of(pad(text, 8)) == 8
+
+
+@pytest.mark.parametrize(("width", "shown"), [(9, "没有 用户"), (8, "没有 用…"), (7, "没有 …"), (1, "…")])
+def test_wide_text_is_cut_to_the_columns_that_are_there(width: int, shown: str) -> None:
+    assert cut("没有 用户", width) == shown
+    assert columns_of(shown) <= width
 
 
 def test_json_is_one_document_with_a_version() -> None:
