@@ -99,7 +99,7 @@ def _topic(row: Mapping[str, Any]) -> list[Cell]:
         wait(row["oldest_wait_s"]),
         count(row["done_total"]),
         count(row["failed_total"], "yellow"),
-        (f"{slots['now']} of {limits}", ""),
+        (f"{slots['now']} of {limits}" if slots["max"] else "-", ""),
     ]
 
 

@@ -109,7 +109,9 @@ def _topic(facts: Facts, topic: TopicFact) -> dict[str, Any]:
     now = len(consumers) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
     return {
         **_numbers(name, state, known),
-        "concurrency": {"now": now, "min": topic.at_least, "max": topic.at_most},
+        "concurrency": {
+            "now": now, "min": 0 if topic.pulled else topic.at_least, "max": 0 if topic.pulled else topic.at_most,
+        },
         "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
         "consumers": [child.pid for child in consumers],
         "reason": _reason(facts, state, path, known, worst(lanes)[1]),

@@ -69,6 +69,11 @@ def test_unknown_numbers_are_dashes() -> None:
     assert text.split("\n")[-1].split() == ["gift/credit", "running", *"-------", "1", "of", "1"]
 
 
+def test_topic_that_is_pulled_has_no_slots() -> None:
+    text = shown(answer(topics=[topic("archive", concurrency={"now": 0, "min": 0, "max": 0})]))
+    assert text.split("\n")[-1].split()[-1] == "-"
+
+
 def test_reason_of_a_topic_stands_above_and_cannot_move_the_cursor() -> None:
     text = shown(answer(topics=[topic("web", state="down", reason="refused \x1b[2J")]))
     assert text.split("\n")[1] == "  ! gift/web down: refused \\x1b[2J"

@@ -141,6 +141,12 @@ def test_consumers_are_counted_and_listed(wire: Wire) -> None:
     assert topic["concurrency"]["now"] == 2
 
 
+def test_topic_that_is_pulled_has_no_slots() -> None:
+    pulled = TopicFact(queue="gift", topic="credit", at_least=1, at_most=1, pulled=True)
+    [topic] = build(facts(topics=[pulled]))["topics"]
+    assert topic["concurrency"] == {"now": 0, "min": 0, "max": 0}
+
+
 def test_paused_topic_says_since_when_and_is_no_problem(child: Handle) -> None:
     row = {**ROW, "paused_ms": 1_000_000}
     answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): row}), wall_s=1_659.0))
