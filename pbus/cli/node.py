@@ -7,13 +7,16 @@ failed start has to say is printed where the person is, with ``--daemon`` too.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from pbus.cli.context import Context, pass_context
 from pbus.cli.output import output_option
 from pbus.errors import Exit, NotRunning, PbusError
+
+if TYPE_CHECKING:
+    from pbus.supervisor.control import Refused
 
 _ASK_S: Final = 10.0
 _STOP_SPARE_S: Final = 10.0
@@ -73,12 +76,14 @@ def status(context: Context) -> int:
     Exits with 0 when running, 3 when not running, 4 when degraded.
     """
     from pbus.cli.status_view import document, lines
-    from pbus.supervisor.control import call
+    from pbus.supervisor.control import Refused, call
 
     try:
         answer: dict[str, Any] = call(context.run_dir(), "status", _ASK_S, reads=True)["status"]
     except NotRunning as error:
         raise NotRunning(f"{error}; 'pbus start --daemon' starts it") from None
+    except Refused as error:
+        raise _silent(error, context.run_dir(), "nothing is known of it now") from None
     if context.output.form == "table":
         for line in lines(answer, context.output):
             context.output.line(line)
@@ -97,12 +102,26 @@ def _stop_and_wait(run_dir: str, fast: bool) -> None:
     """
     from pbus.clock import SystemClock
     from pbus.supervisor import lock
-    from pbus.supervisor.control import call
+    from pbus.supervisor.control import Refused, call
 
     clock = SystemClock()
-    answer = call(run_dir, "stop", _ASK_S, fast=fast)
+    try:
+        answer = call(run_dir, "stop", _ASK_S, fast=fast)
+    except Refused as error:
+        raise _silent(error, run_dir, "it has been asked to stop, and does when it goes on") from None
     deadline = clock.monotonic_s() + answer["grace_s"] + _STOP_SPARE_S
     while lock.holder(run_dir):
         if clock.monotonic_s() > deadline:
             raise PbusError(f"pid {answer['pid']} is still there; its log says why")
         clock.sleep(_EVERY_S)
+
+
+def _silent(error: Refused, run_dir: str, then: str) -> PbusError:
+    """*error*, or when nobody answered in time: who it is, and what to do."""
+    from pbus.supervisor import control, lock
+
+    pid = lock.holder(run_dir)
+    if error.exit_status != Exit.TEMPORARY or not pid:
+        return error
+    end = f"'kill -9 {pid}' ends it at once, no job is lost"
+    return control.Refused(f"the master, pid {pid}, does not answer in time (frozen?): {then}; {end}", Exit.TEMPORARY)
