@@ -345,7 +345,7 @@ class Claimer:
         delivery = Delivery(
             id=claim.id, queue=claim.queue, topic=claim.topic, body=b"", attempt=claim.attempts + 1,
             crashes=claim.crashes, redelivered=False, traceparent="", content_type="", first_ms=0, owner=owner,
-            forgiven=claim.forgiven,
+            key=claim.key, forgiven=claim.forgiven,
         )
         verdict = Verdict.UNSURE if claim in self._seen else Verdict.RELEASED
         outcome = Outcome(verdict=verdict, error="the store has forgotten how it ended")

@@ -122,7 +122,7 @@ def settlement_of(dead: Dead, held: Held, rules: Rules, now_ms: int, draw: float
     delivery = Delivery(
         id=held.id, queue=held.queue, topic=held.topic, body=b"", attempt=held.attempts + 1, crashes=held.crashes,
         redelivered=False, traceparent="", content_type="", first_ms=0, owner=str(dead.owner),
-        forgiven=held.forgiven,
+        key=held.key, forgiven=held.forgiven,
     )
     outcome = outcome_of(dead, held)
     if rules.hold and dead.begun is not None and held.id not in dead.begun:

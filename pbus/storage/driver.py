@@ -150,7 +150,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A claim as the store lists it; ``forgiven`` as in Delivery."""
+    """A claim as the store lists it; ``forgiven`` and ``key`` as in Delivery."""
 
     queue: str
     topic: str
@@ -158,6 +158,7 @@ class Held:
     attempts: int
     crashes: int
     forgiven: int = 0
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

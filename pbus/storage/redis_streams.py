@@ -261,7 +261,7 @@ class RedisStreamsDriver(RedisPeople):
             for job_id, state in zip(flat[::2], flat[1::2], strict=True):
                 past = redis_codec.read_state(state)
                 claims.append(
-                    Held(queue.name, topic, job_id.decode(), past.attempts, past.crashes, past.forgiven)
+                    Held(queue.name, topic, job_id.decode(), past.attempts, past.crashes, past.forgiven, past.key)
                 )
         return sorted(claims, key=lambda claim: redis_codec.id_order(claim.id))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import apsw
 
 from pbus.storage.driver import Held, QueueNumbers, TopicNumbers
-from pbus.storage.sqlite_catalog import id_ms, id_text
+from pbus.storage.sqlite_catalog import id_ms, id_text, told_text
 
 _TOPICS = (
     "SELECT q.name, t.name, t.qid, t.tid, q.plain - t.passed - t.holes, t.again, t.waiting, t.delayed, t.running, "
@@ -62,10 +62,13 @@ def backlog(db: apsw.Connection, qid: int) -> int:
 def held(db: apsw.Connection, owner: str) -> list[Held]:
     """See ``Driver.held``."""
     rows = db.execute(
-        "SELECT q.name, t.name, c.id, c.attempts, c.crashes, c.forgiven FROM owners o JOIN claims c USING (oid) "
+        "SELECT q.name, t.name, c.id, c.attempts, c.crashes, c.forgiven, c.key FROM owners o JOIN claims c USING (oid) "
         "JOIN topics t USING (tid) JOIN queues q USING (qid) WHERE o.name = ? ORDER BY c.id, c.tid", (owner,),
     )
-    return [Held(queue, topic, id_text(number), *counts) for queue, topic, number, *counts in rows]
+    return [
+        Held(queue, topic, id_text(number), attempts, crashes, forgiven, told_text(key))
+        for queue, topic, number, attempts, crashes, forgiven, key in rows
+    ]
 
 
 def owners(db: apsw.Connection) -> list[str]:

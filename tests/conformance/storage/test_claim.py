@@ -7,7 +7,7 @@ import pytest
 from pbus.core.job import Move
 from pbus.errors import Conflict, Unavailable
 from pbus.storage.driver import CLAIM_BYTES, Held, Want
-from tests.conformance.storage.world import ALICE, BOB, CAROL, World, gift
+from tests.conformance.storage.world import ALICE, BOB, CAROL, World, asked, gift
 
 
 def test_claim_of_an_empty_topic_answers_nothing(world: World) -> None:
@@ -201,6 +201,14 @@ def test_held_lists_the_open_claims_of_an_owner_oldest_first(world: World) -> No
 
     assert world.store.held(ALICE) == [Held("gift", "mail", ids[0], 0, 0), Held("gift", "credit", ids[2], 0, 0)]
     assert world.store.held("n1/b1/9.9") == []
+
+
+@pytest.mark.parametrize("key", ["k", "user:", "a:b:::\u20ac"])
+def test_held_tells_the_key_of_a_claim(world: World, key: str) -> None:
+    world.push(asked("a", key=key))
+    world.claim()
+
+    assert [one.key for one in world.store.held(ALICE)] == [key]
 
 
 def test_held_tells_what_counted_before_this_claim(world: World) -> None:

@@ -79,8 +79,8 @@ def test_everything_in_an_older_store_can_still_be_done(store: RedisStreamsDrive
     got = store.claim([Want(ALICE, "gift", "credit", 10)])
 
     assert [(one.id, one.body, one.attempt, one.crashes, one.first_ms, one.forgiven) for one in got] == [
-        ("5-1", b"b1", 2, 0, 66, 0), ("5-3", b"b3", 4, 0, 0, 3), ("5-4", b"b4", 3, 1, 77, 0), ("5-5", b"b5", 1, 0, 0, 0),
-        ("7-0", b"c0", 1, 0, 0, 0), ("7-1", b"c1", 1, 0, 0, 0),
+        ("5-1", b"b1", 2, 0, 66, 0), ("5-3", b"b3", 4, 0, 0, 3), ("5-4", b"b4", 3, 1, 77, 0),
+        ("5-5", b"b5", 1, 0, 0, 0), ("7-0", b"c0", 1, 0, 0, 0), ("7-1", b"c1", 1, 0, 0, 0),
     ]
     assert all(store.settle([
         Settlement(owner=ALICE, queue=one.queue, topic=one.topic, id=one.id, move=Move.ACK) for one in got

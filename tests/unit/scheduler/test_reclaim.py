@@ -275,6 +275,20 @@ def test_where_nothing_may_run_twice_the_claims_of_the_dead_are_unknown(scene: S
     ]
 
 
+@pytest.mark.parametrize(
+    ("killable", "key", "move", "delay_s"),
+    [(False, "k", Move.RETRY, 60.0), (False, "", Move.RELEASE, 0.0), (True, "k", Move.RELEASE, 0.0)],
+)
+def test_key_of_what_may_still_run_rests_when_its_caller_is_dead(
+    killable: bool, key: str, move: Move, delay_s: float
+) -> None:
+    """A php-fpm or HTTP handler runs on when the delivery child that called it was killed."""
+    rules = Rules(timeout_s=60.0, killable=killable)
+    settlement = settlement_of(Dead(OWN), Held("gift", "credit", "1000-1", 0, 0, 0, key), rules, 0, 0.0)
+    assert (settlement.move, settlement.counts, settlement.redelivered) == (move, False, True)
+    assert settlement.delay_s == delay_s
+
+
 def test_attempts_that_were_given_back_are_not_counted_of_the_dead_either() -> None:
     dead = Dead(OWN, "1000-1", KILLED)
     rules = Rules(retry=RetryPolicy(attempts=3))
