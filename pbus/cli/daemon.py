@@ -43,7 +43,7 @@ class Foreground:
         for address in app.listening(self._settings):
             self._output.say(f"  listens on {address}")
         self._output.say(f"  logs to {'standard output' if node.log_dir == '-' else node.log_dir}")
-        for problem in problems:
+        for problem in dict.fromkeys(problems):
             self._output.say(f"  problem: {problem}")
 
 

@@ -78,7 +78,7 @@ def build(facts: Facts) -> dict[str, Any]:
         "state": state,
         "node": facts.node,
         "generation": facts.generation,
-        "problems": problems,
+        "problems": list(dict.fromkeys(problems)),        # several children may find the same
         "processes": [dict(facts.master), *(_process(facts, child) for child in facts.children)],
         "topics": [*topics, *orphans],
         "backends": merged(child.backends for child in facts.children),

@@ -113,6 +113,10 @@ def test_any_problem_makes_a_running_bus_degraded() -> None:
     assert build(facts(state="stopping", problems=["x"]))["state"] == "stopping"
 
 
+def test_problem_that_several_children_tell_is_told_once() -> None:
+    assert build(facts(problems=["main is away", "x", "main is away"]))["problems"] == ["main is away", "x"]
+
+
 def test_topic_is_as_bad_as_its_worst_lane(wire: Wire) -> None:
     board = Scoreboard(8)
     good = handle(board, wire, 1, lanes={("gift", "credit"): {"state": "running", "reason": "", "concurrency": 2}})
