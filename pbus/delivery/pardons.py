@@ -2,7 +2,7 @@
 Attempts that are given back after a brake has tripped.
 
 Rule: nothing is held up by it. A delivery that runs at this moment is asked again a little later; what the store
-cannot write now is repeated. ``forgive`` is not idempotent, so a lost answer may give one attempt more than
+cannot write now is repeated, behind the others. ``forgive`` is not idempotent, so a lost answer may give one attempt more than
 was taken, never more than were made.
 """
 
@@ -34,6 +34,7 @@ class _Pardon:
     topic: str
     ids: list[str]
     tries: int = 0
+    failures: int = 0
 
 
 class Pardons:
@@ -62,8 +63,8 @@ class Pardons:
 
     @property
     def idle(self) -> bool:
-        """Everything is written (or given up)."""
-        return not self._queue and not self._busy
+        """Everything is written (or given up), as far as the store takes it: a topic may be gone, or damaged."""
+        return not self._busy and all(pardon.failures >= TRIES for pardon in self._queue)
 
     def run(self, came_back: Callable[[str], None]) -> None:
         """Write for ever; *came_back* is told the queue whose dead may be ready again."""
@@ -79,6 +80,9 @@ class Pardons:
                 except Conflict:
                     self._queue.clear()  # whoever fenced this boot has its deliveries
                 except StorageError:
+                    pardon.failures += 1
+                    self._queue.rotate(-1)  # the next one may be of a topic that can be written
+                    self._busy = False
                     gevent.sleep(backoff.pause_s())
                 except Exception as error:  # noqa: BLE001 a driver's bug costs attempts, not deliveries: said
                     self._log.error("brake.not_forgiven", count=len(pardon.ids), exc_info=error)

@@ -11,7 +11,7 @@ import structlog
 
 from pbus.delivery import pardons
 from pbus.delivery.pardons import CHUNK, Pardons
-from pbus.errors import Conflict
+from pbus.errors import Conflict, Unavailable
 from tests.support.memory_store import AWAY
 
 
@@ -21,6 +21,7 @@ class Store:
     def __init__(self) -> None:
         self.running: set[str] = set()
         self.fail: list[Exception] = []
+        self.gone: set[str] = set()
         self.calls: list[tuple[str, str, int]] = []
         self.given: collections.Counter[str] = collections.Counter()
 
@@ -29,6 +30,8 @@ class Store:
         assert len(set(ids)) == len(ids)
         if self.fail:
             raise self.fail.pop(0)
+        if topic in self.gone:
+            raise Unavailable(f"topic {topic} was never declared to this store")
         self.given.update(job_id for job_id in ids if job_id not in self.running)
         return [job_id not in self.running for job_id in ids]
 
@@ -97,6 +100,18 @@ def test_a_store_that_is_away_is_waited_for(office: Office) -> None:
     office.pardons.grant("gift", "credit", {"1-0": 1})
     office.wait_idle()
     assert office.store.given == {"1-0": 1}
+
+
+def test_a_topic_that_was_removed_keeps_neither_the_others_nor_the_end_of_the_child_waiting(office: Office) -> None:
+    office.store.gone = {"credit"}
+    office.pardons.grant("gift", "credit", {"1-0": 1})
+    office.pardons.grant("gift", "mail", {"2-0": 1})
+    office.wait_idle()
+    assert office.store.given == {"2-0": 1}
+    office.store.gone = set()  # it was made again
+    with gevent.Timeout(5):
+        while not office.store.given["1-0"]:
+            gevent.sleep(0.001)
 
 
 @pytest.mark.parametrize("error", [Conflict("fenced"), TypeError("a bug")])
