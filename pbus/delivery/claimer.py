@@ -240,6 +240,7 @@ class Claimer:
         asked: collections.Counter[Path] = collections.Counter()
         for want in wants:
             asked[want.queue, want.topic] += want.count
+        spared = {path for path in asked if (brake := self._brakes.get(path)) is not None and brake.sparing}
         told = asked.keys() - self._just_looking
         self._just_looking.difference_update(asked)
         self._hungry.difference_update(asked)  # before the call: a bell that rings during it counts
@@ -255,10 +256,9 @@ class Claimer:
             self._seen.add(delivery)
         self._ask_again({(want.queue, want.topic) for want in wants if want.exclusive}, told, by_lane.keys())
         for path, group in by_lane.items():
-            brake = self._brakes.get(path)
-            if brake is not None and brake.sparing:
+            if path in spared:  # one that trips during the call has not let these through
                 for delivery in group:
-                    brake.claimed(delivery.id)
+                    self._brakes[path].claimed(delivery.id)
             if len(group) >= asked[path] or sum(len(delivery.body) for delivery in group) >= CLAIM_BYTES:
                 self._hungry.add(path)
                 self._stirred.set()

@@ -330,6 +330,25 @@ def test_a_due_probe_of_a_lane_without_room_is_waited_for_not_asked_for_without_
     assert room.turn() == ["claim"]
 
 
+def test_what_was_being_claimed_when_the_brake_tripped_is_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = OneLane(room=64)
+    room = Room(lane)
+    room.store.put(*(f"{number}-0" for number in range(1, 9)))
+    claim, now_s = room.store.claim, room.clock.monotonic_s()
+
+    def claim_meanwhile(wants: Sequence[Want]) -> list[Delivery]:
+        room.brake.ended(Ended("0-0", Result.FAILED, "g", "boom"), now_s)
+        return claim(wants)
+
+    monkeypatch.setattr(room.store, "claim", claim_meanwhile)
+    room.turn()
+    assert len(lane.given) == 8
+    for each in lane.given[:-1]:
+        room.brake.ended(Ended(each.id, Result.FAILED, "g", "boom"), now_s)
+    room.clock.advance(1.0)
+    assert room.brake.room(room.clock.monotonic_s(), 64) == 1
+
+
 def test_a_recovering_topic_is_claimed_for_as_far_as_its_brake_allows() -> None:
     room, lane = braked(*(f"{number}-0" for number in range(1, 30)))
     lane.concurrency = 4
