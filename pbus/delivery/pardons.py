@@ -2,8 +2,8 @@
 Attempts that are given back after a brake has tripped.
 
 Rule: nothing is held up by it. A delivery that runs at this moment is asked again a little later; what the store
-cannot write now is repeated, behind the others. ``forgive`` is not idempotent, so a lost answer may give one attempt more than
-was taken, never more than were made.
+cannot write now is repeated, behind the others. ``forgive`` is not idempotent, so a lost answer may give one attempt
+more than was taken, never more than were made.
 """
 
 from __future__ import annotations
