@@ -223,8 +223,12 @@ MISTAKES: list[tuple[list[Words], str]] = [
     ([("PBUS.ADD", "open", BIG)], rf"-TOOBIG open {TOO_BIG}"),
     ([("LPUSH", "old/credit", BIG)], rf'.*"jobs":null,.*"error":"TOOBIG old/credit {TOO_BIG}"'),
     ([("LPUSH", "open")], r"-BADVALUE wrong number of arguments for 'lpush' command: not stored"),
-    ([("XADD", "open", "*", "bdy", "x")], r"-BADVALUE there is no option 'bdy': not stored, there is body"),
-    ([("XADD", "open", "*", "body", "x", "dedupe", "k")], r"-BADVALUE the option 'dedupe' is not yet .*: not stored"),
+    ([("XADD", "open", "*", "bdy", "x")], r"-BADVALUE there is no option 'bdy', did you mean 'body'\?: not stored"),
+    ([("XADD", "open", "*", "body", "x", "delay", "-1")], r"-BADVALUE delay takes whole milliseconds .*: not stored"),
+    ([("PBUS.ADD", "open", "x", "TTL", "1.5")], r"-BADVALUE ttl takes whole milliseconds .*: not stored"),
+    ([("PBUS.ADD", "open", "x", "DEDUPE", "k" * 10240)], r"-BADVALUE dedupe takes at most 256 bytes, .*: not stored"),
+    ([("XADD", "open", "*", "body", "x", "key", "a\0b")], r"-BADVALUE key takes printable text, .*: not stored"),
+    ([("XADD", "open", "*", "body", "x", "dedupe", "")], r"-BADVALUE dedupe is empty, .*: not stored"),
 ]
 GARBAGE: dict[str, tuple[bytes, str]] = {
     "HTTP": (b"POST /gift HTTP/1.1\r\nHost: bus\r\n\r\n", "this port speaks the Redis protocol, not HTTP"),
