@@ -50,14 +50,17 @@ def bury(
 
 
 def drop_above_max(db: apsw.Connection, tid: int) -> None:
-    """Hold the topic's dead_max: the oldest letters go."""
+    """Hold the topic's dead_max: the oldest letters go, a bounded number a call (it may have been lowered)."""
     too_many: Any = db.execute(_TOO_MANY, (tid,)).get
     if too_many is not None and too_many > 0:
-        _drop(db, tid, _END_OF_TIME, too_many)
+        _drop(db, tid, _END_OF_TIME, min(too_many, _AT_ONCE))
 
 
 def drop_old(db: apsw.Connection, now_ms: int) -> None:
-    """Letters beyond their topic's dead_keep, a bounded number a call, and groups that nobody misses."""
+    """Letters beyond their topic's dead_keep or dead_max, a bounded number a call, and groups that nobody misses."""
+    above: list[Any] = db.execute("SELECT tid FROM topics WHERE dead_max > 0 AND dead > dead_max").fetchall()
+    for (tid,) in above:
+        drop_above_max(db, tid)
     keeping: list[Any] = db.execute(
         "SELECT tid, dead_keep_ms FROM topics WHERE dead_keep_ms > 0 AND dead > 0"
     ).fetchall()
@@ -71,6 +74,7 @@ def has_old(db: apsw.Connection, now_ms: int) -> bool:
     return bool(db.execute(
         "SELECT EXISTS (SELECT 1 FROM topics t WHERE dead_keep_ms > 0 AND dead > 0 AND "
         "(SELECT min(at_ms) FROM dead d WHERE d.tid = t.tid) <= ?1 - dead_keep_ms) "
+        "OR EXISTS (SELECT 1 FROM topics WHERE dead_max > 0 AND dead > dead_max) "
         f"OR EXISTS (SELECT 1 FROM dead_groups WHERE {_EMPTY_GROUPS.format('?2')})",
         (now_ms, now_ms - _EMPTY_GROUP_KEEP_MS),
     ).get)

@@ -141,6 +141,9 @@ end
 local function tidy(t)
   local keep_ms = tonumber(redis.call('HGET', queue, 'dead_keep:' .. t.name) or 0)
   if keep_ms > 0 then lib.drop_letters(t, ARGV[3], '(' .. string.format('%.0f', now_ms - keep_ms)) end
+  local dead_max = tonumber(redis.call('HGET', queue, 'dead_max:' .. t.name) or 0)
+  local above = dead_max > 0 and redis.call('ZCARD', t.base .. $dead) - dead_max or 0
+  if above > 0 then lib.drop_letters(t, math.min(above, tonumber(ARGV[3]))) end
   redis.call('ZREMRANGEBYSCORE', t.base .. $rests, '-inf', now_ms)
   if redis.call('HLEN', t.base .. $groups) <= MOST_GROUPS then return end
   local groups = redis.call('HSCAN', t.base .. $groups, '0', 'COUNT', MOST_GROUPS)[2]

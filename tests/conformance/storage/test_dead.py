@@ -122,6 +122,19 @@ def test_oldest_letters_above_dead_max_are_forgotten(world: World) -> None:
     assert (group.count, group.total) == (2, 4)
 
 
+def test_dead_max_that_was_lowered_holds_soon_and_a_part_at_a_time(world: World) -> None:
+    ids = world.buried(*map(str, range(5_000)))
+    world.declare(gift(dead_max=3))
+    world.buried("a")
+    assert world.numbers().dead > 1_000, "one burial does not pay for all"
+    for _ in range(10):
+        world.store.trim()
+
+    assert [letter.id for letter in world.store.dead_letters("gift", "credit")][1:] == ids[:-3:-1]
+    assert (world.numbers().dead, world.numbers().forgotten_total) == (3, 4_998)
+    assert [group.count for group in world.store.dead_groups("gift", "credit")] == [3]
+
+
 def test_dead_max_holds_within_one_call(world: World) -> None:
     world.declare(gift(dead_max=2))
     world.append(*"abcde")
