@@ -95,11 +95,11 @@ def test_one_that_used_what_nobody_wanted_owes_nothing():
     shares = Shares()
     busy, late = shares.join("a/x"), shares.join("b/y")
     shares.began(busy)
-    shares.ended(busy, 0.0, 1000.0)
     served = []
     for number in range(20):
         shares.add(busy, f"a{number}", 1000.0)
         shares.add(late, f"b{number}", 1000.0)
+    shares.ended(busy, 0.0, 1000.0)  # a thousand seconds, in the last of which others came
     for number in range(20):
         flow, _ = shares.next(ANYWHERE) or pytest.fail("somebody waits")
         served.append(flow.path)
