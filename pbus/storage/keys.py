@@ -19,7 +19,9 @@ Of a queue (``pbus:{Q}`` and then)::
     :log                           stream  id -> j: envelope (redis_codec); before it, where the push had any
                                            that outlive it, o: options ``delay_ms:ttl_ms:key``
     :sizes                         stream  first id of an unbroken run of pushes -> z: bytes pushed before it
-    :cursors                       hash    T -> id of the last entry that T has passed in the log
+    :cursors                       hash    T -> id of the last entry that T has passed in the log; ``:side``: some
+                                           topic ever had one of the facts from ``paused`` on, or somebody who
+                                           waits for a key (a claim looks at them only then)
     :taken                         hash    T -> pushed jobs that T has taken; backlog = pushed - min(taken)
     :fenced                        set     boots whose scripts are refused in this queue
     :batch:OWNER                   string  answer to the owner's last append; expires
@@ -31,12 +33,6 @@ Of a queue (``pbus:{Q}`` and then)::
                                    retention_ms, retention_bytes, max_jobs, max_bytes, dedupe_ms: its spec;
                                    low: bytes that every topic has taken at least (a bound, seldom renewed);
                                    format: of states and letters, none in what pbus wrote before it kept that
-      and of each topic            dead_keep:T, dead_max:T: its spec; start:T: the id it started after;
-                                   born:T: the last id when it was made; dropped:T: there is none any more;
-                                   paused:T: since when (ms); fresh:T: deliveries not taken that are not in
-                                   the log before it; cancelled:T: those in the log before it that are;
-                                   bytes:T: of bodies, of the former less of the latter;
-                                   side:T: it ever had one of these (a claim looks at them only then)
 
 Of a topic (``pbus:{Q}:topic:T`` and then)::
 
@@ -55,6 +51,11 @@ Of a topic (``pbus:{Q}:topic:T`` and then)::
     :bodies                        hash    id -> what may outlive the log: of everything in again, delayed,
                                            waiting and dead, and of claims that trim overtook. The envelope;
                                            with options ``o`` length ``:`` options envelope
+    :facts                         hash    dead_keep, dead_max: its spec; start: the id it started after; born: the
+                                           last id when it was made; dropped: there is no such topic any more;
+                                           paused: since when (ms); fresh: deliveries not taken that are not in
+                                           the log before it; cancelled: those in the log before it that are;
+                                           bytes: of bodies, those of the former less those of the latter
     :totals                        hash    done, failed, dead, redelivered, cancelled, expired, forgotten
 
 A *state* is ``attempts:crashes:redelivered:first_ms:forgiven:expires_ms:where:key``. *where* is empty,
@@ -98,6 +99,7 @@ ENDINGS: Final = {
     "groups": ":groups",
     "notes": ":notes",
     "bodies": ":bodies",
+    "facts": ":facts",
     "totals": ":totals",
 }
 """What the scripts put behind ``pbus:{Q}``, or behind it, ``:topic:`` and the name of a topic."""

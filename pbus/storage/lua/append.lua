@@ -31,7 +31,7 @@ for i = 1, #KEYS do
     if not (head[1] and head[2] and head[3] and head[4]) then
       return redis.error_reply('NODECL ' .. ARGV[at])
     end
-    parts[#parts + 1] = {slot = i, root = root, at = at, count = count, head = head, stored = count, gaps = {},
+    parts[#parts + 1] = {slot = i, root = root, at = at, count = count, head = head, stored = count,
       pushed = tonumber(head[1]), bytes = tonumber(head[2]), size = tonumber(ARGV[at + 1])}
     answers[i] = false
   end
@@ -131,18 +131,9 @@ local function careful(part, least, stamp, seq)
   end
 
   read_rows()
-  part.stored = 0
+  part.stored, part.gaps = 0, {}
   local place = 0
   while place < part.count do place = place + span_of(place, rows[place]) end
-end
-
--- Whether all of a part surely has room; counting the bytes of a backlog exactly costs more than this.
-local function surely_fits(part, least)
-  local head = part.head
-  local most, most_bytes = tonumber(head[5] or 0), tonumber(head[6] or 0)
-  if not least then return true end
-  if most > 0 and part.pushed - least + part.count > most then return false end
-  return most_bytes == 0 or part.bytes + part.size - (head[7] or 0) <= most_bytes
 end
 
 for _, part in ipairs(parts) do
@@ -152,7 +143,11 @@ for _, part in ipairs(parts) do
   local stamp = string.format('%.0f-', ms)
   local takens = redis.call('HVALS', root .. $taken)
   local least = slowest(takens)
-  if ARGV[part.at + 3 + count] == '0' and surely_fits(part, least) then
+  -- Whether all of it surely has room; counting the bytes of a backlog exactly costs more than this.
+  local most, most_bytes = tonumber(part.head[5]), tonumber(part.head[6])
+  local fits = not least or ((not most or most == 0 or part.pushed - least + count <= most)
+    and (not most_bytes or most_bytes == 0 or part.bytes + part.size - (part.head[7] or 0) <= most_bytes))
+  if fits and ARGV[part.at + 3 + count] == '0' then
     local log, from = root .. $log, part.at + 3
     for i = 0, count - 1 do
       redis.call('XADD', log, stamp .. (seq + i), 'j', ARGV[from + i])
@@ -167,8 +162,9 @@ for _, part in ipairs(parts) do
       'seq', seq + part.stored - 1, 'bytes', string.format('%.0f', part.bytes))
     redis.call('PUBLISH', root .. $bell, '')
   end
-  local answer = string.format('%s %.0f %.0f %d %.0f %d%s',
-    batch, ms, seq, part.stored, least and part.pushed - least or part.stored, #takens, table.concat(part.gaps))
+  local answer = string.format('%s %.0f %.0f %d %.0f %d',
+    batch, ms, seq, part.stored, least and part.pushed - least or part.stored, #takens)
+  if part.gaps then answer = answer .. table.concat(part.gaps) end
   redis.call('SET', root .. $batch .. owner, answer, 'PX', keep_ms)
   answers[part.slot] = answer
 end

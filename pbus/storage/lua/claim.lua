@@ -3,8 +3,8 @@
 -- KEYS     1 queue
 -- ARGV     1 name of the queue, 2 bytes of bodies after which a want is full, then
 --          a want 5: topic, owner, boot, count, exclusive (1 or 0)
--- returns  a want {back, fresh, lost}: back = {id, state, body, ..} as in bodies, fresh = {id, body, ..}; lost: jobs that
---          were pushed and are in no log any more (deleted by hand); -1: the topic was dropped
+-- returns  a want {back, fresh, lost}: back = {id, state, body, ..} as in bodies, fresh = {id, body, ..}; lost: jobs
+--          that were pushed and are in no log any more (deleted by hand); -1: the topic was dropped
 -- errors   FENCED; NODECL queue. Nothing was written.
 --
 -- A topic that has nothing ready costs reads only. HDEL of nothing, or a ZREM, comes before the first
@@ -30,21 +30,19 @@ for arg = 2, #ARGV - 1, PER_ARGS do
   end
 end
 
-local pushed
 local places = {}
 for arg = 2, #ARGV - 1, PER_ARGS do
   local topic = ARGV[arg + 1]
   if not places[topic] then
-    local facts = redis.call('HMGET', queue, 'pushed', 'side:' .. topic)
-    local place = {name = topic, base = root .. $topic .. topic, side = facts[2],
-      cursor = redis.call('HGET', cursors, topic), taken = tonumber(redis.call('HGET', taken, topic) or nil)}
-    pushed = tonumber(facts[1])
+    local passed = redis.call('HMGET', cursors, topic, ':side')
+    local place = {name = topic, base = root .. $topic .. topic, cursor = passed[1], side = passed[2],
+      taken = tonumber(redis.call('HGET', taken, topic) or nil)}
     if not (place.cursor and place.taken) then
-      if redis.call('HEXISTS', queue, 'dropped:' .. topic) == 0 then return redis.error_reply('NODECL ' .. name) end
-      place.dropped = true
+      place.dropped = redis.call('HEXISTS', place.base .. $facts, 'dropped') == 1
+      if not place.dropped then return redis.error_reply('NODECL ' .. name) end
     elseif place.side then
-      local sides = redis.call('HMGET', queue, 'paused:' .. topic, 'cancelled:' .. topic)
-      place.paused, place.cancelled = sides[1], tonumber(sides[2] or 0) > 0
+      local facts = redis.call('HMGET', place.base .. $facts, 'paused', 'cancelled')
+      place.paused, place.cancelled = facts[1], tonumber(facts[2] or 0) > 0
     end
     places[topic] = place
   end
@@ -74,16 +72,16 @@ local function special()
     local bytes = lib.body_bytes(envelope)
     place.side = true
     if place.cancelled and redis.call('SREM', place.base .. $cancelled, id) == 1 then
-      redis.call('HINCRBY', queue, 'cancelled:' .. place.name, -1)
-      redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)
+      redis.call('HINCRBY', place.base .. $facts, 'cancelled', -1)
+      redis.call('HINCRBY', place.base .. $facts, 'bytes', bytes)
       return nil
     end
     if text == '' then return '' end
     local options = lib.options(text, id)
     local s = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0, expires = options.expires,
       where = string.format('%.0f', bytes), key = options.key}
-    if options.marked and lib.pad(id) > lib.pad(redis.call('HGET', queue, 'born:' .. place.name) or '0-0') then
-      redis.call('HINCRBY', queue, 'bytes:' .. place.name, bytes)  -- it came to the topic when it was pushed
+    if options.marked and lib.pad(id) > lib.born(place) then
+      redis.call('HINCRBY', place.base .. $facts, 'bytes', bytes)  -- it came to the topic when it was pushed
       return nil
     end
     if options.due > lib.now_ms then return lib.shelve(place, id, s, text, envelope, options.due) end
@@ -117,7 +115,7 @@ local function write_claims(place, owner, claims)
 end
 
 local function take_back(place, owner, wanted, got)
-  local again, bodies, back = place.base .. $again, place.base .. $bodies, got.back
+  local again, back = place.base .. $again, got.back
   while got.count < wanted and got.bytes < most_bytes and got.passed < MOST_PASSED do
     local members = redis.call('ZRANGE', again, 0, wanted - got.count - 1)
     if #members == 0 then break end
@@ -126,7 +124,7 @@ local function take_back(place, owner, wanted, got)
       if got.bytes >= most_bytes then break end
       local ms, seq, state = string.match(member, '^0*(%d+)%-0*(%d+)|(.*)$')
       local id = ms .. '-' .. seq
-      local body = redis.call('HGET', bodies, id)
+      local body = redis.call('HGET', place.base .. $bodies, id)
       if not body then
         state = special().bury_lost(place, id, special().read(state))
       elseif string.byte(state) == SPECIAL then
@@ -180,13 +178,13 @@ end
 
 -- A topic that has read to the end has taken all there is, also when entries were deleted by hand.
 local function at_end(place)
-  local wanted = pushed
+  local wanted = tonumber(redis.call('HGET', queue, 'pushed') or nil)
   if place.side then
     place.taken = tonumber(redis.call('HGET', taken, place.name))
-    wanted = pushed and pushed - (redis.call('HGET', queue, 'fresh:' .. place.name) or 0)
+    wanted = wanted and wanted - (redis.call('HGET', place.base .. $facts, 'fresh') or 0)
     if place.cancelled then
       redis.call('DEL', place.base .. $cancelled)
-      redis.call('HDEL', queue, 'cancelled:' .. place.name)
+      redis.call('HDEL', place.base .. $facts, 'cancelled')
     end
   end
   if not wanted or wanted == place.taken then return 0 end

@@ -41,7 +41,8 @@ if not (head[1] and head[2] and head[3] and head[4]) then
     if seen ~= '' and lib.pad(seen) > lib.pad(last) then last = seen end
   end
   local ms, seq = string.match(last, '^(%d+)%-(%d+)$')
-  redis.call('HSET', queue, 'pushed', head[1] or length, 'bytes', head[2] or 0, 'ms', ms, 'seq', seq)
+  redis.call('HSET', queue, 'pushed', head[1] or length, 'bytes', head[2] or 0, 'ms', ms, 'seq', seq,
+    'max_jobs', 0, 'max_bytes', 0, 'low', 0)
   head[1] = head[1] or length
   remade[1] = ''
 else
@@ -101,7 +102,7 @@ local function entries_after(id)
   return count
 end
 
-local function make(topic, start, seen)
+local function make(topic, facts, start, seen)
   local has_cursor, has_taken = redis.call('HGET', cursors, topic), redis.call('HEXISTS', taken, topic) == 1
   if has_cursor and has_taken then return end
   local cursor, lost = '0-0', has_taken or has_cursor or seen ~= ''
@@ -115,24 +116,28 @@ local function make(topic, start, seen)
   local behind = cursor == '0-0' and length or cursor == last and 0 or entries_after(cursor)
   redis.call('HSET', cursors, topic, cursor)
   redis.call('HSET', taken, topic, string.format('%.0f', head[1] - behind))
-  redis.call('HDEL', queue, 'low')
-  if lost then remade[#remade + 1] = topic end
+  redis.call('HSET', queue, 'low', 0)
+  if lost then
+    remade[#remade + 1] = topic
+    redis.call('HSET', cursors, ':side', 1)  -- nobody knows
+  end
   -- Delayed pushes up to born did not come to it when they were pushed.
-  if not (has_cursor or has_taken) then redis.call('HSET', queue, 'start:' .. topic, cursor, 'born:' .. topic, last) end
+  if not (has_cursor or has_taken) then redis.call('HSET', facts, 'start', cursor, 'born', last) end
 end
 
 for i = 8 + boots, #ARGV, 5 do
   local topic, start, seen = ARGV[i], ARGV[i + 1], ARGV[i + 4]
-  local dropped = redis.call('HGET', queue, 'dropped:' .. topic)
+  local facts = lib.topic(topic).base .. $facts
+  local dropped = redis.call('HGET', facts, 'dropped')
   if dropped and ARGV[6] == 'keep' then
     left_out[#left_out + 1] = topic
   else
     if dropped then
-      redis.call('HDEL', queue, 'dropped:' .. topic)
+      redis.call('HDEL', facts, 'dropped')
       seen = ''
     end
-    make(topic, start, seen)
-    redis.call('HSET', queue, 'dead_keep:' .. topic, ARGV[i + 2], 'dead_max:' .. topic, ARGV[i + 3])
+    make(topic, facts, start, seen)
+    redis.call('HSET', facts, 'dead_keep', ARGV[i + 2], 'dead_max', ARGV[i + 3])
   end
 end
 return {remade, left_out}

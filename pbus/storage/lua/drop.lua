@@ -4,17 +4,14 @@
 -- ARGV     1 topic
 -- returns  1, or 0 when there was none of that name
 --
--- What remains is the field dropped, so that children that still know the topic do not take it for lost.
+-- What remains is the fact that it was dropped, so that children that still know the topic do not take it for lost.
 
 local root, topic = string.sub(KEYS[1], 1, -1 - #$queue), ARGV[1]
 local base = root .. $topic .. topic
 if redis.call('HDEL', root .. $cursors, topic) + redis.call('HDEL', root .. $taken, topic) == 0 then return 0 end
-for _, field in ipairs({'dead_keep', 'dead_max', 'start', 'born', 'paused', 'fresh', 'cancelled', 'bytes', 'side'}) do
-  redis.call('HDEL', KEYS[1], field .. ':' .. topic)
-end
-redis.call('HSET', KEYS[1], 'dropped:' .. topic, 1)
 for _, owner in ipairs(redis.call('SMEMBERS', base .. $owners)) do redis.call('UNLINK', base .. $claims .. owner) end
 redis.call('UNLINK', base .. $owners, base .. $again, base .. $delayed, base .. $waiting, base .. $holders,
   base .. $rests, base .. $cancelled, base .. $dead, base .. $grouped, base .. $groups, base .. $notes,
-  base .. $bodies, base .. $totals)
+  base .. $bodies, base .. $totals, base .. $facts)
+redis.call('HSET', base .. $facts, 'dropped', 1)
 return 1

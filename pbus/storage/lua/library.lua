@@ -84,24 +84,29 @@ local function library(root, now_ms)
   -- Bytes of the bodies that the slowest topic has taken, of *bytes* that were pushed.
   function lib.bytes_taken_by_all(bytes)
     local cursors, least = call('HGETALL', root .. $cursors), bytes
-    for i = 1, #cursors, 2 do
-      local entry, taken = call('XRANGE', root .. $log, '(' .. cursors[i + 1], '+', 'COUNT', 1)[1], bytes
+    for i = 1, cursors[1] and #cursors or 0, 2 do
+      local is_topic = cursors[i] ~= ':side'
+      local entry = is_topic and call('XRANGE', root .. $log, '(' .. cursors[i + 1], '+', 'COUNT', 1)[1]
+      local taken = bytes
       if entry then
         local _, envelope = lib.fields(entry)
         taken = lib.bytes_before(entry[1], envelope) or bytes
       end
-      least = math.min(least, taken - (call('HGET', queue, 'bytes:' .. cursors[i]) or 0))
+      least = math.min(least, taken - (call('HGET', lib.topic(cursors[i]).base .. $facts, 'bytes') or 0))
     end
     return math.max(0, least)
   end
+
+  -- Delayed pushes up to this id, padded, did not come to the topic when they were pushed.
+  function lib.born(t) return lib.pad(call('HGET', t.base .. $facts, 'born') or '0-0') end
 
   function lib.count(t, total, by) call('HINCRBY', t.base .. $totals, total, by or 1) end
 
   -- One that is not taken is outside the log before the cursor. *passed*: the cursor went over it.
   function lib.set_aside(t, bytes, passed)
-    call('HSET', queue, 'side:' .. t.name, 1)
-    call('HINCRBY', queue, 'fresh:' .. t.name, 1)
-    if passed then call('HINCRBY', queue, 'bytes:' .. t.name, bytes) end
+    call('HSET', root .. $cursors, ':side', 1)
+    call('HINCRBY', t.base .. $facts, 'fresh', 1)
+    if passed then call('HINCRBY', t.base .. $facts, 'bytes', bytes) end
   end
 
   -- It is taken now, if it was not before.
@@ -110,8 +115,8 @@ local function library(root, now_ms)
     if not bytes then return end
     s.where = ''
     call('HINCRBY', root .. $taken, t.name, 1)
-    call('HINCRBY', queue, 'fresh:' .. t.name, -1)
-    call('HINCRBY', queue, 'bytes:' .. t.name, 0 - bytes)
+    call('HINCRBY', t.base .. $facts, 'fresh', -1)
+    call('HINCRBY', t.base .. $facts, 'bytes', 0 - bytes)
   end
 
   -- Try to hold a key: nil when another one does, else the ms until which it rests (0: it does not).
@@ -130,7 +135,7 @@ local function library(root, now_ms)
   end
 
   function lib.wait(t, id, s)
-    call('HSET', queue, 'side:' .. t.name, 1)
+    call('HSET', root .. $cursors, ':side', 1)
     call('ZADD', t.base .. $waiting, 0, s.key .. '\0' .. lib.pad(id) .. '|' .. lib.write(s))
   end
 
@@ -225,7 +230,7 @@ local function library(root, now_ms)
   function lib.bury(t, id, s, reason, fingerprint, text)
     lib.rebury(t, lib.pad(id), now_ms, lib.write(s), reason, fingerprint, text)
     lib.count(t, 'dead')
-    local most = tonumber(call('HGET', queue, 'dead_max:' .. t.name) or 0)
+    local most = tonumber(call('HGET', t.base .. $facts, 'dead_max') or 0)
     local above = most > 0 and call('ZCARD', t.base .. $dead) - most or 0
     if above > 0 then lib.drop_letters(t, math.min(above, 1000)) end
   end
@@ -252,7 +257,8 @@ local function library(root, now_ms)
       local body = call('HGET', t.base .. $bodies, id)
       local key = body and lib.options(lib.unpacked(body), id).key or ''
       local from = key .. '\0' .. padded
-      member = key ~= '' and call('ZRANGEBYLEX', t.base .. $waiting, '[' .. from .. '|', '(' .. from .. '}', 'LIMIT', 0, 1)[1]
+      local found = call('ZRANGEBYLEX', t.base .. $waiting, '[' .. from .. '|', '(' .. from .. '}', 'LIMIT', 0, 1)
+      member = key ~= '' and found[1]
       if member then return 'waiting', lib.read(string.sub(member, #from + 2)), member end
     end
     local cursor = call('HGET', root .. $cursors, t.name)
@@ -260,7 +266,7 @@ local function library(root, now_ms)
     local entry = call('XRANGE', root .. $log, id, id)[1]
     if not entry or call('SISMEMBER', t.base .. $cancelled, id) == 1 then return nil end
     local options = lib.options(lib.fields(entry), id)
-    if options.marked and padded > lib.pad(call('HGET', queue, 'born:' .. t.name) or '0-0') then return nil end
+    if options.marked and padded > lib.born(t) then return nil end
     return 'log', lib.read('0:0:0:0:0:' .. string.format('%.0f', options.expires) .. ':l:' .. options.key), entry
   end
 

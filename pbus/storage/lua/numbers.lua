@@ -13,7 +13,7 @@ local queue = KEYS[1]
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local lib = library(root, now_ms)
-local pushed = tonumber(redis.call('HGET', queue, 'pushed') or 0)
+local pushed, side = tonumber(redis.call('HGET', queue, 'pushed') or 0), redis.call('HGET', root .. $cursors, ':side')
 
 local function running(t)
   local count = 0
@@ -38,9 +38,9 @@ local function entries_after(cursor, count)
 end
 
 -- The age of the first entry of the log that the topic will not pass over.
-local function age_in_log(t, side)
+local function age_in_log(t)
   local cursor = redis.call('HGET', root .. $cursors, t.name) or '0-0'
-  local born = lib.pad(redis.call('HGET', queue, 'born:' .. t.name) or '0-0')
+  local born = lib.born(t)
   local looked, page = 0, 1
   while looked < LOOK do
     local entries = entries_after(cursor, page)
@@ -57,7 +57,7 @@ local function age_in_log(t, side)
   return age_ms(cursor)
 end
 
-local function oldest_ms(t, behind, side, due)
+local function oldest_ms(t, behind, due)
   local oldest = age_ms(redis.call('ZRANGE', t.base .. $again, 0, 0)[1])
   for _, padded in ipairs(due > 0 and redis.call('ZRANGE', t.base .. $delayed, 0, math.min(due, LOOK) - 1) or {}) do
     oldest = math.max(oldest, age_ms(padded))
@@ -65,20 +65,20 @@ local function oldest_ms(t, behind, side, due)
   for _, member in ipairs(side and redis.call('ZRANGE', t.base .. $waiting, 0, LOOK - 1) or {}) do
     oldest = math.max(oldest, age_ms(string.match(member, '%z(%d+%-%d+|)')))
   end
-  return behind > 0 and math.max(oldest, age_in_log(t, side)) or oldest
+  return behind > 0 and math.max(oldest, age_in_log(t)) or oldest
 end
 
 local function row(t)
   local taken = redis.call('HGET', root .. $taken, t.name)
   if not taken then return false end
-  local facts = redis.call('HMGET', queue, 'side:' .. t.name, 'fresh:' .. t.name, 'paused:' .. t.name)
-  local behind = math.max(0, pushed - taken - (facts[2] or 0))
+  local facts = redis.call('HMGET', t.base .. $facts, 'fresh', 'paused')
+  local behind = math.max(0, pushed - taken - (facts[1] or 0))
   local delayed, due = redis.call('ZCARD', t.base .. $delayed), 0
   if delayed > 0 then due = redis.call('ZCOUNT', t.base .. $delayed, '-inf', now_ms) end
   local ready = behind + redis.call('ZCARD', t.base .. $again) + due
-  if facts[1] then ready = ready + redis.call('ZCARD', t.base .. $waiting) end
+  if side then ready = ready + redis.call('ZCARD', t.base .. $waiting) end
   local answer = {ready, running(t), delayed - due, redis.call('ZCARD', t.base .. $dead),
-    oldest_ms(t, behind, facts[1], due), tonumber(facts[3] or 0)}
+    oldest_ms(t, behind, due), tonumber(facts[2] or 0)}
   local totals = redis.call('HMGET', t.base .. $totals,
     'done', 'failed', 'dead', 'redelivered', 'cancelled', 'expired', 'forgotten')
   for i = 1, #totals do answer[#answer + 1] = tonumber(totals[i] or 0) end

@@ -42,14 +42,14 @@ end
 
 -- Everything after the cursor, without reading it: how much that is, is counted already.
 local function log()
-  local head = redis.call('HMGET', KEYS[1], 'pushed', 'ms', 'seq', 'fresh:' .. t.name)
-  local fresh = tonumber(head[4] or 0)
+  local head = redis.call('HMGET', KEYS[1], 'pushed', 'ms', 'seq')
+  local fresh = tonumber(redis.call('HGET', t.base .. $facts, 'fresh') or 0)
   local count = head[1] - redis.call('HGET', root .. $taken, t.name) - fresh
   if count <= 0 then return 0 end
   redis.call('HSET', root .. $cursors, t.name, head[2] .. '-' .. head[3])
   redis.call('HINCRBY', root .. $taken, t.name, count)
   redis.call('DEL', t.base .. $cancelled)
-  redis.call('HDEL', KEYS[1], 'cancelled:' .. t.name, 'bytes:' .. t.name)
+  redis.call('HDEL', t.base .. $facts, 'cancelled', 'bytes')
   lib.count(t, 'cancelled', count)
   return count
 end

@@ -2,9 +2,9 @@
 --
 -- KEYS     1 queue
 -- ARGV     1 name of the queue, 2 bytes of bodies after which it stops, then ids in order
--- returns  a job {id, body as in bodies, a topic {name, place, state, detail, owner}}; place: again, delayed (detail: due,
---          ms), waiting, log, dead (detail: since, ms; state: the letter), claims (owner), ended. Jobs without a body and
---          topics that never were to get it are left out.
+-- returns  a job {id, body as in bodies, a topic {name, place, state, detail, owner}}; place: again, delayed (detail:
+--          due, ms), waiting, log, dead (detail: since, ms; state: the letter), claims (owner), ended. Jobs without a
+--          body and topics that never were to get it are left out.
 -- errors   NODECL queue
 
 local root, most_bytes = string.sub(KEYS[1], 1, -1 - #$queue), tonumber(ARGV[2])
@@ -14,7 +14,7 @@ local topics = {}
 for _, name in ipairs(redis.call('HKEYS', root .. $taken)) do
   local t = lib.topic(name)
   t.owners = redis.call('SMEMBERS', t.base .. $owners)
-  t.start = lib.pad(redis.call('HGET', KEYS[1], 'start:' .. name) or '0-0')
+  t.start = lib.pad(redis.call('HGET', t.base .. $facts, 'start') or '0-0')
   topics[#topics + 1] = t
 end
 

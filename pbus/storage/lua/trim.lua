@@ -43,8 +43,9 @@ local function first_untaken()
   local head = redis.call('HMGET', queue, 'ms', 'seq')
   if not (head[1] and head[2]) then return nil end
   local least = head[1] .. '-' .. head[2]
-  for _, cursor in ipairs(redis.call('HVALS', cursors)) do
-    if before(cursor, least) then least = cursor end
+  local passed = redis.call('HGETALL', cursors)
+  for i = 1, #passed, 2 do
+    if passed[i] ~= ':side' and before(passed[i + 1], least) then least = passed[i + 1] end
   end
   return after(least)
 end
@@ -118,9 +119,10 @@ end
 
 -- A topic to which nothing in the log is left goes over the rest by itself: cancelled and delayed entries.
 local function pass_over(t)
-  local head = redis.call('HMGET', queue, 'side:' .. t.name, 'pushed', 'fresh:' .. t.name)
+  local pushed, side = redis.call('HGET', queue, 'pushed'), redis.call('HGET', cursors, ':side')
+  local fresh = redis.call('HGET', t.base .. $facts, 'fresh') or 0
   local taken = redis.call('HGET', root .. $taken, t.name)
-  if not (head[1] and head[2] and taken) or head[2] - taken - (head[3] or 0) > 0 then return end
+  if not (side and pushed and taken) or pushed - taken - fresh > 0 then return end
   local start, bytes, cancelled, entries = redis.call('HGET', cursors, t.name), 0, 0, nil
   local cursor = start
   repeat
@@ -133,15 +135,15 @@ local function pass_over(t)
   until #entries < 16 or bytes > most_bytes
   if cursor == start then return end
   redis.call('HSET', cursors, t.name, cursor)
-  redis.call('HINCRBY', queue, 'cancelled:' .. t.name, 0 - cancelled)
-  redis.call('HINCRBY', queue, 'bytes:' .. t.name, bytes)
+  redis.call('HINCRBY', t.base .. $facts, 'cancelled', 0 - cancelled)
+  redis.call('HINCRBY', t.base .. $facts, 'bytes', bytes)
 end
 
 -- What is kept for a time only, of one topic.
 local function tidy(t)
-  local keep_ms = tonumber(redis.call('HGET', queue, 'dead_keep:' .. t.name) or 0)
+  local keep_ms = tonumber(redis.call('HGET', t.base .. $facts, 'dead_keep') or 0)
   if keep_ms > 0 then lib.drop_letters(t, ARGV[3], '(' .. string.format('%.0f', now_ms - keep_ms)) end
-  local dead_max = tonumber(redis.call('HGET', queue, 'dead_max:' .. t.name) or 0)
+  local dead_max = tonumber(redis.call('HGET', t.base .. $facts, 'dead_max') or 0)
   local above = dead_max > 0 and redis.call('ZCARD', t.base .. $dead) - dead_max or 0
   if above > 0 then lib.drop_letters(t, math.min(above, tonumber(ARGV[3]))) end
   redis.call('ZREMRANGEBYSCORE', t.base .. $rests, '-inf', now_ms)
@@ -158,7 +160,8 @@ for i = 5, #ARGV do
   pass_over(lib.topic(ARGV[i]))
 end
 for i = 5, #ARGV do
-  if redis.call('HEXISTS', cursors, ARGV[i]) == 0 and redis.call('HEXISTS', queue, 'dropped:' .. ARGV[i]) == 0 then
+  local dropped = redis.call('HEXISTS', lib.topic(ARGV[i]).base .. $facts, 'dropped') == 1
+  if not dropped and redis.call('HEXISTS', cursors, ARGV[i]) == 0 then
     return redis.error_reply('NODECL ' .. ARGV[4])
   end
 end
