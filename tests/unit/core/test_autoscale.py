@@ -16,6 +16,8 @@ from pbus.core.autoscale_terms import (
 RULES = TopicRules(least=1, most=32)
 BUSY = TopicSample(arrivals_per_s=200.0, done_per_s=200.0, service_s=0.05, running=10, places=10)
 """Ten places are busy, and the spare is missing."""
+CALLS = replace(RULES, most=64, kind=Kind.CALLS, backend="php")
+HUNGRY = replace(BUSY, ready=20_000)
 MIB = 1024 * 1024
 
 
@@ -162,11 +164,15 @@ class Backend:
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
+        self.service_s = 0.02
 
     def sample(self, places: int) -> TopicSample:
-        waiting = max(1.0, places / self.processes)
-        return TopicSample(arrivals_per_s=800.0, done_per_s=places / (0.02 * waiting), service_s=0.02 * waiting,
+        service_s = self.service_s * max(1.0, places / self.processes)
+        return TopicSample(arrivals_per_s=800.0, done_per_s=places / service_s, service_s=service_s,
                            ready=5000, running=places, places=places)
+
+    def queue(self, places: int) -> dict[str, BackendSample]:
+        return {"php": BackendSample(listen_queue=max(0, places - self.processes))}
 
 
 def test_a_backend_that_grows_is_used_and_one_that_shrinks_is_spared() -> None:
@@ -182,6 +188,33 @@ def test_a_backend_that_grows_is_used_and_one_that_shrinks_is_spared() -> None:
     assert wanted[0] in (5, 6)
     assert 16 <= wanted[1] <= 21
     assert wanted[2] in (5, 6)
+
+
+def test_a_limit_that_holds_is_tried_with_fewer_now_and_then_and_given_up_when_that_is_not_faster() -> None:
+    """A full backend of 4; later it has room for everybody, but a job takes 28 ms, whatever the number at once."""
+    node, backend, places, wanted = Node(t=replace(RULES, most=30)), Backend(4), 1, []
+    node.settle(t=TopicSample(arrivals_per_s=10, done_per_s=10, service_s=0.02, places=1))
+    for tick in range(150):
+        if tick == 60:
+            backend.processes, backend.service_s = 1000, 0.028
+        decision = node.tick(t=backend.sample(places)).topics["t"]
+        places = decision.wanted
+        wanted.append(places)
+
+    assert wanted[59] in (5, 6)
+    assert wanted[-1] == 30
+
+
+def test_a_listen_queue_tells_of_a_full_backend_that_was_never_seen_otherwise() -> None:
+    """From the first sample on 16 calls are made to 4 processes: latency has nothing to be compared with."""
+    node, backend, places = Node(t=replace(CALLS, least=1)), Backend(4), 16
+    order = {"t": Override(least=16, most=16, until_wall_s=10.0)}
+    for second in range(60):
+        plan = node.tick(backends=backend.queue(places), overrides=order, wall_s=float(second),
+                         t=backend.sample(places))
+        places = plan.topics["t"].wanted
+
+    assert places in (5, 6)
 
 
 # -- orders of people -----------------------------------------------------------------------------------
@@ -217,10 +250,6 @@ def test_an_order_takes_effect_at_once_on_a_topic_at_rest_and_ends_by_itself() -
 # -- what is shared -------------------------------------------------------------------------------------
 
 
-CALLS = replace(RULES, most=64, kind=Kind.CALLS, backend="php")
-HUNGRY = replace(BUSY, ready=20_000)
-
-
 def test_connections_of_a_backend_go_by_weight() -> None:
     node = Node(t=CALLS, u=replace(CALLS, weight=3))
 
@@ -245,6 +274,14 @@ def test_business_systems_share_first_whatever_number_of_topics_they_have() -> N
     plan = node.settle(backends={"php": BackendSample(connections=40)}, a=HUNGRY, b=HUNGRY, c=HUNGRY)
 
     assert [plan.topics[path].wanted for path in "abc"] == [20, 10, 10]
+
+
+def test_a_business_system_gets_by_its_weight() -> None:
+    node = Node(a=replace(CALLS, system="one", system_weight=3), b=replace(CALLS, system="two"))
+
+    plan = node.settle(backends={"php": BackendSample(connections=40)}, a=HUNGRY, b=HUNGRY)
+
+    assert [plan.topics[path].wanted for path in "ab"] == [30, 10]
 
 
 def test_memory_ends_the_number_of_processes() -> None:

@@ -28,6 +28,10 @@ def turns(numbers: Sequence[int]) -> int:
     return sum(one * two < 0 for one, two in itertools.pairwise(steps))
 
 
+def changes(numbers: Sequence[int]) -> int:
+    return sum(before != after for before, after in itertools.pairwise(numbers))
+
+
 class Step:
     """10 jobs/s, then as many as 16 handlers can do, then 10 again. *phase_s*: the step comes so long after a tick."""
 
@@ -113,6 +117,7 @@ def test_a_full_backend_gets_no_more_than_it_can_use_and_does_as_much_as_with_th
 
     assert max(run.wanted[40:]) <= 6
     assert done_late(run) >= 0.95 * best
+    assert changes(run.wanted[60:]) <= 12  # two for each probe, and few besides
     assert run.moments[-1].decision.limited_by is Limit.LATENCY
     assert "only slower" in run.moments[-1].decision.reason
     assert run.interrupted == 0
