@@ -436,7 +436,7 @@ def test_random_interleavings_lose_and_invent_nothing(place: Place) -> None:
     run_state_machine_as_test(
         machine,
         settings=hypothesis.settings(
-            max_examples=figure(80, nightly=1500), stateful_step_count=80, deadline=None, print_blob=True,
+            max_examples=figure(60, nightly=1500), stateful_step_count=80, deadline=None, print_blob=True,
             suppress_health_check=list(hypothesis.HealthCheck),
         ),
     )

@@ -1,19 +1,13 @@
-"""What people and producers do to deliveries: cancel, purge, revive, accept, forget, forgive, pause, drop."""
+"""What people and producers do to deliveries: cancel, purge, revive, accept, forget, forgive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 
 import pytest
 
 from pbus.core.job import Delivery, Move
 from pbus.errors import Unavailable
-from pbus.storage.driver import Bell
-from tests.conformance.storage.world import World, accounted, asked, gift, pass_ms, settlement
-from tests.support.waiting import until
-
-NOBODYS = ["1-0", "99999999999999-0", "1700000000000-99999999999999999999", "rubbish", "", "1-2-3", "-5", "0-0"]
-
+from tests.conformance.storage.world import NOBODYS, World, accounted, asked, gift, pass_ms
 
 def dead_one(world: World, attempts: int = 1, **how: object) -> Delivery:
     """A dead delivery that was tried so often."""
@@ -26,15 +20,6 @@ def dead_one(world: World, attempts: int = 1, **how: object) -> Delivery:
     return delivery
 
 
-def rings(world: World, act: Callable[[], object]) -> bool:
-    """Whether an ear that has heard everything so far hears *act*."""
-    ear: Bell = world.driver(gift()).bell("delivery.0", ["gift"])
-    try:
-        until(lambda: ear.wait(0.05) == frozenset(), 5.0, "it is quiet")
-        act()
-        return ear.wait(5.0) == {"gift"}
-    finally:
-        ear.close()
 
 
 # -- cancel
@@ -234,7 +219,7 @@ def test_revived_delivery_counts_on(world: World) -> None:
 def test_revive_rings_the_bell(world: World) -> None:
     dead = dead_one(world)
 
-    assert rings(world, lambda: world.store.revive("gift", "credit", [dead.id]))
+    assert world.rings(lambda: world.store.revive("gift", "credit", [dead.id]))
 
 
 def test_revive_twice_takes_effect_once(world: World) -> None:
@@ -352,7 +337,7 @@ def test_forgive_of_what_was_never_tried_changes_nothing(world: World) -> None:
 def test_forgiven_dead_delivery_waits_again(world: World) -> None:
     dead = dead_one(world, attempts=3)
 
-    assert rings(world, lambda: world.store.forgive("gift", "credit", [dead.id]))
+    assert world.rings(lambda: world.store.forgive("gift", "credit", [dead.id]))
 
     assert world.where() == (1, 0, 0, 0)
     (again,) = world.claim()
@@ -397,211 +382,3 @@ def test_topics_that_nobody_declared_are_refused(world: World, queue: str) -> No
         store.pause(queue, "nobody", True)
     with pytest.raises(Unavailable):
         store.cancel("nowhere", "", ["1-0"])
-
-
-# -- pause
-
-
-def test_paused_topic_is_not_claimed_from_until_it_is_resumed(world: World) -> None:
-    world.declare(gift("credit", "mail"))
-    world.append("a", "b")
-    other = world.driver(gift("credit", "mail"), node="n1")
-    (running,) = world.claim(1)
-    other.pause("gift", "credit", True)
-
-    assert world.bodies() == []
-    assert world.bodies(topic="mail") == ["a", "b"]
-    assert world.settle(running, Move.RELEASE)
-    assert world.bodies() == []
-    world.store.pause("gift", "credit", False)
-    assert world.bodies() == ["a", "b"]
-
-
-def test_paused_topic_takes_pushes_and_counts_in_the_backlog(world: World) -> None:
-    world.store.pause("gift", "credit", True)
-
-    assert world.append("a")[0].backlog == 1
-    assert world.store.backlog("gift") == 1
-    assert world.where() == (1, 0, 0, 0)
-
-
-def test_pause_tells_since_when_and_does_not_begin_anew(world: World) -> None:
-    assert world.numbers().paused_ms == 0
-    world.store.pause("gift", "credit", True)
-    since = world.numbers().paused_ms
-    pass_ms(3)
-    world.store.pause("gift", "credit", True)
-    again = world.numbers().paused_ms
-    world.store.pause("gift", "credit", False)
-    world.store.pause("gift", "credit", False)
-
-    assert since > 1_600_000_000_000
-    assert again == since
-    assert world.numbers().paused_ms == 0
-
-
-def test_pause_survives_a_restart_and_a_declaration(world: World) -> None:
-    world.append("a")
-    world.store.pause("gift", "credit", True)
-    world.reopen()
-    world.declare(gift())
-
-    assert world.bodies() == []
-
-
-def test_resume_rings_the_bell(world: World) -> None:
-    world.append("a")
-    world.store.pause("gift", "credit", True)
-
-    assert rings(world, lambda: world.store.pause("gift", "credit", False))
-
-
-def test_delayed_jobs_of_a_paused_topic_become_ready_and_wait(world: World) -> None:
-    world.store.pause("gift", "credit", True)
-    world.ask("a", delay_ms=1)
-    world.promoted(1)
-
-    assert world.bodies() == []
-    assert world.where() == (1, 0, 0, 0)
-
-
-# -- drop
-
-
-def test_dropped_topic_is_gone_with_everything_of_it(world: World) -> None:
-    world.declare(gift("credit", "mail"))
-    world.append("a", "b", "c")
-    world.push(asked("k", key="k"), asked("later", delay_ms=3_600_000))
-    world.settle(world.claim(1, "mail")[0], Move.BURY, reason="failed")
-    world.claim(1, "mail")
-
-    assert world.store.drop_topic("gift", "mail")
-
-    assert world.store.numbers().keys() == {("gift", "credit")}
-    assert [held.topic for held in world.store.held("n1/b1/1.1")] == []
-    assert world.store.owners() == []
-    assert world.append("d")[0].topics == 1
-    with pytest.raises(Unavailable):
-        world.claim(1, "mail")
-    assert world.bodies() == ["a", "b", "c", "k", "d"]
-
-
-def test_drop_of_a_topic_that_is_not_there_answers_false(world: World) -> None:
-    assert not world.store.drop_topic("gift", "nobody")
-    assert not world.store.drop_topic("nowhere", "credit")
-
-
-def test_late_settle_of_a_dropped_topic_changes_nothing_and_stops_no_other(world: World) -> None:
-    world.declare(gift("credit", "mail"))
-    world.append("a")
-    (late,), (other,) = world.claim(1, "mail"), world.claim(1)
-    world.store.drop_topic("gift", "mail")
-
-    answers = world.store.settle([settlement(late, Move.ACK), settlement(other, Move.ACK)])
-
-    assert answers == [False, True]
-
-
-def test_dropped_topic_that_is_declared_again_is_empty_and_counts_from_zero(world: World) -> None:
-    world.declare(gift("credit", "mail"))
-    world.append("a")
-    world.store.pause("gift", "mail", True)
-    world.store.drop_topic("gift", "mail")
-    world.declare(gift("credit", "mail"))
-
-    assert world.where("mail") == (0, 0, 0, 0)
-    assert accounted(world.numbers("mail")) == 0
-    assert world.numbers("mail").paused_ms == 0
-    world.append("b")
-    assert world.bodies(topic="mail") == ["b"]
-
-
-def test_dropped_topic_stops_no_trim(world: World) -> None:
-    world.declare(gift("credit", "mail", retention_s=0.0, retention_bytes=0))
-    pushed = world.append("a")[0]
-    world.settle(world.claim()[0], Move.ACK)
-    world.store.drop_topic("gift", "mail")
-    pass_ms(2)
-    while world.store.trim():
-        pass
-
-    assert world.store.job("gift", pushed.id) is None
-
-
-def test_another_process_meets_a_dropped_topic(world: World) -> None:
-    world.declare(gift("credit", "mail"))
-    other = world.driver(gift("credit", "mail"))
-    world.store.drop_topic("gift", "mail")
-    world.append("a")
-
-    assert other.numbers().keys() == {("gift", "credit")}
-    other.declare([gift("credit", "mail")])
-    assert world.where("mail") == (0, 0, 0, 0)
-
-
-# -- look
-
-
-def test_job_shows_where_it_is_in_each_topic(world: World) -> None:
-    world.declare(gift("ready", "running", "delayed", "dead", "done"))
-    pushed = world.ask("body", key="k", ttl_ms=3_600_000)
-    for topic, move in (("delayed", Move.RETRY), ("dead", Move.BURY), ("done", Move.ACK)):
-        world.settle(world.claim(1, topic)[0], move, counts=True, delay_s=60.0, reason="failed", error="no")
-    world.claim(1, "running")
-
-    record = world.store.job("gift", pushed.id)
-
-    assert record is not None
-    assert (record.id, record.queue, record.body, record.key) == (pushed.id, "gift", b"body", "k")
-    assert {topic: record.topics[topic].state for topic in ("ready", "running", "delayed", "dead", "done")} == {
-        "ready": "ready", "running": "running", "delayed": "delayed", "dead": "dead", "done": "ended",
-    }
-    assert record.topics["running"].owner == "n1/b1/1.1"
-    assert record.topics["delayed"].attempts == 1
-    assert record.topics["delayed"].due_ms > record.topics["dead"].at_ms
-    assert (record.topics["dead"].reason, record.topics["dead"].error) == ("failed", "no")
-
-
-def test_job_that_waits_for_its_key_is_ready(world: World) -> None:
-    world.ask("a", key="k")
-    pushed = world.ask("b", key="k")
-    world.claim(5)
-
-    record = world.store.job("gift", pushed.id)
-    assert record is not None
-    assert record.topics["credit"].state == "ready"
-
-
-@pytest.mark.parametrize("job_id", NOBODYS)
-def test_job_that_nobody_pushed_is_none(world: World, job_id: str) -> None:
-    world.append("a")
-
-    assert world.store.job("gift", job_id) is None
-
-
-def test_cancelled_and_expired_jobs_have_ended(world: World) -> None:
-    cancelled = world.append("a")[0].id
-    expired = world.ask("b", ttl_ms=1).id
-    world.store.cancel("gift", "credit", [cancelled])
-    pass_ms(3)
-    assert world.bodies() == []
-
-    for job_id in (cancelled, expired):
-        record = world.store.job("gift", job_id)
-        assert record is not None
-        assert record.topics["credit"].state == "ended"
-
-
-def test_jobs_are_paged_in_order_also_those_put_aside(world: World) -> None:
-    world.declare(gift(retention_s=0.0, retention_bytes=0))
-    first = world.buried("dead")
-    rest = [one.id for one in world.append("b", "c", "d")]
-    while world.store.trim():
-        pass
-    seen, after = [], ""
-    while page := world.store.jobs("gift", after, limit=2):
-        assert len(page) <= 2
-        seen += [(record.id, record.body) for record in page]
-        after = page[-1].id
-
-    assert seen == list(zip(first + rest, [b"dead", b"b", b"c", b"d"], strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,9 @@ ALICE = "n1/b1/1.1"
 BOB = "n1/b1/2.2"
 CAROL = "n1/b2/1.1"
 """Two processes of one boot, one of another."""
+
+NOBODYS = ["1-0", "99999999999999-0", "1700000000000-99999999999999999999", "rubbish", "", "1-2-3", "-5", "0-0"]
+"""Job ids that no store gave out, and what is none."""
 
 
 def gift(*topics: str, name: str = "gift", start: str = "now", retention_s: float = 3600.0,
@@ -154,6 +157,16 @@ class World:
 
     def numbers(self, topic: str = "credit", queue: str = "gift") -> TopicNumbers:
         return self.store.numbers()[queue, topic]
+
+    def rings(self, act: Callable[[], object]) -> bool:
+        """Whether an ear at queue ``gift`` that has heard everything so far hears *act*."""
+        ear = self.driver(gift()).bell("delivery.0", ["gift"])
+        try:
+            until(lambda: ear.wait(0.05) == frozenset(), 5.0, "it is quiet")
+            act()
+            return ear.wait(5.0) == {"gift"}
+        finally:
+            ear.close()
 
     def close(self) -> None:
         for store in self._drivers:
