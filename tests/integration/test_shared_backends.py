@@ -51,6 +51,12 @@ def pools(stack: contextlib.ExitStack, **backend: Any) -> Backends:
     return made
 
 
+def all_pinged(*lanes: Calls) -> None:
+    """Each address is pinged by itself, and shut for a topic until it has answered."""
+    for each in lanes:
+        eventually(lambda lane=each.lane: lane.wants() and not lane._flow.shut, 5.0, "all were pinged")
+
+
 class Node:
     """The delivery children of a node and the master between them: what one tells the others hear."""
 
@@ -108,6 +114,7 @@ def test_rate_of_a_backend_bounds_all_of_its_topics_together_and_none_is_left_ou
     stub = application(stack)
     backends = pools(stack, fastcgi=[stub.address], rate_per_s=100.0)
     lanes = [calls(stack, backends, topic=f"t{n}", slots=4) for n in range(3)]
+    all_pinged(*lanes)
     begun_s = SystemClock().monotonic_s()
     feeders = [gevent.spawn(each.run, *(delivery(n, topic=f"t{i}") for n in range(20))) for i, each in enumerate(lanes)]
     eventually(lambda: sum(len(each.desk.outcomes) for each in lanes) >= 45, 10.0, "most are done")
@@ -132,6 +139,7 @@ def test_local_addresses_come_first_and_others_when_they_are_full(stack):
     by_name[far.address].is_local = False  # as one on another machine; a test has only this one
     backend.addresses = (by_name[near.address], by_name[far.address])
     one, many = calls(stack, backends, slots=2), calls(stack, backends, topic="many", slots=4)
+    all_pinged(one, many)
     one.run(*(delivery(n) for n in range(10)))
     assert used(near, far) == [10, 0]
     many.run(*(delivery(n, topic="many") for n in range(40)))

@@ -86,5 +86,10 @@ def test_queue_specs_are_those_of_one_storage_in_name_order() -> None:
     specs = queue_specs(queues, "main")
 
     assert [spec.name for spec in specs] == ["bare", "gift", "order"]
-    assert specs[1] == QueueSpec("gift", (TopicSpec("credit", "now"), TopicSpec("mail", "history")), 60.0, 1000)
+    kept_s, most = 30 * 86_400.0, 100_000  # dead letters, by default
+    topics = (TopicSpec("credit", "now", kept_s, most), TopicSpec("mail", "history", kept_s, most))
+    bounds = Queue()
+    assert specs[1] == QueueSpec(
+        "gift", topics, 60.0, 1000, bounds.max_backlog, bounds.max_backlog_bytes, bounds.dedupe_window_s
+    )
     assert [spec.name for spec in queue_specs(queues, "other")] == ["elsewhere"]
