@@ -73,13 +73,13 @@ class Track:
             f"{self.name:<22} {self.pid:>7} {self.span_s:>7.0f} "
             f"{rss_mib[0]:>7.1f} {rss_mib[-1]:>7.1f} {self.growth(rss_mib):>+7.2f} "
             f"{self.descriptors[0]:>4} {self.descriptors[-1]:>4} {self.growth(self.descriptors):>+6.1f} "
-            f"{self.threads[0]:>3} {self.threads[-1]:>3}"
+            f"{self.threads[0]:>3} {self.threads[-1]:>4} {max(self.threads):>4}"
         )
 
 
 HEAD = (
     f"{'process':<22} {'pid':>7} {'seconds':>7} {'rss MiB':>7} {'last':>7} {'growth':>7} {'fds':>4} {'last':>4} "
-    f"{'growth':>6} {'thr':>3} {'last':>3}"
+    f"{'growth':>6} {'thr':>3} {'last':>4} {'most':>4}"
 )
 
 

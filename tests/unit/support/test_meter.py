@@ -39,5 +39,5 @@ def test_part_since_a_moment_begins_there() -> None:
 
 def test_row_shows_first_last_and_growth() -> None:
     assert track(*range(10, 30)).row().split() == [
-        "ingest", "1", "19", "0.0", "0.0", "+0.00", "10", "29", "+19.0", "1", "1",
+        "ingest", "1", "19", "0.0", "0.0", "+0.00", "10", "29", "+19.0", "1", "1", "1",
     ]
