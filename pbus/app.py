@@ -61,7 +61,7 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
             keeps=(f"{INGEST}.*",), args={"ingest": settings.ingest, "systems": settings.system, **shared},
-            drain_stage=_DOOR, holds_claims=True, hears=("watch",),
+            drain_stage=_DOOR, holds_claims=True, checks_tokens=True, hears=("watch",),
         ),
         RoleSpec(
             role=DELIVERY, module="pbus.delivery.main", count=settings.delivery.processes, title="delivery {index}",

@@ -253,14 +253,14 @@ class HttpHandler:
 class ConsumerProcess:
     """Keys of handlers that run in processes of their own."""
 
-    max_jobs: int = setting("a process is replaced after so many jobs; 0: never", "int", 0, least=0, later=True)
-    max_rss_bytes: int = setting("a process is replaced above; 0: never", "size", 0, key="max_rss", later=True)
-    max_age_s: float = setting("a process is replaced after; 0s: never", "duration", 0.0, key="max_age", later=True)
-    stop_signal: str = setting("signal that asks it to finish", "str", "TERM", later=True)
-    stop_timeout_s: float = setting("then it is killed after; 0s: the node's grace", "duration", 0.0, key="stop_timeout", later=True)
-    nice: int = setting("scheduling priority", "int", 0, later=True)
-    user: str = setting("run as", "str", "", later=True)
-    watch: bool = setting("new code is noticed and rolled out", "bool", True, later=True)
+    max_jobs: int = setting("a process is replaced after so many jobs; 0: never", "int", 0, least=0)
+    max_rss_bytes: int = setting("a process is replaced when it has grown above, between two jobs; 0: never", "size", 0, key="max_rss")
+    max_age_s: float = setting("a process is replaced after; 0s: never", "duration", 0.0, key="max_age")
+    stop_signal: str = setting("signal that asks it to finish", "str", "TERM")
+    stop_timeout_s: float = setting("then it is killed after; 0s: the node's grace", "duration", 0.0, key="stop_timeout")
+    nice: int = setting("scheduling priority: -20 (first) to 19", "int", 0, least=-20, most=19)
+    user: str = setting("run as", "str", "")
+    watch: bool = setting("new code is noticed and rolled out", "bool", True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +283,25 @@ class CommandHandler(ConsumerProcess):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """``[program.NAME]``: another daemon, kept running; it takes no jobs."""
+
+    argv: list[str] = setting("program and arguments", "strings")
+    processes: int = setting("how many of it", "int", 1, least=1, most=1000)
+    system: str = setting("business system it belongs to", "name", "default")
+    user: str = setting("run as", "str", "")
+    cwd: str = setting("working directory", "path", "")
+    env: Mapping[str, str] = setting("environment", "params", {})
+    stop_signal: str = setting("signal that asks it to finish", "str", "TERM")
+    stop_timeout_s: float = setting("then it is killed after; 0s: the node's grace", "duration", 0.0, key="stop_timeout", least=0)
+    max_age_s: float = setting("replaced after; 0s: never", "duration", 0.0, key="max_age", least=0)
+    nice: int = setting("scheduling priority: -20 (first) to 19", "int", 0, least=-20, most=19)
+    watch: bool = setting("restarted when its files change", "bool", False)
+    log: bool = setting("its output goes to log_dir/program/NAME.log; false: nowhere", "bool", True)
+    tags: list[str] = setting("nodes with consume = 'tagged' look for these", "strings", [], later=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PullHandler:
     """``pull = { .. }``: consumers fetch by Redis protocol."""
 
@@ -294,7 +313,7 @@ class Concurrency:
     """``concurrency = { min, max }`` or one number."""
 
     min: int = setting("processes or calls at once; concurrency = 8 is { min = 8, max = 8 }", "int", 1, least=0, most=10_000)
-    max: int = setting("at most; default: min; without effect yet, this version does not scale by itself", "int", 1, least=1, most=10_000)
+    max: int = setting("at most; default: min; how many of them there are follows the work", "int", 1, least=1, most=10_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,10 +370,10 @@ class Topic:
     fastcgi: FastcgiHandler | None = setting("a php-fpm script", "table", None, of=FastcgiHandler)
     http: HttpHandler | None = setting("an HTTP endpoint", "table", None, of=HttpHandler)
     python: PythonHandler | None = setting("a Python function", "table", None, of=PythonHandler)
-    command: CommandHandler | None = setting("any program", "table", None, of=CommandHandler, later=True)
+    command: CommandHandler | None = setting("any program", "table", None, of=CommandHandler)
     pull: PullHandler | None = setting("consumers fetch by Redis protocol", "table", None, of=PullHandler)
     concurrency: Concurrency = setting("calls or processes at once", "table", of=Concurrency)
-    catch_up_s: float = setting("the backlog should be gone within this time", "duration", 10.0, key="catch_up", later=True)
+    catch_up_s: float = setting("the backlog should be gone within this time", "duration", 10.0, key="catch_up", least=0.1)
     timeout_s: float = setting("longest attempt; 0s: none", "duration", 60.0, key="timeout", least=0)
     retry: Retry = setting("when a failed delivery is tried again; whichever bound ends first", "table", of=Retry)
     on_unknown: str = setting("an attempt that may have run and has no known end: again, or a dead letter that a person settles", "str", "retry", one_of=("retry", "hold"))
@@ -429,5 +448,5 @@ class Settings:
     backend: Mapping[str, Backend] = setting("an address shared by topics: one pool, one limit, whoever uses it", "tables", {}, of=Backend)
     queue: Mapping[str, Queue] = setting("a log that producers push to", "tables", {}, of=Queue)
     cron: Mapping[str, Any] = setting("timed jobs", "json", {}, later=True)
-    program: Mapping[str, Any] = setting("other daemons", "json", {}, later=True)
+    program: Mapping[str, Program] = setting("other daemons that are kept running", "tables", {}, of=Program)
     notify: Mapping[str, Any] = setting("where alarms go", "json", {}, later=True)

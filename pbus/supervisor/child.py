@@ -66,6 +66,8 @@ class Child:
         clock: The clock to use.
         run_dir: Directory of sockets and locks.
         grace_s: How long what runs may take once draining has begun.
+        tokens: Of a consumer: its tokens by kind (core/tokens.py).
+        token_key: Of a role that checks tokens: what they are made with; else empty.
         dropped: Frames that did not go out because the master did not read.
     """
 
@@ -73,6 +75,7 @@ class Child:
         self, *, spec: RoleSpec, index: int, owner: Owner, slot: Slot, scoreboard: Scoreboard,
         listener_fds: Mapping[str, int], control_fd: int, master_pid: int,
         log: structlog.typing.FilteringBoundLogger, clock: Clock, run_dir: str, grace_s: float,
+        tokens: Mapping[str, str] | None = None, token_key: bytes = b"",
     ) -> None:
         self.spec = spec
         self.index = index
@@ -83,6 +86,8 @@ class Child:
         self.clock = clock
         self.run_dir = run_dir
         self.grace_s = grace_s
+        self.tokens = dict(tokens or {})
+        self.token_key = token_key
         self.dropped = 0
         self._listener_fds = dict(listener_fds)
         self._control_fd = control_fd

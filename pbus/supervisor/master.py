@@ -98,6 +98,7 @@ class Master:
         self._round = health.Round()
         self._own = health.Sample()
         self._generation = 1
+        self._token_key = os.urandom(32)
         self._started = False
         self._stopping_since: float | None = None
         self._grace_s = plan.grace_s
@@ -278,6 +279,7 @@ class Master:
             node=plan.node, boot=self._house.boot, boot_lock_fd=self._house.boot_lock_fd, run_dir=plan.run_dir,
             log_dir=plan.log_dir, log_settings=plan.log, secrets=plan.secrets, grace_s=plan.grace_s, user=plan.user,
             scoreboard=self._children.scoreboard, clock=self._clock, listeners=self._house.doors, forget=self._forget,
+            token_key=self._token_key,
         )
 
     def _forget(self) -> None:

@@ -31,6 +31,7 @@ class RoleSpec:
             when the one before has exited (or half of the grace is over).
         needed: The bus is not ``running`` before one of them is ready.
         holds_claims: It may own claims, so it inherits the boot lock.
+        checks_tokens: It gets the key that the tokens of this master are made with; user code never does.
         hears: Kinds of frames that the master passes on to it: ``boots`` (earlier boots of this
             node), ``numbers`` (of topics, to be answered), ``delayed`` (a retry is due soon),
             ``news`` (what another child found out about a backend), ``watch`` (somebody follows job events).
@@ -47,6 +48,7 @@ class RoleSpec:
     drain_stage: int = 0
     needed: bool = True
     holds_claims: bool = False
+    checks_tokens: bool = False
     hears: tuple[str, ...] = ()
 
     @property

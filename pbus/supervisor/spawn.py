@@ -30,6 +30,7 @@ from typing import Any, Final, NoReturn
 import setproctitle
 
 from pbus.clock import Clock
+from pbus.core import tokens
 from pbus.core.names import Owner
 from pbus.errors import BootError, Exit, PbusError
 from pbus.supervisor import process
@@ -59,6 +60,7 @@ class Nursery:
         scoreboard, clock: Shared.
         listeners: Every listening socket by its name.
         forget: Closes what the master has open; called in the child, first thing.
+        token_key: What the tokens of consumers are made with.
     """
 
     node: str
@@ -74,6 +76,7 @@ class Nursery:
     clock: Clock
     listeners: Mapping[str, socket.socket]
     forget: Callable[[], None]
+    token_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +163,11 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     logs.configure(
         nursery.log_settings, nursery.log_dir, secrets=nursery.secrets, clock=nursery.clock, node=nursery.node, **bound
     )
+    owner = Owner(nursery.node, nursery.boot, newborn.slot.slot, newborn.n)
+    key = nursery.token_key
+    made = {kind: tokens.make(key, kind, owner, spec.path) for kind in tokens.KINDS} if spec.role == "consumer" else {}
     return Child(
-        spec=spec, index=index, owner=Owner(nursery.node, nursery.boot, newborn.slot.slot, newborn.n),
+        spec=spec, index=index, owner=owner, tokens=made, token_key=key if spec.checks_tokens else b"",
         slot=newborn.slot, scoreboard=nursery.scoreboard, listener_fds=listener_fds, control_fd=control_fd,
         master_pid=master_pid,
         log=logs.get(), clock=nursery.clock, run_dir=nursery.run_dir, grace_s=nursery.grace_s,
