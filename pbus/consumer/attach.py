@@ -13,6 +13,7 @@ of it by ``attach``. Nothing here runs while user code runs: frames are read bet
 from __future__ import annotations
 
 import collections
+import contextlib
 import fcntl
 import os
 import resource
@@ -65,6 +66,7 @@ class Attachment:
         self._inode = -1
         self._reader = FrameReader()
         self._poll = select.poll()
+        self._others: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._parent = os.getppid()
         self._waiting: collections.deque[RawJob] = collections.deque()
@@ -105,6 +107,23 @@ class Attachment:
         self._results[job[ID]] = (job, result)
         self._send(encode("result", **result))
 
+    def put_back(self) -> None:
+        """The job that was begun last has not begun after all: it goes before what waits."""
+        job, self._begun = self._begun, None
+        if job is not None:
+            self._waiting.appendleft(job)
+
+    def watch(self, fd: int, act: Callable[[int], None], events: int = select.POLLIN) -> None:
+        """While ``next_job`` waits, look at *fd* too: *act* is called with what poll says of it, by the same thread."""
+        self._others[fd] = (events, act)
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Look at *fd* no more."""
+        if self._others.pop(fd, None) is not None:
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(fd)
+
     def leave(self, timeout_s: float) -> bool:
         """
         Hand back what has not begun and wait until the store has everything.
@@ -141,8 +160,12 @@ class Attachment:
 
     def _read(self, timeout_s: float) -> None:
         for fd, events in self._poll.poll(timeout_s * 1000):
-            if fd == self._waker:
+            if fd in self._others:
+                self._others[fd][1](events)
+            elif fd == self._waker:
                 self._rouse(events)
+            elif self._sock is None or fd != self._sock.fileno():
+                continue  # looked at no more since poll told of it
             elif events & select.POLLNVAL:
                 self._close()  # user code closed our socket
             else:
@@ -214,21 +237,29 @@ class Attachment:
         self._poll = select.poll()
         self._poll.register(self._sock.fileno(), select.POLLIN)
         self._poll.register(self._waker, select.POLLIN)
+        self._register_others()
         self._unstarted.clear()  # not among what we hold: the delivery child gives them back
         held = ([self._begun] if self._begun else []) + list(self._waiting)
         results = [[ticket(job), result] for job, result in self._results.values()]
         self._send(encode("attach", **self._identity, holds=[ticket(job) for job in held], results=results))
         return self._sock is not None
 
+    def _register_others(self) -> None:
+        for fd, (events, _) in self._others.items():
+            self._poll.register(fd, events)
+
     def _rest(self, timeout_s: float) -> None:
         """Nobody to talk to: wait for the next attempt, or for ``stop``."""
         left_s = min(timeout_s, max(0.0, self._retry_at_s - self._clock.monotonic_s()))
         if left_s > 0 and not self._finishing:
-            poll = select.poll()
-            poll.register(self._waker, select.POLLIN)
-            events = poll.poll(left_s * 1000)
-            if events and events[0][1] & select.POLLNVAL:
-                self._clock.sleep(left_s)
+            self._poll = select.poll()
+            self._poll.register(self._waker, select.POLLIN)
+            self._register_others()
+            for fd, events in self._poll.poll(left_s * 1000):
+                if fd in self._others:
+                    self._others[fd][1](events)
+                elif events & select.POLLNVAL:
+                    self._clock.sleep(left_s)
         elif left_s > 0:
             self._clock.sleep(min(left_s, LOOK_AGAIN_S))
 

@@ -40,6 +40,7 @@ KILL_AGAIN_S: Final = 1.0
 
 _VERDICTS: Final = {
     "done": Verdict.DONE, "failed": Verdict.FAILED, "retry": Verdict.RETRY_ASKED, "permanent": Verdict.PERMANENT,
+    "crashed": Verdict.CRASHED, "timeout": Verdict.TIMEOUT,
 }
 
 
