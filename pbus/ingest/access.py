@@ -7,6 +7,8 @@ Queues and topics as clients name them, and who may do what to them.
     queue        AUTH gift PW                    push, look
     system       AUTH live PW                    the same, for every queue of that system
     topic        AUTH gift/credit PW             pull from and look at that topic
+    push         AUTH TOKEN of a consumer        push to and look at every queue
+    pepper       AUTH TOKEN of a program         take from its topic in the name of its process, give back, look at it
 
 What nobody may do from this machine, everybody else on it may do too. A topic without a password of
 its own takes its queue's. Rule: a name from the network is looked up, never used.
@@ -16,15 +18,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pbus.config.schema import Queue, System
-from pbus.core.names import topic_path
+from pbus.core import tokens
+from pbus.core.names import Owner, topic_path
 from pbus.core.retry import RetryPolicy
+from pbus.core.tokens import Token
 
-Kind = Literal["nobody", "queue", "system", "topic"]
+Kind = Literal["nobody", "queue", "system", "topic", "push", "pepper"]
 _NO_PASSWORD: Final = hashlib.sha256(b"").digest()
 
 
@@ -75,26 +79,41 @@ class Access:
 
     Attributes:
         routes: Where keys lead that this identity has pushed to (``pushes.Route``); one entry a name.
+        owner: Of a token: the process it was made for.
+        lives: Of a token: whether that process does; without it the identity is void.
     """
 
     kind: Kind
     name: str
     local: bool
     routes: dict[bytes, Any] = field(default_factory=dict)
+    owner: Owner | None = None
+    lives: Callable[[], bool] | None = None
+
+    @property
+    def void(self) -> bool:
+        """The process of its token is gone."""
+        return self.lives is not None and not self.lives()
 
     def may_push(self, queue: QueueEntry) -> bool:
         """Whether it may push to *queue*."""
-        if queue.open and self.local:
+        if (queue.open and self.local) or self.kind == tokens.PUSH:
             return True
         return (self.kind, self.name) in (("queue", queue.name), ("system", queue.system))
 
     def may_look(self, queue: QueueEntry, topic: TopicEntry | None) -> bool:
         """Whether it may see the numbers of *queue*, or of one topic of it."""
-        return self.may_push(queue) or (topic is not None and self.may_pull(topic))
+        if self.may_push(queue):
+            return True
+        return topic is not None and (self.may_pull(topic) or self.takes_for(topic))
 
     def may_pull(self, topic: TopicEntry) -> bool:
         """Whether it may take jobs from *topic*."""
         return (topic.open and self.local) or (self.kind == "topic" and self.name == topic.path)
+
+    def takes_for(self, topic: TopicEntry) -> bool:
+        """Whether it takes jobs from *topic* in the name of its token's process."""
+        return self.kind == tokens.PEPPER and self.name == topic.path
 
 
 class Directory:
@@ -117,6 +136,7 @@ class Directory:
             self._passwords.setdefault(name, ("system", tuple(_digest(word) for word in system.passwords)))
         self.any_open = any(queue.open for queue in self.queues.values())
         self._given: dict[tuple[str, str, bool], Access] = {}
+        self._pushed: dict[bytes, Any] = {}           # routes of all push tokens: they may go everywhere
 
     def _add_passwords(self, name: str, queue: Queue) -> None:
         own = tuple(_digest(word) for word in queue.password.splitlines())
@@ -161,6 +181,17 @@ class Directory:
         digest = _digest_bytes(password)
         matches = [hmac.compare_digest(digest, known) for known in digests]
         return self._access(kind, name, local) if any(matches) and kind != "nobody" else None
+
+    def of_token(self, token: Token, local: bool, lives: Callable[[], bool]) -> Access:
+        """
+        The identity of a genuine token; one object a connection, gone with it.
+
+        Args:
+            lives: Whether the process it was made for does.
+        """
+        if token.kind == tokens.PUSH:
+            return Access("push", token.path, local, self._pushed, token.owner, lives)
+        return Access("pepper", token.path, local, {}, token.owner, lives)
 
     def is_identity(self, name: str) -> bool:
         """Whether AUTH could ever make somebody *name*."""

@@ -138,6 +138,11 @@ def execute(connection: Connection, arguments: list[bytes]) -> bytes | None:
             return error("NOAUTH Authentication required.")
         connection.refuse(error(f"NOAUTH {row.name.upper()} needs AUTH first: not stored"))
         return None
+    if connection.access.void and not row.anonymous:
+        if not row.push:
+            return error("WRONGPASS the process of this token is gone: nothing is done")
+        connection.refuse(error("WRONGPASS the process of this token is gone: not stored"))
+        return None
     if len(arguments) < abs(row.arity) or (row.arity > 0 and len(arguments) != row.arity):
         if not row.push:
             return error(f"ERR wrong number of arguments for '{row.name}' command")

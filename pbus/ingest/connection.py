@@ -120,6 +120,17 @@ class Connection:
 
     # -- for commands -------------------------------------------------------------------------
 
+    @property
+    def from_here(self) -> bool:
+        """Whether the client is on this machine, also when it came in by an address that others see."""
+        if self.access.local:
+            return True
+        try:
+            peer, own = self._socket.getpeername(), self._socket.getsockname()
+        except OSError:                               # it is gone already
+            return False
+        return bool(peer) and bool(peer[0] == own[0])
+
     def become(self, access: Access) -> None:
         """Another identity, and its limits."""
         self.access = access

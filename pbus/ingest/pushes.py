@@ -116,8 +116,11 @@ def run(connection: Connection, commands: Run) -> bool:
     form = _RUN_FORMS.get(head[0])
     if form is None or len(head) != 2:
         return False
-    route = connection.access.routes.get(head[1])
+    access = connection.access
+    route = access.routes.get(head[1])
     if route is None or route.closed[route.importance] or connection.server.small_bodies:
+        return False
+    if access.lives is not None and not access.lives():
         return False
     queue, bodies = route.name, commands.lasts
     if route.ttl is not None:
@@ -249,6 +252,8 @@ def _checked(connection: Connection, queue: QueueEntry) -> QueueEntry:
             raise Refused(f"NOAUTH {queue.name} needs AUTH {queue.name} PASSWORD first: not stored")
         if access.kind == "topic" and access.name.partition("/")[0] == queue.name:
             raise Refused(f"NOPERM {access.name} is a topic and only takes; AUTH {queue.name} pushes: not stored")
+        if access.kind == "pepper":
+            raise Refused(f"NOPERM the token of {access.name} may not push to {queue.name}: not stored")
         raise Refused(f"NOPERM {access.name} may not push to {queue.name}: not stored")
     if not queue.topics:
         text = f"NOTOPIC {queue.name} has no topic, nobody would get the job: not stored"

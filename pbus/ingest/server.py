@@ -28,6 +28,7 @@ from pbus.ingest.connection import Connection
 from pbus.ingest.guesses import Guesses
 from pbus.ingest.puller import Pop, Puller
 from pbus.ingest.store import Store
+from pbus.ingest.tokens import Tokens
 from pbus.supervisor.child import Child
 from pbus.telemetry import log as logs
 
@@ -72,6 +73,7 @@ class Server:
         most_connections: How many may be open at once.
         held_bytes: What is kept for all of them: unfinished commands, unread replies.
         guesses: Who tried wrong passwords.
+        tokens: Who bears a token.
         small_bodies: The largest body is less than what names need, so the parser does not check bodies.
     """
 
@@ -85,6 +87,7 @@ class Server:
         self.connections: dict[Connection, None] = {}
         self.held_bytes = 0
         self.guesses = Guesses(child.clock)
+        self.tokens = Tokens(child)
         self.accepted_total = 0
         self.rejected_total = 0
         self.owner = str(child.owner)

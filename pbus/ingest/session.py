@@ -12,10 +12,12 @@ import fnmatch
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pbus
 from pbus.codec.resp_reply import NULL, OK, Value, bulk, encode, error, integer, simple
+from pbus.core.tokens import Token
 from pbus.ingest.access import Access
 from pbus.ingest.guesses import LONGEST_S
 from pbus.ingest.words import shown
@@ -28,6 +30,10 @@ REDIS_VERSION: Final = "7.2.0"
 _WRONGPASS: Final = (
     "WRONGPASS invalid username-password pair or user is disabled: nothing is stored; AUTH takes the name and the "
     "password of a queue, of a QUEUE/TOPIC or of a system"
+)
+_VOID: Final = (
+    "WRONGPASS invalid username-password pair or user is disabled: nothing is stored; the token counts for one "
+    "process of this machine, and that one is gone"
 )
 _NAME_BYTES: Final = 256
 LISTED: Final = 128
@@ -81,6 +87,13 @@ def auth(connection: Connection, arguments: list[bytes]) -> bytes | None:
     if len(arguments) > 3:
         return error("ERR syntax error")
     user = arguments[1] if len(arguments) == 3 else b""
+    token = connection.server.tokens.read(user, arguments[-1])
+    if token is not None:
+        access = _of_token(connection, token)
+        if access is None:
+            return error(_VOID)
+        connection.become(access)
+        return OK
     name, password = _credentials(user, arguments[-1])
 
     def answer() -> bytes:
@@ -91,6 +104,16 @@ def auth(connection: Connection, arguments: list[bytes]) -> bytes | None:
         return OK
 
     return _in_its_time(connection, name, answer)
+
+
+def _of_token(connection: Connection, token: Token) -> Access | None:
+    """The identity of a genuine token; None: its process is gone, or runs on another machine."""
+    server = connection.server
+    if not server.tokens.lives(token.owner) or not connection.from_here:
+        server.note_refused(connection, token.path)
+        return None
+    lives = partial(server.tokens.lives, token.owner)
+    return server.directory.of_token(token, connection.access.local, lives)
 
 
 def _credentials(user: bytes, password: bytes) -> tuple[str, bytes]:
@@ -133,6 +156,8 @@ def hello(connection: Connection, arguments: list[bytes]) -> bytes | None:
     place = 2
     while place < len(arguments):                     # syntax is judged when its time has come
         if arguments[place].lower() == b"auth" and place + 2 < len(arguments):
+            if connection.server.tokens.read(arguments[place + 1], arguments[place + 2]) is not None:
+                break                                 # no guess: it does not wait
             name, _ = _credentials(arguments[place + 1], arguments[place + 2])
             return _in_its_time(connection, name, lambda: _hello(connection, arguments))
         place += 2
@@ -151,9 +176,13 @@ def _hello(connection: Connection, arguments: list[bytes]) -> bytes:
     while place < len(arguments):
         option = arguments[place].lower()
         if option == b"auth" and place + 2 < len(arguments):
-            given = _authenticate(connection, *_credentials(arguments[place + 1], arguments[place + 2]))
+            token = connection.server.tokens.read(arguments[place + 1], arguments[place + 2])
+            if token is not None:
+                given = _of_token(connection, token)
+            else:
+                given = _authenticate(connection, *_credentials(arguments[place + 1], arguments[place + 2]))
             if given is None:
-                return error(_WRONGPASS)
+                return error(_VOID if token is not None else _WRONGPASS)
             access = given
             place += 3
         elif option == b"setname" and place + 1 < len(arguments):

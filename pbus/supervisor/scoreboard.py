@@ -37,6 +37,8 @@ STATES: Final = ("free", "boot", "ready", "draining", "dead")
 """What a slot may say about its process; the number in the slot is the place in this tuple."""
 
 COUNTERS: Final = 8
+_KEPT: Final = 128
+"""So many rows of the dead stay readable at least, while there is room for others."""
 
 _MAGIC_AT, _VERSION_AT, _SLOTS_AT, _SLOT_BYTES_AT, _USED_AT, _DEATHS_AT = range(6)
 _SEQUENCE: Final = 0
@@ -51,7 +53,7 @@ _LAST: Final = 15
 """Length of the id in ``current``, kept when the job is over."""
 _COUNTERS_AT: Final = 48
 
-_STATE, _RUNNING, _DONE, _FAILED = (_INTEGERS[name] for name in ("state", "running", "done", "failed"))
+_N, _STATE, _RUNNING, _DONE, _FAILED = (_INTEGERS[name] for name in ("n", "state", "running", "done", "failed"))
 _SINCE: Final = _FLOATS["since_s"]
 _CURRENT: Final = _TEXTS["current"][0]
 _CURRENT_BYTES: Final = _TEXTS["current"][1] * _WORD
@@ -198,6 +200,21 @@ class Slot:
         """The state alone, without a copy of the row."""
         return STATES[self._words[_STATE]]
 
+    def lives(self, n: int) -> bool:
+        """Whether the process with that serial number lives here, without a copy of the row."""
+        words = self._words
+        return words[_N] == n and STATES[words[_STATE]] not in ("free", "dead") and words[_N] == n
+
+    @property
+    def in_job(self) -> bool:
+        """A job has begun and is not over, without a copy of the row."""
+        return self._words[_CURRENT] != 0
+
+    @property
+    def attempts(self) -> tuple[int, int]:
+        """Attempts that ended well and badly in this life, without a copy of the row."""
+        return self._words[_DONE], self._words[_FAILED]
+
     def read(self) -> SlotView:
         """
         The row as it was at one moment.
@@ -300,12 +317,19 @@ class Scoreboard:
 
     def living(self) -> list[SlotView]:
         """The rows of living processes."""
-        return [row for row in self.rows() if row.alive]
+        used = self._head[_USED_AT]
+        rows = [slot.read() for slot in self._slots[:used] if slot.state not in ("free", "dead")]
+        return [row for row in rows if row.alive]
 
     def take(self) -> Slot | None:
-        """Master only: an empty slot for a new process; None when every slot is lived in."""
+        """
+        Master only: an empty slot for a new process; None when every slot is lived in.
+
+        A fresh one while few are dead, and else the oldest dead one's: who gives claims back reads the rows of the
+        dead, and reads them all.
+        """
         used = self._head[_USED_AT]
-        if used < len(self._slots):
+        if used < len(self._slots) and len(self._dead) <= max(_KEPT, used - len(self._dead)):
             self._head[_USED_AT] = used + 1
             return self._slots[used]
         if not self._dead:

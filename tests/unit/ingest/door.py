@@ -20,6 +20,7 @@ import structlog
 
 from pbus.clock import SystemClock
 from pbus.config.schema import Ingest, PullHandler, PythonHandler, Queue, System, Topic
+from pbus.core import tokens
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.names import Owner
 from pbus.ingest.access import Directory
@@ -29,7 +30,9 @@ from pbus.storage.driver import (
     Appended, Bell, Capabilities, Fill, Held, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want,
 )
 from pbus.storage.open import StoreTarget
+from pbus.supervisor.scoreboard import Scoreboard, Slot
 
+KEY = b"a key of this boot that is long enough"
 PULL = Topic(pull=PullHandler())
 PYTHON = Topic(python=PythonHandler(call="a:b"))
 QUEUES = {
@@ -234,7 +237,10 @@ class FakeChild:
 
     def __init__(self, clock: MovableClock, ingest: Ingest) -> None:
         self.clock = clock
-        self.owner = Owner("node", "boot", 1, 1)
+        self.owner = Owner("node", "boot", 0, 1)
+        self.token_key = KEY
+        self.scoreboard = Scoreboard(8)
+        self.scoreboard.take()                        # ours
         self.listeners: dict[str, Any] = {}
         self.log = structlog.get_logger()
         self.told: list[tuple[str, dict[str, Any]]] = []
@@ -319,6 +325,18 @@ class Door:
         self.server = Server(self.child, self.ingest, directory, {"main": self.store})  # type: ignore[arg-type]
         self.server.start()
         self._clients: list[Client] = []
+
+    def process(self, path: str = "gift/credit", n: int = 7) -> tuple[Owner, Slot]:
+        """A living consumer process of that topic, as the scoreboard has it."""
+        slot = self.child.scoreboard.take()
+        assert slot is not None
+        slot.update(n=n, pid=1000 + n, state="ready", role="consumer", path=path)
+        return Owner("node", "boot", slot.slot, n), slot
+
+    def token(self, kind: str, path: str = "gift/credit", n: int = 7) -> tuple[str, Slot]:
+        """A token of a living process, and the slot it lives in."""
+        owner, slot = self.process(path, n)
+        return tokens.make(KEY, kind, owner, path), slot
 
     def client(self, local: bool = True) -> Client:
         """A new connection; *local*: from this machine."""
