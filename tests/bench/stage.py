@@ -26,6 +26,8 @@ from tests.support.producers import benchmark
 from tests.support.redis_server import RedisServer
 
 QUEUE = "bench"
+UNBOUNDED = {"max_backlog": 0, "max_backlog_bytes": "0B"}
+"""A slice of pushes is as long as it takes, and nobody settles what is parked."""
 LONGEST_S = 120.0
 _POLL_S = 0.01
 _FILL_PIPELINE = 32
@@ -67,8 +69,8 @@ class Stage:
         self, topics: Mapping[str, Any], store: RedisServer | None = None, environment: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Bus:
-        """A bus with one queue and these topics; in SQLite, or in *store*."""
-        tree: dict[str, Any] = {"queue": {QUEUE: {"topic": dict(topics)}}, **more}
+        """A bus with one queue and these topics; in SQLite, or in *store*. Nothing bounds the queue."""
+        tree: dict[str, Any] = {"queue": {QUEUE: {**UNBOUNDED, "topic": dict(topics)}}, **more}
         if store is not None:
             tree["storage"] = {"main": {"url": store.url}}
         bus = self._bus_factory(tree, environment=environment)
