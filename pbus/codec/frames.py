@@ -12,7 +12,9 @@ what of it outlives a delivery child: ``[id, attempt, redelivered, crashes, firs
 
     consumer -> delivery   attach     owner, queue, topic, pid, holds [ticket], results [[ticket, result]]
                            result     id, verdict (done|failed|retry|permanent), error, delay, run_s
-                           unstarted  ids
+                           unstarted  ids, leaving (it takes nothing more)
+                           stuck      id, stack: where that job is, which is out of time
+                           trouble    id, text: what the handler did to its own process
     delivery -> consumer   attached   link (serial number of the delivery child)
                            jobs       jobs [job]
                            settled    ids: the store has what became of these

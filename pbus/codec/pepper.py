@@ -20,10 +20,11 @@ from typing import Any, Final
 
 from pbus.core.job import Delivery
 from pbus.core.retry import RetryPolicy
+from pbus.core.traceparent import PATTERN
+from pbus.core.traceparent import trace_id as trace_id  # handlers and clients know it by this room
 
 CONTENT_TYPE: Final = "application/x-www-form-urlencoded"
 
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _TOPIC_LIST: Final = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(?:\s*,\s*[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)*\s*,?\Z")
 
 
@@ -44,21 +45,9 @@ def form_value(data: bytes) -> bytes:
     return b"".join([_FORM[byte] for byte in data])
 
 
-def trace_id(traceparent: str, seed: str) -> str:
-    """
-    The trace a job belongs to, 32 hex digits.
-
-    Args:
-        traceparent: W3C trace context as pushed, or empty.
-        seed: What names the job where it brought none (its id): the same for every attempt.
-    """
-    match = _TRACEPARENT.match(traceparent)
-    return match[1] if match else hashlib.blake2b(seed.encode(), digest_size=16).hexdigest()
-
-
 def traceparent_of(delivery: Delivery) -> str:
     """The W3C trace context for a call: the producer's, or one made of the job's id (not sampled)."""
-    if _TRACEPARENT.match(delivery.traceparent):
+    if PATTERN.match(delivery.traceparent):
         return delivery.traceparent
     return f"00-{trace_id('', delivery.id)}-{attempt_trace_id(delivery)[:16]}-00"
 

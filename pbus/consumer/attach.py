@@ -3,28 +3,33 @@ A consumer process' tie to its delivery child: jobs come in, results go out, rec
 
     claimed --jobs--> waiting --begin--> begun --answer--> unreceipted --settled--> forgotten
                          |                                      |
-                         +--finish: unstarted ------------------+
+                         +--finish, recall: unstarted ----------+
 
 Rule: the claims are this process' own, so a delivery child that dies takes nothing with it. What
 waits is run, what was answered is kept until the receipt, and the next delivery child is told all
-of it by ``attach``. Nothing here runs while user code runs: frames are read between jobs.
+of it by ``attach``.
+
+Two threads meet here. The main one connects, begins and answers; while user code has it, the listener (see
+supervisor/child.py) hands back what waits behind a slow job and tells where that one is. A job leaves ``waiting``
+under the lock, so it is either begun or handed back. The listener never waits for the main thread or for the peer, and
+never ends the link: what it meets, the main thread meets again.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import fcntl
+import math
 import os
-import resource
 import select
 import socket
-import struct
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from pbus.clock import Clock
 from pbus.codec.frames import FrameError, FrameReader, encode
+from pbus.consumer import descriptors
 
 READ_BYTES: Final = 256 * 1024
 LOOK_AGAIN_S: Final = 0.05
@@ -32,6 +37,10 @@ LOOK_AGAIN_S: Final = 0.05
 SEND_TIMEOUT_S: Final = 30
 IDLE_S: Final = 5.0
 BACKOFF_S: Final = (0.05, 2.0)
+LISTENER_S: Final = 0.1
+"""How long the listener may stand at the lock: the main thread holds it while it sends."""
+TROUBLES: Final = 8
+"""So many complaints are kept for a delivery child that is away."""
 
 ID, ATTEMPT, REDELIVERED, BODY, TRACEPARENT, CONTENT_TYPE, CRASHES, FIRST_MS, FORGIVEN = range(9)
 RawJob = list[Any]
@@ -45,73 +54,79 @@ def ticket(job: RawJob) -> list[Any]:
 
 class Attachment:
     """
-    The link of one consumer process. One owner: the process' main loop; only ``stop`` is for others.
+    The link of one consumer process. One owner: the main loop; ``stop``, ``recall``, ``stuck`` are the listener's.
 
     Args:
         connect: Makes a connection to the delivery child; raises OSError while there is none.
         identity: ``owner``, ``queue``, ``topic``, ``pid`` of the ``attach`` frame.
         attached: Called with the delivery child's serial number once it has taken us in.
         clock: Where deadlines come from.
+        idle: Called before each wait for work; answers how many seconds that may last at most. It may ``stop``.
     """
 
     def __init__(
         self, connect: Callable[[], socket.socket], identity: dict[str, Any], attached: Callable[[int], None],
-        clock: Clock,
+        clock: Clock, idle: Callable[[], float] | None = None,
     ) -> None:
         self._connect = connect
         self._identity = identity
         self._attached = attached
         self._clock = clock
+        self._idle = idle if idle is not None else _no_limit
         self._sock: socket.socket | None = None
         self._inode = -1
-        self._reader = FrameReader()
         self._poll = select.poll()
         self._others: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._parent = os.getppid()
-        self._waiting: collections.deque[RawJob] = collections.deque()
-        self._begun: RawJob | None = None
-        self._unstarted: set[str] = set()
-        self._results: dict[str, tuple[RawJob, dict[str, Any]]] = {}
         self._finishing = False
         self._looked_at_s = clock.monotonic_s()
         self._pause_s = BACKOFF_S[0]
         self._retry_at_s = 0.0
+        # What follows is shared with the listener, and so is every use of the socket.
+        self._lock = threading.Lock()
+        self._reader = FrameReader()
+        self._waiting: collections.deque[RawJob] = collections.deque()
+        self._begun: RawJob | None = None
+        self._unstarted: set[str] = set()
+        self._results: dict[str, tuple[RawJob, dict[str, Any]]] = {}
+        self._unsent = b""  # the rest of what the listener had to say
+        self._troubles: list[bytes] = []
+        self.robbed = False
+        """User code has closed our connection."""
 
-    def stop(self) -> None:
-        """Begin nothing more. May be called from any thread, also in the middle of a job."""
-        self._finishing = True
-        try:
-            os.eventfd_write(self._waker, 1)
-        except OSError:
-            pass  # user code closed it: the loop looks at the flag by itself
+    # -- the main loop --------------------------------------------------------------------------
 
     def next_job(self) -> RawJob | None:
         """Wait for a job and begin it; None when there will be none any more."""
         while not self._finishing:
             if not self._waiting:
-                self._look(IDLE_S)
+                self._look(min(IDLE_S, self._idle()))
             elif self._clock.monotonic_s() - self._looked_at_s > LOOK_AGAIN_S:
                 self._look(0.0)
-            elif not self._finishing:
-                self._begun = self._waiting.popleft()
-                return self._begun
+            else:
+                with self._lock:
+                    if self._waiting and not self._finishing:
+                        self._begun = self._waiting.popleft()
+                        return self._begun
         return None
 
     def answer(self, verdict: str, error: str, delay_s: float | None, run_s: float) -> None:
         """The job that was begun last has ended; its result goes out at once and is kept until the receipt."""
-        job, self._begun = self._begun, None
-        if job is None:
-            raise RuntimeError("an answer without a job")
-        result = {"id": job[ID], "verdict": verdict, "error": error, "delay": delay_s, "run_s": run_s}
-        self._results[job[ID]] = (job, result)
-        self._send(encode("result", **result))
+        with self._lock:
+            job, self._begun = self._begun, None
+            if job is None:
+                raise RuntimeError("an answer without a job")
+            result = {"id": job[ID], "verdict": verdict, "error": error, "delay": delay_s, "run_s": run_s}
+            self._results[job[ID]] = (job, result)
+            self._send(encode("result", **result))
 
     def put_back(self) -> None:
         """The job that was begun last has not begun after all: it goes before what waits."""
-        job, self._begun = self._begun, None
-        if job is not None:
-            self._waiting.appendleft(job)
+        with self._lock:
+            job, self._begun = self._begun, None
+            if job is not None:
+                self._waiting.appendleft(job)
 
     def watch(self, fd: int, act: Callable[[int], None], events: int = select.POLLIN) -> None:
         """While ``next_job`` waits, look at *fd* too: *act* is called with what poll says of it, by the same thread."""
@@ -133,22 +148,96 @@ class Attachment:
         """
         self._finishing = True
         deadline_s = self._clock.monotonic_s() + timeout_s
-        self._hand_back()
+        with self._lock:
+            self._send(self._handed_back(leaving=True))  # with nothing in it too: nothing is to be claimed for us
         while self._results or self._unstarted:
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 break
             self._look(min(left_s, 0.5))
-            self._hand_back()
-        self._close()
+            if self._waiting:
+                with self._lock:
+                    self._send(self._handed_back(leaving=True))
+        with self._lock:
+            self._close()
         return not self._results and not self._unstarted
 
-    def _hand_back(self) -> None:
+    def trouble(self, job_id: str, text: str) -> None:
+        """Tell what user code has done to its own process; kept for the next delivery child if there is none."""
+        with self._lock:
+            data = encode("trouble", id=job_id, text=text)
+            if self._sock is not None:
+                self._send(data)
+            elif len(self._troubles) < TROUBLES:
+                self._troubles.append(data)
+
+    # -- for the listener -----------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Begin nothing more, and hand back what waits. May be called from any thread, also in the middle of a job."""
+        self._finishing = True
+        try:
+            os.eventfd_write(self._waker, 1)
+        except OSError:
+            pass  # user code closed it: the loop looks at the flag by itself
+        if self._begun is not None and self._lock.acquire(timeout=LISTENER_S):
+            try:
+                self._hand_back_soon(leaving=True)
+            finally:
+                self._lock.release()
+
+    def recall(self, behind: str) -> bool:
+        """
+        Hand back what waits behind the job *behind*, so that others can run it. Never waits.
+
+        Returns:
+            Whether that job still runs; if not, there is nothing to be handed back.
+        """
+        if not self._lock.acquire(timeout=LISTENER_S):
+            return False
+        try:
+            if self._begun is None or self._begun[ID] != behind:
+                return False
+            self._hand_back_soon(leaving=False)
+            return True
+        finally:
+            self._lock.release()
+
+    def stuck(self, stack: str) -> None:
+        """Tell in which lines the job is that runs. Never waits."""
+        if not self._lock.acquire(timeout=LISTENER_S):
+            return
+        try:
+            if self._begun is not None:
+                self._send_soon(encode("stuck", id=self._begun[ID], stack=stack))
+        finally:
+            self._lock.release()
+
+    @property
+    def running(self) -> str:
+        """Id of the job that runs, empty for none."""
+        begun = self._begun
+        return begun[ID] if begun is not None else ""
+
+    # -- jobs back (the caller holds the lock) --------------------------------------------------
+
+    def _handed_back(self, leaving: bool) -> bytes:
+        ids = [job[ID] for job in self._waiting]
+        self._waiting.clear()
+        self._unstarted.update(ids)
+        return encode("unstarted", ids=ids, leaving=leaving)
+
+    def _hand_back_soon(self, leaving: bool) -> None:
+        while self._receive():
+            pass  # what the main thread has not read yet waits behind the job as well
+        if self._sock is None:
+            return  # nobody to give it to, and the next delivery child may be there before the job is over
         if self._waiting:
-            ids = [job[ID] for job in self._waiting]
-            self._waiting.clear()
-            self._unstarted.update(ids)
-            self._send(encode("unstarted", ids=ids))
+            self._send_soon(self._handed_back(leaving))
+        elif self._unsent:
+            self._send_soon(b"")
+
+    # -- the link -------------------------------------------------------------------------------
 
     def _look(self, timeout_s: float) -> None:
         """Read what has come, waiting up to *timeout_s* for it; attach if there is no link."""
@@ -159,17 +248,15 @@ class Attachment:
         self._looked_at_s = self._clock.monotonic_s()
 
     def _read(self, timeout_s: float) -> None:
-        for fd, events in self._poll.poll(timeout_s * 1000):
+        for fd, events in self._poll.poll(max(0.0, timeout_s) * 1000):
             if fd in self._others:
                 self._others[fd][1](events)
             elif fd == self._waker:
                 self._rouse(events)
-            elif self._sock is None or fd != self._sock.fileno():
-                continue  # looked at no more since poll told of it
-            elif events & select.POLLNVAL:
-                self._close()  # user code closed our socket
-            else:
-                self._receive(0)
+            elif self._sock is not None and fd == self._sock.fileno():  # it may have gone since poll told of it
+                with self._lock:
+                    if events & select.POLLNVAL or not self._receive(end=True):
+                        self._close()
 
     def _rouse(self, events: int) -> None:
         """``stop`` was called (or user code closed the descriptor, which then is looked at no more)."""
@@ -178,21 +265,24 @@ class Attachment:
         elif events & select.POLLNVAL:
             self._poll.unregister(self._waker)
 
-    def _receive(self, flags: int) -> bool:
-        """One read; False once there is nothing more to come (or, with MSG_DONTWAIT, nothing now)."""
+    def _receive(self, end: bool = False) -> bool:
+        """
+        One read that does not wait. The caller holds the lock.
+
+        Returns:
+            Whether something came; with *end*: whether more can come.
+        """
         if self._sock is None:
             return False
         try:
-            data = self._sock.recv(READ_BYTES, flags)
+            data = self._sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
             frames = self._reader.feed(data)
         except BlockingIOError:
-            return False
+            return end  # the other thread was faster
         except (OSError, FrameError):
-            data, frames = b"", []
+            return False
         for frame in frames:
             self._take(frame)
-        if not data:
-            self._close()
         return bool(data)
 
     def _take(self, frame: dict[str, Any]) -> None:
@@ -210,15 +300,30 @@ class Attachment:
                 self._finishing = True
 
     def _send(self, data: bytes) -> None:
-        """Hand *data* to the kernel whole, or give the link up: the next ``attach`` repeats what counts."""
+        """
+        Hand *data* to the kernel whole, or give the link up: the next ``attach`` repeats what counts.
+
+        The caller is the main thread and holds the lock.
+        """
         if self._sock is None:
             return
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
         try:
             self._sock.sendall(data)
         except OSError:
-            while self._receive(socket.MSG_DONTWAIT):
+            while self._receive():
                 pass  # what the delivery child had sent before it died is ours
             self._close()
+
+    def _send_soon(self, data: bytes) -> None:
+        """As much of *data* as the kernel takes now; the rest goes before whatever is sent next."""
+        data = self._unsent + data
+        try:
+            sent = self._sock.send(data, socket.MSG_DONTWAIT) if self._sock is not None else 0
+        except OSError:
+            sent = 0  # full, or over: then the main thread will see
+        self._unsent = data[sent:]
 
     def _attach(self) -> bool:
         """Connect and say what we hold; False when it has to be tried again later."""
@@ -227,24 +332,29 @@ class Attachment:
         self._retry_at_s = self._clock.monotonic_s() + self._pause_s
         self._pause_s = min(self._pause_s * 2, BACKOFF_S[1])
         try:
-            self._sock = _raised(self._connect())
+            sock = descriptors.raised(self._connect(), SEND_TIMEOUT_S)
         except OSError:
             if os.getppid() != self._parent:
                 self._finishing = True  # the master is gone too, and nobody will listen any more
             return False
-        self._inode = _inode(self._sock)
-        self._reader = FrameReader()
-        self._poll = select.poll()
-        self._poll.register(self._sock.fileno(), select.POLLIN)
-        self._poll.register(self._waker, select.POLLIN)
-        self._register_others()
-        self._unstarted.clear()  # not among what we hold: the delivery child gives them back
-        held = ([self._begun] if self._begun else []) + list(self._waiting)
-        results = [[ticket(job), result] for job, result in self._results.values()]
-        self._send(encode("attach", **self._identity, holds=[ticket(job) for job in held], results=results))
+        with self._lock:
+            self._sock = sock
+            self._inode = descriptors.inode(sock.fileno())
+            self._reader = FrameReader()
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN)
+            self._register_others()
+            self._unsent = b""
+            self._unstarted.clear()  # not among what we hold: the delivery child gives them back
+            held = ([self._begun] if self._begun else []) + list(self._waiting)
+            results = [[ticket(job), result] for job, result in self._results.values()]
+            self._send(encode("attach", **self._identity, holds=[ticket(job) for job in held], results=results))
+            troubles, self._troubles = self._troubles, []
+            self._send(b"".join(troubles))
         return self._sock is not None
 
     def _register_others(self) -> None:
+        self._poll.register(self._waker, select.POLLIN)
         for fd, (events, _) in self._others.items():
             self._poll.register(fd, events)
 
@@ -253,7 +363,6 @@ class Attachment:
         left_s = min(timeout_s, max(0.0, self._retry_at_s - self._clock.monotonic_s()))
         if left_s > 0 and not self._finishing:
             self._poll = select.poll()
-            self._poll.register(self._waker, select.POLLIN)
             self._register_others()
             for fd, events in self._poll.poll(left_s * 1000):
                 if fd in self._others:
@@ -264,39 +373,12 @@ class Attachment:
             self._clock.sleep(min(left_s, LOOK_AGAIN_S))
 
     def _close(self) -> None:
+        """The caller is the main thread and holds the lock."""
         sock, self._sock = self._sock, None
-        if sock is None:
-            return
-        if _inode(sock) == self._inode:
-            sock.close()
-        else:
-            sock.detach()  # user code closed it; whatever has its number now is not ours to close
+        self._unsent = b""
+        if sock is not None and not descriptors.close(sock, self._inode):
+            self.robbed = True
 
 
-def _inode(sock: socket.socket) -> int:
-    """What tells our socket from another descriptor of the same number; 0 for none."""
-    try:
-        return os.fstat(sock.fileno()).st_ino
-    except OSError:
-        return 0
-
-
-def _raised(sock: socket.socket) -> socket.socket:
-    """
-    *sock* on a high descriptor, blocking, with a bound on sends.
-
-    User code that closes "all" descriptors usually begins at 3 and ends early; SO_SNDTIMEO bounds a
-    send without the extra poll() that a Python timeout costs before each one.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        high = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, min(max(soft // 2, 16), 768))
-    except OSError:
-        high = -1
-    if high >= 0:
-        raised = socket.socket(sock.family, sock.type, sock.proto, fileno=high)
-        sock.close()
-        sock = raised
-    sock.setblocking(True)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
-    return sock
+def _no_limit() -> float:
+    return math.inf

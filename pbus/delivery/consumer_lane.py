@@ -12,6 +12,9 @@ Rule: everything in ``hand`` ends exactly once, at the desk.
 Where jobs begin at a rate, a consumer is given one job at a time. Where nothing may run twice (``hold``) it gets
 the next one when the store has what became of the last: so at most one claim of a dead consumer may have run,
 and the scoreboard says whether it was begun.
+
+What waits behind a job that takes longer than a whole frame should is called back for others to run; its consumer's
+listener thread hands it back while user code runs. Nothing is sent to such a consumer before it answers.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pbus.codec.frames import encode
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.lane import Desk
-from pbus.delivery.pace import Pace
+from pbus.delivery.pace import FRAME_WORK_S, Pace
 from pbus.delivery.throttle import Throttle
 from pbus.storage.driver import Want
 
@@ -37,6 +40,11 @@ SEVERED_S: Final = 0.1
 STATUS_S: Final = 1.0
 """How long the master may take to write down how a process ended that is gone."""
 KILL_AGAIN_S: Final = 1.0
+OVERRUN_S: Final = 2 * FRAME_WORK_S
+"""A frame that takes so long has a slow job in it."""
+RECALL_AGAIN_S: Final = 1.0
+ERROR_BYTES: Final = 2000
+"""An error text is cut at its end; where a job was stuck stands there."""
 
 _VERDICTS: Final = {
     "done": Verdict.DONE, "failed": Verdict.FAILED, "retry": Verdict.RETRY_ASKED, "permanent": Verdict.PERMANENT,
@@ -85,6 +93,9 @@ class Consumer:
     leaving: bool = False       # it takes nothing more
     overdue: str = ""           # the job that exceeded the timeout; the master was asked to kill
     asked_s: float = 0.0        # when
+    stack: str = ""             # in which lines it was then
+    fed_s: float = 0.0          # when it got its last frame
+    recalled_s: float = 0.0     # when what waits was called back
     suspect: str = ""           # the job that looked overdue at the last tick
     dead_since_s: float = 0.0   # the process is gone; its status is waited for
     detached_s: float = 0.0     # when its connection ended
@@ -100,13 +111,15 @@ class ConsumerLane:
         queue, topic: Whose lane it is.
         timeout_s: Longest attempt, 0 for none.
         exclusive: Concurrency 1: no two owners hold claims of the topic at once.
-        expected: Consumers of this topic that attach to this delivery child.
+        expected: Consumers that the topic is to have; 0: none, and nobody misses them.
         desk: Where outcomes go.
         link_n: Our serial number, which the consumers write into the scoreboard.
         look: Tells what is known of the process of an owner.
         kill: Asks the master to kill the process of an owner.
         compare: Asks the claimer to compare the store's claims of an owner with ours.
         clock: Where ages come from.
+        recall: Asks the master to call back what waits in the hand of an owner behind a job.
+        trouble: Told (queue, topic, job id, text) of what user code did to its own process.
         hold: An attempt that may have run is never repeated.
         throttle: The rate at which jobs begin; None: any.
     """
@@ -114,19 +127,23 @@ class ConsumerLane:
     def __init__(
         self, queue: str, topic: str, *, timeout_s: float, exclusive: bool, expected: int, desk: Desk, link_n: int,
         look: Callable[[str, int], Life], kill: Callable[[str], None], compare: Callable[[str], None], clock: Clock,
+        recall: Callable[[str, str], None] | None = None,
+        trouble: Callable[[str, str, str, str], None] | None = None,
         hold: bool = False, throttle: Throttle | None = None,
     ) -> None:
         self.queue = queue
         self.topic = topic
         self._timeout_s = timeout_s
         self._exclusive = exclusive
-        self._expected = expected
+        self.expected = expected
         self._desk = desk
         self._link_n = link_n
         self._look = look
         self._kill = kill
         self._compare = compare
         self._clock = clock
+        self._recall = recall or _nobody
+        self._trouble = trouble or _nobody
         self._hold = hold
         self._one_by_one = hold or throttle is not None
         self._throttle = throttle
@@ -140,7 +157,7 @@ class ConsumerLane:
     @property
     def state(self) -> str:
         """``running``, or ``down`` while no consumer is attached."""
-        return "running" if self.concurrency or not self._expected else "down"
+        return "running" if self.concurrency or not self.expected else "down"
 
     @property
     def reason(self) -> str:
@@ -162,8 +179,11 @@ class ConsumerLane:
         if self._draining:
             return []
         wants = []
+        slow_s = self._clock.monotonic_s() - OVERRUN_S
         for consumer in self._consumers.values():
             if consumer.link is None or consumer.leaving or consumer.unwritten:
+                continue
+            if consumer.hand and consumer.since_s < slow_s:
                 continue
             frame = 1 if self._one_by_one else consumer.pace.frame
             if len(consumer.hand) <= frame // 2:
@@ -185,8 +205,9 @@ class ConsumerLane:
             if consumer is None or consumer.link is None or consumer.leaving or self._draining:
                 self._release(jobs)
                 continue
+            consumer.fed_s = self._clock.monotonic_s()
             if not consumer.hand:
-                consumer.since_s = self._clock.monotonic_s()
+                consumer.since_s = consumer.fed_s
             for delivery in jobs:
                 consumer.hand[delivery.id] = delivery
             for frame in _frames(jobs):
@@ -233,7 +254,8 @@ class ConsumerLane:
         before = self._consumers.pop(owner, None)
         known = self._replace(before)
         life = self._look(owner, frame["pid"])
-        consumer = Consumer(owner, frame["pid"], link, self._clock.monotonic_s() - life.current_s)
+        now_s = self._clock.monotonic_s()
+        consumer = Consumer(owner, frame["pid"], link, now_s - life.current_s, fed_s=now_s)
         self._consumers[owner] = consumer
         link.send(encode("attached", link=self._link_n))
         for ticket, result in frame["results"]:
@@ -254,13 +276,17 @@ class ConsumerLane:
         """Results and hand-backs of one read; answers in how many seconds to read again."""
         strangers: list[str] = []
         for frame in frames:
-            if frame["kind"] == "result":
-                if not self._answered(consumer, frame):
-                    strangers.append(frame["id"])
-            elif frame["kind"] == "unstarted":
-                consumer.leaving = True
-                strangers += [job_id for job_id in frame["ids"] if job_id not in consumer.hand]
-                self._release([consumer.hand.pop(job_id) for job_id in frame["ids"] if job_id in consumer.hand])
+            match frame["kind"]:
+                case "result":
+                    if not self._answered(consumer, frame):
+                        strangers.append(frame["id"])
+                case "unstarted":
+                    strangers += self._handed_back(consumer, frame)
+                case "stuck":
+                    if frame["id"] == consumer.overdue:
+                        consumer.stack = frame["stack"]
+                case "trouble":
+                    self._trouble(self.queue, self.topic, frame["id"], frame["text"])
         if strangers and consumer.link is not None:
             consumer.link.send(encode("settled", ids=strangers))  # no claim of theirs is left to settle
         left = len(consumer.hand)
@@ -293,6 +319,7 @@ class ConsumerLane:
                 self._see_after(consumer)
             else:
                 self._watch(consumer)
+                self._call_back(consumer)
 
     def see_deaths(self) -> None:
         """
@@ -308,15 +335,33 @@ class ConsumerLane:
     # -- inside -----------------------------------------------------------------------------------
 
     def _answered(self, consumer: Consumer, result: dict[str, Any]) -> bool:
-        delivery = consumer.hand.pop(result["id"], None)
+        """
+        One attempt is over; False: nothing of that id is in hand.
+
+        An answer to a job whose time is over is too late: its process ends, and that is the end of the attempt. (A
+        consumer that runs a program may end that instead, and says so.)
+        """
+        delivery = consumer.hand.get(result["id"])
         if delivery is None:
             return False
+        if consumer.overdue == delivery.id:
+            if _VERDICTS.get(result["verdict"]) not in (Verdict.TIMEOUT, Verdict.CRASHED):
+                return True
+            consumer.overdue = ""
+        del consumer.hand[delivery.id]
         consumer.since_s = self._clock.monotonic_s()
         consumer.pace.answered(result["run_s"], len(delivery.body))
         if self._hold:
             consumer.unwritten.add(result["id"])
         self._desk.finish(delivery, _outcome(result, consumer.pid))
         return True
+
+    def _handed_back(self, consumer: Consumer, frame: dict[str, Any]) -> list[str]:
+        """Jobs that have not begun go back; answers the ids that are not in hand."""
+        consumer.leaving |= frame["leaving"]
+        here = [job_id for job_id in frame["ids"] if job_id in consumer.hand]
+        self._release([consumer.hand.pop(job_id) for job_id in here])
+        return [job_id for job_id in frame["ids"] if job_id not in here]
 
     def _see_after(self, consumer: Consumer) -> None:
         """A detached consumer: is it dead, and how did it die?"""
@@ -343,6 +388,8 @@ class ConsumerLane:
             if job_id == begun:
                 outcome = self._last_outcome(consumer, job_id, life)
                 may_have_run &= life.current is None
+            elif job_id == consumer.overdue:
+                outcome = _overdue(consumer, self._timeout_s)
             else:
                 verdict = Verdict.UNSURE if may_have_run else Verdict.RELEASED
                 error = "its consumer died without a connection" if may_have_run else ""
@@ -356,8 +403,7 @@ class ConsumerLane:
         """What became of the job that its dead consumer had begun."""
         target = f"pid {consumer.pid}"
         if job_id == consumer.overdue:
-            text = f"no answer within {self._timeout_s:g} s, its consumer was killed"
-            return Outcome(verdict=Verdict.TIMEOUT, error=text, run_s=self._timeout_s, target=target)
+            return _overdue(consumer, self._timeout_s)
         if life.current is None or self._killed or consumer.overdue:
             return Outcome(verdict=Verdict.UNSURE, error="its consumer was stopped", target=target)
         if life.exit_status is not None and life.exit_status >= 0:
@@ -374,17 +420,33 @@ class ConsumerLane:
         the scoreboard must say that it is the one that runs.
         """
         now_s = self._clock.monotonic_s()
+        if consumer.overdue:  # whatever it does now: it was condemned
+            if now_s - consumer.asked_s >= KILL_AGAIN_S:
+                consumer.asked_s = now_s
+                self._kill(consumer.owner)
+            return
         if not self._timeout_s or not consumer.hand or now_s - consumer.since_s < self._timeout_s:
             return
         first = next(iter(consumer.hand))
         if consumer.suspect != first:
             consumer.suspect = first
             return
-        if self._look(consumer.owner, consumer.pid).current != first:
-            return
-        if consumer.overdue != first or now_s - consumer.asked_s >= KILL_AGAIN_S:
+        if self._look(consumer.owner, consumer.pid).current == first:
             consumer.overdue, consumer.asked_s = first, now_s
             self._kill(consumer.owner)
+
+    def _call_back(self, consumer: Consumer) -> None:
+        """
+        Have jobs handed back that wait behind one that takes long, so that others can run them.
+
+        Not where only one owner may hold claims of the topic: nobody else could.
+        """
+        now_s = self._clock.monotonic_s()
+        if len(consumer.hand) < 2 or self._exclusive or consumer.leaving or consumer.overdue:
+            return
+        if now_s - consumer.fed_s >= OVERRUN_S and now_s - consumer.recalled_s >= RECALL_AGAIN_S:
+            consumer.recalled_s = now_s
+            self._recall(consumer.owner, next(iter(consumer.hand)))
 
     @staticmethod
     def _replace(before: Consumer | None) -> dict[str, Delivery]:
@@ -431,6 +493,22 @@ class Attached:
     def gone(self) -> None:
         """Pass on that it is over."""
         self._lane.gone(self._consumer, self._link)
+
+
+def _nobody(*_: str) -> None:
+    """Nobody wants to know."""
+
+
+def _overdue(consumer: Consumer, timeout_s: float) -> Outcome:
+    """The process was killed because of its job; the innermost lines of where it was are kept in any case."""
+    text = f"no answer within {timeout_s:g} s, its consumer was killed"
+    where, room = consumer.stack.encode("utf-8", "replace"), ERROR_BYTES - len(text)
+    if where:
+        text += "; it was here:\n" + (where if len(where) <= room else b"..." + where[-room:]).decode("utf-8", "ignore")
+    return Outcome(
+        verdict=Verdict.TIMEOUT, error=text, run_s=timeout_s, target=f"pid {consumer.pid}",
+        stderr=where if len(where) > room else b"",
+    )
 
 
 def _outcome(result: dict[str, Any], pid: int) -> Outcome:

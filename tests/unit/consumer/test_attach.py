@@ -174,7 +174,7 @@ def test_receipts_end_the_wait_of_a_leaving_consumer(consumer: Attachment, deliv
     assert consumer.next_job() is None
     delivery.say(encode("settled", ids=["1-0", "2-0", "3-0"]))
     assert consumer.leave(5.0)
-    assert delivery.hear()[-1] == {"kind": "unstarted", "ids": ["2-0", "3-0"]}
+    assert delivery.hear()[-1] == {"kind": "unstarted", "ids": ["2-0", "3-0"], "leaving": True}
 
 
 def test_jobs_that_cross_the_good_bye_are_handed_back_too(consumer: Attachment, delivery: DeliverySide) -> None:
@@ -183,7 +183,7 @@ def test_jobs_that_cross_the_good_bye_are_handed_back_too(consumer: Attachment, 
     delivery.say(jobs("2-0"), encode("settled", ids=["1-0"]), encode("finish"), encode("settled", ids=["2-0"]))
     consumer.stop()
     consumer.leave(0.2)
-    assert {"kind": "unstarted", "ids": ["2-0"]} in delivery.hear()
+    assert {"kind": "unstarted", "ids": ["2-0"], "leaving": True} in delivery.hear()
 
 
 def test_a_leaving_consumer_waits_no_longer_than_it_may(consumer: Attachment, delivery: DeliverySide) -> None:

@@ -8,7 +8,7 @@ from pbus.clock import FakeClock
 from pbus.codec.frames import FrameReader
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
-from pbus.delivery.consumer_lane import STATUS_S, Attached, ConsumerLane, Life
+from pbus.delivery.consumer_lane import KILL_AGAIN_S, OVERRUN_S, STATUS_S, Attached, ConsumerLane, Life
 from tests.support.memory_store import delivery
 
 OWNER = "n/b/5.9"
@@ -62,11 +62,14 @@ class Stage:
         self.lives: dict[str, Life] = {}
         self.kills: list[str] = []
         self.compared: list[str] = []
+        self.recalls: list[tuple[str, str]] = []
+        self.troubles: list[tuple[str, ...]] = []
         self.lane = ConsumerLane(
             "gift", "credit", timeout_s=TIMEOUT_S, exclusive=exclusive, expected=2, desk=self.desk, link_n=3,
             look=lambda owner, pid: self.lives.get(owner, Life(alive=True, current="")),
             kill=self.kills.append, compare=self.compared.append, clock=self.clock,
-            hold=hold, throttle=throttle,
+            recall=lambda owner, behind: self.recalls.append((owner, behind)),
+            trouble=lambda *told: self.troubles.append(told), hold=hold, throttle=throttle,
         )
 
     def attach(self, owner: str = OWNER, *, holds: Any = (), results: Any = ()) -> tuple[FakeLink, Attached]:
@@ -197,7 +200,7 @@ def test_a_receipt_reaches_the_consumer_that_holds_the_result(stage: Stage) -> N
 def test_what_a_leaving_consumer_hands_back_is_released_and_it_gets_no_more(stage: Stage) -> None:
     link, guest = stage.attach()
     stage.give("1-0", "2-0", "3-0")
-    guest.heard([result("1-0"), {"kind": "unstarted", "ids": ["2-0", "3-0", "8-0"]}])
+    guest.heard([result("1-0"), {"kind": "unstarted", "ids": ["2-0", "3-0", "8-0"], "leaving": True}])
     assert stage.desk.finished == [("1-0", Verdict.DONE), ("2-0", Verdict.RELEASED), ("3-0", Verdict.RELEASED)]
     assert link.sent[-1] == {"kind": "settled", "ids": ["8-0"]}
     assert stage.lane.wants() == []
@@ -440,13 +443,124 @@ def test_the_kill_is_asked_again_until_the_process_is_gone(stage: Stage) -> None
     assert stage.kills == [OWNER] * 3
 
 
-def test_a_job_that_our_kill_met_by_accident_is_not_blamed(stage: Stage) -> None:
-    _, guest = stage.attach()
-    stage.give("1-0", "2-0")
+def test_an_answer_after_the_timeout_is_ignored_and_a_job_begun_after_it_is_not_blamed(stage: Stage) -> None:
+    link, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
     overdue(stage, "1-0")
     guest.heard([result("1-0")])
+    assert stage.desk.finished == []
+    assert "settled" not in link.kinds()
     die(stage, guest, Life(alive=False, current="2-0", exit_status=-9))
-    assert stage.desk.finished == [("1-0", Verdict.DONE), ("2-0", Verdict.UNSURE)]
+    assert stage.desk.finished == [("1-0", Verdict.TIMEOUT), ("2-0", Verdict.UNSURE), ("3-0", Verdict.RELEASED)]
+
+
+def test_a_condemned_consumer_that_goes_on_is_condemned_again(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    overdue(stage, "1-0")
+    guest.heard([result("1-0")])
+    stage.lives[OWNER] = Life(alive=True, current="")
+    stage.ticks(1, apart_s=KILL_AGAIN_S)
+    assert stage.kills == [OWNER, OWNER]
+
+
+@pytest.mark.parametrize("verdict", ["timeout", "crashed"])
+def test_a_consumer_that_ended_its_program_itself_has_answered(stage: Stage, verdict: str) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    overdue(stage, "1-0")
+    guest.heard([result("1-0", verdict)])
+    stage.ticks(1, apart_s=KILL_AGAIN_S)
+    assert stage.desk.finished == [("1-0", Verdict(verdict))]
+    assert stage.kills == [OWNER]
+
+
+def test_where_a_job_was_stuck_is_in_its_error_innermost_lines_last(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    overdue(stage, "1-0")
+    guest.heard([{"kind": "stuck", "id": "9-0", "stack": "another"}, {"kind": "stuck", "id": "1-0", "stack": "here"}])
+    die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
+    [outcome] = stage.desk.outcomes
+    assert outcome.error == "no answer within 10 s, its consumer was killed; it was here:\nhere"
+    assert outcome.stderr == b""
+
+
+def test_a_long_stack_is_cut_at_its_outer_end_and_kept_whole_for_the_topics_log(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0")
+    overdue(stage, "1-0")
+    stack = "outer " + "x" * 4000 + " inner"
+    guest.heard([{"kind": "stuck", "id": "1-0", "stack": stack}])
+    die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
+    [outcome] = stage.desk.outcomes
+    assert outcome.error.endswith("x inner")
+    assert len(outcome.error.encode()) <= 2048
+    assert outcome.stderr == stack.encode()
+
+
+# -- slow jobs ---------------------------------------------------------------------------------------
+
+
+def test_what_waits_behind_a_slow_job_is_called_back(stage: Stage) -> None:
+    stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    stage.ticks(1, apart_s=OVERRUN_S - 0.01)
+    assert stage.recalls == []
+    stage.ticks(1, apart_s=0.02)
+    assert stage.recalls == [(OWNER, "1-0")]
+
+
+def test_a_call_that_brought_nothing_back_is_repeated_after_a_while(stage: Stage) -> None:
+    stage.attach()
+    stage.give("1-0", "2-0")
+    stage.ticks(6)
+    assert len(stage.recalls) == 2
+
+
+def test_what_was_called_back_is_released_and_its_consumer_gets_nothing_before_it_answers(stage: Stage) -> None:
+    _, guest = stage.attach()
+    for number in range(10):
+        stage.give(f"{number}-0")
+        guest.heard([result(f"{number}-0")])
+    stage.desk.finished.clear()
+    stage.give("21-0", "22-0", "23-0")
+    stage.ticks(1, apart_s=OVERRUN_S * 2)
+    guest.heard([{"kind": "unstarted", "ids": ["22-0", "23-0"], "leaving": False}])
+    assert stage.desk.finished == [("22-0", Verdict.RELEASED), ("23-0", Verdict.RELEASED)]
+    assert stage.lane.wants() == []
+    guest.heard([result("21-0", run_s=0.5)])
+    assert [want.owner for want in stage.lane.wants()] == [OWNER]
+
+
+def test_a_consumer_that_keeps_up_is_left_alone(stage: Stage) -> None:
+    _, guest = stage.attach()
+    for number in range(20):
+        stage.give(f"{number}-0", f"{number}-1")
+        stage.clock.advance(0.05)
+        guest.heard([result(f"{number}-0"), result(f"{number}-1")])
+        stage.lane.tick()
+    assert stage.recalls == []
+
+
+def test_nothing_is_called_back_where_nobody_else_could_run_it() -> None:
+    stage = Stage(exclusive=True)
+    stage.attach()
+    stage.give("1-0", "2-0")
+    stage.ticks(10)
+    assert stage.recalls == []
+
+
+def test_what_a_handler_did_to_its_own_process_is_passed_on(stage: Stage) -> None:
+    _, guest = stage.attach()
+    guest.heard([{"kind": "trouble", "id": "1-0", "text": "closed"}])
+    assert stage.troubles == [("gift", "credit", "1-0", "closed")]
+
+
+def test_a_number_of_expected_consumers_that_changed_changes_the_state(stage: Stage) -> None:
+    assert stage.lane.state == "down"
+    stage.lane.expected = 0
+    assert stage.lane.state == "running"
 
 
 def test_the_timeout_holds_for_a_consumer_that_lost_its_connection(stage: Stage) -> None:

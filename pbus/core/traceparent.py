@@ -1,0 +1,49 @@
+"""
+The trace that a job belongs to, and how its children get into it.
+
+    00-<trace id, 32 hex digits>-<span id, 16>-<flags, 2>
+
+A job that was pushed without a trace has one made of its id, the same for every attempt and every topic: what it
+pushes is found with it all the same.
+Source: W3C Trace Context, section 3.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+PATTERN: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})\Z")
+"""Trace id and flags of one that can be used."""
+
+_NOT_SAMPLED: Final = "00"
+
+
+def trace_id(traceparent: str, seed: str) -> str:
+    """
+    The trace a job belongs to, 32 hex digits.
+
+    Args:
+        traceparent: W3C trace context as pushed, or empty.
+        seed: What names the job where it brought none (its id): the same for every attempt.
+    """
+    match = PATTERN.match(traceparent)
+    return match[1] if match else hashlib.blake2b(seed.encode(), digest_size=16).hexdigest()
+
+
+def child_of(traceparent: str, job_id: str, span: bytes) -> str:
+    """
+    The trace context of what a job pushes.
+
+    Args:
+        traceparent: The job's own, or empty.
+        job_id: The job.
+        span: Eight bytes that name the push, drawn at random.
+
+    Returns:
+        The trace and the flags of the job, with a span of its own; a made trace is not sampled.
+    """
+    match = PATTERN.match(traceparent)
+    flags = match[2] if match else _NOT_SAMPLED
+    return f"00-{trace_id(traceparent, job_id)}-{span.hex()}-{flags}"
