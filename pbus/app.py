@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pbus.config.schema import PullHandler, PythonHandler, Settings, Topic
+from pbus.config.schema import CommandHandler, ConsumerProcess, PullHandler, Settings, Topic
 from pbus.config.values import Address, address
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.plan import Plan
@@ -65,16 +65,17 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         ),
         RoleSpec(
             role=DELIVERY, module="pbus.delivery.main", count=settings.delivery.processes, title="delivery {index}",
-            keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True, hears=("watch", "news"),
+            keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True,
+            hears=("watch", "news", "shares", "expected"),
             args={
-                "backends": settings.backend, "delivery": settings.delivery, "consumers": _consumer_counts(settings),
+                "backends": settings.backend, "delivery": settings.delivery, "consumers": _consumer_bounds(settings),
                 "systems": settings.system,
                 **shared,
             },
         ),
         RoleSpec(
             role="scheduler", module="pbus.scheduler.main", title="scheduler", args={"log": settings.log, **shared},
-            drain_stage=_CLEANING, hears=("boots", "numbers", "delayed"),
+            drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order"),
         ),
     ]
     if settings.dashboard.listen:
@@ -82,29 +83,61 @@ def _roles(settings: Settings) -> list[RoleSpec]:
             role=DASHBOARD, module="pbus.dashboard.main", title="dashboard", keeps=(DASHBOARD,), drain_stage=_DOOR,
             needed=False, args={"dashboard": settings.dashboard, **shared},
         ))
-    return roles + _consumers(settings)
+    return [*roles, *_consumers(settings), *_programs(settings)]
 
 
 def _consumers(settings: Settings) -> list[RoleSpec]:
     """One role a topic that runs in processes of its own."""
+    topics = [(queue, name, topic) for queue, name, topic in _topics(settings) if _has_consumers(topic)]
+    return [_consumer(settings, queue, name, topic) for queue, name, topic in topics]
+
+
+def _consumer(settings: Settings, queue: str, name: str, topic: Topic) -> RoleSpec:
+    handler = topic.handler
+    assert isinstance(handler, ConsumerProcess)
+    is_command = isinstance(handler, CommandHandler)
+    other_user = handler.user if handler.user != settings.node.user else ""
+    return RoleSpec(
+        role="consumer", module="pbus.consumer.command" if is_command else "pbus.consumer.main",
+        title=f"consumer {queue}/{name} {{index}}", path=f"{queue}/{name}",
+        count=topic.concurrency.min, most=topic.concurrency.max, own_group=True, drain_stage=_WORK, needed=False,
+        holds_claims=True, user="" if is_command else other_user, stays_master=is_command and bool(other_user),
+        nice=0 if is_command else handler.nice, stop_timeout_s=handler.stop_timeout_s,
+        max_rss_bytes=handler.max_rss_bytes, weighs_group=is_command, dumps=not is_command,
+        args={
+            "queue": queue, "topic": name, "handler": handler, "log_dir": settings.node.log_dir,
+            "deliveries": settings.delivery.processes, "timeout_s": topic.timeout_s,
+            "listen": settings.ingest.listen[0] if settings.ingest.listen else "", "gateway": _gateway(settings),
+        },
+    )
+
+
+def _programs(settings: Settings) -> list[RoleSpec]:
+    """One role a daemon that is no consumer."""
     return [
         RoleSpec(
-            role="consumer", module="pbus.consumer.main", title=f"consumer {queue}/{name} {{index}}",
-            path=f"{queue}/{name}", count=topic.concurrency.min, own_group=True, drain_stage=_WORK, needed=False,
-            holds_claims=True,
-            args={
-                "queue": queue, "topic": name, "handler": topic.python, "log_dir": settings.node.log_dir,
-                "deliveries": settings.delivery.processes,
-            },
+            role="program", module="pbus.consumer.program", title=f"program {name} {{index}}", path=name,
+            count=program.processes, own_group=True, drain_stage=_WORK, needed=False, alone=True, weighs_group=True,
+            stays_master=program.user not in ("", settings.node.user), stop_timeout_s=program.stop_timeout_s,
+            args={"name": name, "program": program, "log_dir": settings.node.log_dir},
         )
-        for queue, name, topic in _topics(settings)
-        if isinstance(topic.handler, PythonHandler)
+        for name, program in settings.program.items()
     ]
 
 
-def _consumer_counts(settings: Settings) -> dict[str, int]:
-    """``queue/topic`` -> consumer processes of it."""
-    return {spec.path: spec.count for spec in _consumers(settings)}
+def _has_consumers(topic: Topic) -> bool:
+    return isinstance(topic.handler, ConsumerProcess)
+
+
+def _consumer_bounds(settings: Settings) -> dict[str, int]:
+    """``queue/topic`` -> consumer processes that it may have."""
+    return {spec.path: spec.most for spec in _consumers(settings)}
+
+
+def _gateway(settings: Settings) -> tuple[str, int] | None:
+    """Host and port of the first door that is no unix socket, for programs that can only speak to such."""
+    found = (address(text) for text in settings.ingest.listen)
+    return next(((where.host, where.port) for where in found if not where.path), None)
 
 
 def _doors(settings: Settings) -> dict[str, Address]:
@@ -139,5 +172,5 @@ def _topics(settings: Settings) -> list[tuple[str, str, Topic]]:
 def _fact(queue: str, name: str, topic: Topic) -> TopicFact:
     return TopicFact(
         queue=queue, topic=name, at_least=topic.concurrency.min, at_most=topic.concurrency.max,
-        has_consumers=isinstance(topic.handler, PythonHandler), pulled=isinstance(topic.handler, PullHandler),
+        has_consumers=_has_consumers(topic), pulled=isinstance(topic.handler, PullHandler),
     )

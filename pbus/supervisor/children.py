@@ -2,8 +2,8 @@
 All children of the master: they are born, told, and buried here.
 
 Rule: the only file that forks, signals and reaps. What to do comes from ``reconcile``; this performs
-it and keeps the facts that the next decision needs (handles, histories, when a place may be lived
-in again).
+it and keeps the facts that the next decision needs (handles, wanted places, histories, when a place
+may be lived in again). How many places a role has is said by others (``resize``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pbus.supervisor import backoff, process
 from pbus.supervisor.backoff import History, Life
 from pbus.supervisor.channel import Channel, Switchboard
 from pbus.supervisor.handle import Death, Handle
-from pbus.supervisor.reconcile import Action, Key, Kill, Place, Spawn, Term, Wanted
+from pbus.supervisor.reconcile import Action, Dump, Key, Kill, Place, Spawn, Term, Wanted
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.spawn import Newborn, Nursery, spawn
@@ -39,6 +39,9 @@ _TO_CHILD_BYTES: Final = 4 * 1024 * 1024
 _NO_SLOT_WAIT_S: Final = 1.0
 _KEEPS_DYING: Final = 3
 
+CONSUMER: Final = "consumer"
+PROGRAM: Final = "program"
+
 Hear = Callable[[Handle, dict[str, Any]], None]
 
 
@@ -51,7 +54,12 @@ class Children:
     ) -> None:
         """*hear* is called with each frame that a child sends."""
         self.scoreboard = scoreboard
-        self._specs = {(spec.role, spec.path, index): spec for spec in roles for index in range(spec.count)}
+        self.specs: dict[Key, RoleSpec] = {spec.key: spec for spec in roles}
+        self._indexes = {spec.key: frozenset(range(spec.count)) for spec in roles}
+        self._places: tuple[Place, ...] | None = None
+        self.changes = 0
+        """Grows with everything that may change what ``reconcile`` decides."""
+        self.stopping = False
         self._policy = policy
         self._switchboard = switchboard
         self._hear = hear
@@ -61,8 +69,10 @@ class Children:
         self._by_pid: dict[int, Handle] = {}
         self._born = 0
         self._not_before: dict[Place, float] = {}
-        self._lives: dict[Place, int] = {}
+        self._restarts: dict[Place, int] = {}
         self.histories: dict[Key, History] = {}
+        self.born: Callable[[Handle], None] = lambda _: None
+        """Called with each newborn; whoever counts them sets it."""
 
     # -- facts --------------------------------------------------------------------------------
 
@@ -76,26 +86,66 @@ class Children:
         """Children that are ready and that frames of *kind* are for."""
         return [child for child in self if kind in child.spec.hears and child.ready_s is not None]
 
+    def called(self, owner: Owner) -> Handle | None:
+        """The child that holds claims as *owner*; None: it is gone."""
+        child = self._handles.get(owner.n)
+        return child if child is not None and (child.boot, child.slot.slot) == (owner.boot, owner.slot) else None
+
+    def of(self, key: Key) -> list[Handle]:
+        """Children of that role and path, those that leave too."""
+        return [child for child in self._handles.values() if child.spec.key == key]
+
+    def indexes(self, key: Key) -> frozenset[int]:
+        """Places that are wanted of that role and path."""
+        return self._indexes[key]
+
+    def resize(self, key: Key, indexes: Iterable[int]) -> None:
+        """From now on these are the places that are wanted of that role and path."""
+        self._indexes[key] = frozenset(indexes)
+        self._places = None
+        self.changes += 1
+
     def restarts(self, place: Place) -> int:
-        """How often a child was born again at *place*."""
-        return max(0, self._lives.get(place, 0) - 1)
+        """How often a child ended unasked at *place*."""
+        return self._restarts.get(place, 0)
 
     def wanted(self, generation: int, grace_s: float, stopping_since: float | None) -> Wanted:
         """What ought to be, in the terms of ``reconcile``."""
+        if self._places is None:
+            self._places = tuple((*key, index) for key, indexes in self._indexes.items() for index in sorted(indexes))
         return Wanted(
-            places=tuple(self._specs), generation=generation, not_before=self._not_before,
-            fatal=backoff.given_up(self.histories), grace_s=grace_s, stopping_since=stopping_since,
+            places=self._places, generation=generation, not_before=self._not_before,
+            fatal=backoff.given_up(self.histories), shy=self._shy(), grace_s=grace_s, stopping_since=stopping_since,
         )
+
+    def _shy(self) -> frozenset[Key]:
+        """Roles and topics that die young and of whom nobody has lived for a while."""
+        return frozenset(
+            key for key, history in self.histories.items() if history.in_a_row and not self._thrives(key)
+        )
+
+    def ails(self, key: Key) -> bool:
+        """More of that role and topic would only die more often."""
+        history = self.histories.get(key)
+        return history is not None and bool(history.fatal or (history.in_a_row and not self._thrives(key)))
+
+    def forgive(self, key: Key) -> bool:
+        """Forget how that role and topic died: it is born again at once. True when it had been given up."""
+        history = self.histories.pop(key, None)
+        for place in [place for place in self._not_before if place[:2] == key]:
+            del self._not_before[place]
+        self.changes += 1
+        return history is not None and bool(history.fatal)
 
     def unsettled(self, generation: int) -> list[str]:
         """Roles that are needed, have no child that is ready, and are not given up."""
         there = {child.spec.key for child in self if child.ready_s is not None and child.generation == generation}
-        needed = {spec.key for spec in self._specs.values() if spec.needed}
+        needed = {spec.key for spec in self.specs.values() if spec.needed}
         return sorted(key[0] for key in needed - there - backoff.given_up(self.histories))
 
     def fatal_paths(self) -> frozenset[str]:
         """Topics whose consumers are given up."""
-        return frozenset(path for _, path in backoff.given_up(self.histories) if path)
+        return frozenset(path for role, path in backoff.given_up(self.histories) if role == CONSUMER)
 
     def problems(self) -> dict[str, str]:
         """What is wrong with children, by a stable name."""
@@ -103,8 +153,7 @@ class Children:
         for key, history in self.histories.items():
             name = " ".join(part for part in key if part)
             if history.fatal:
-                waits = ", its jobs wait" if key[1] else ""
-                found[f"fatal {name}"] = f"{name}: {history.fatal}; given up{waits}: repair it, then 'pbus restart'"
+                found[f"fatal {name}"] = f"{name}: {history.fatal}; {_given_up(key)}"
             elif self._keeps_dying(key, history, left_s.get(key, 0.0)):
                 then = f"next start in {left_s[key]:.0f} s" if left_s.get(key, 0.0) >= 1.0 else "tried again"
                 often = f" {history.in_a_row} times in a row" if history.in_a_row > 1 else ""
@@ -133,7 +182,7 @@ class Children:
 
     def next_starts(self) -> dict[str, float]:
         """Path of a topic -> seconds until its next consumer is born, where one is waited for."""
-        return {path: left_s for (_, path), left_s in self._waits().items() if path}
+        return {path: left_s for (role, path), left_s in self._waits().items() if role == CONSUMER}
 
     def told_paths(self, problems: Iterable[str]) -> frozenset[str]:
         """Topics that *problems* (names of ours) are about."""
@@ -149,28 +198,62 @@ class Children:
     def perform(self, actions: Sequence[Action], nursery: Nursery, generation: int) -> bool:
         """Carry out what was decided; True when births were left for the next turn."""
         births = 0
+        self.changes += bool(actions)
         for action in actions:
             match action:
                 case Term(n):
                     self._handles[n].drain(self._clock.monotonic_s())
+                case Dump(n):
+                    self._handles[n].dump()
                 case Kill(n):
-                    self._log.warning("child.grace_over", child=self._handles[n].name, child_pid=self._handles[n].pid)
-                    self._handles[n].killed = True
-                    self._handles[n].kill()
+                    child = self._handles[n]
+                    event = "child.grace_over" if child.overdue_since is None else "child.overdue"
+                    self._log.warning(event, child=child.name, child_pid=child.pid)
+                    child.killed = True
+                    child.kill()
                 case Spawn(place):
                     births += 1
                     if births <= A_TURN:
                         self._bear(place, nursery, generation)
         return births > A_TURN
 
-    def kill_owner(self, owner: Owner) -> bool:
-        """End the process that holds claims as *owner* (the timeout of its job); False: it is gone."""
-        child = self._handles.get(owner.n)
-        if child is None or child.boot != owner.boot or child.slot.slot != owner.slot:
+    def end_overdue(self, owner: Owner) -> bool:
+        """
+        The job of that process is out of time; False: it is gone.
+
+        It may say what it does and end by itself, unless the bus stops: then it has had its time for that.
+        """
+        child = self.called(owner)
+        if child is None:
             return False
-        child.condemned = True
-        child.kill()
+        self.changes += 1
+        if self.stopping:
+            child.condemned = True
+            child.kill()
+        elif child.overdue_since is None:
+            child.overdue(self._clock.monotonic_s())
         return True
+
+    def leave(self, child: Handle, why: str) -> None:
+        """
+        *child* says that it ends by itself: its place is free at once.
+
+        One that has done nothing and leaves again is no better than one that dies; then its end is judged as that.
+        """
+        now = self._clock.monotonic_s()
+        lived_s = 0.0 if child.ready_s is None else now - child.ready_s
+        if sum(child.slot.attempts) or lived_s >= backoff.QUICK_S:
+            child.leave(why, now)
+            self.changes += 1
+        else:
+            child.failure = child.failure or why
+
+    def look_at_leavers(self) -> None:
+        """Who leaves may finish its job: when it did is seen here, once a second."""
+        now = self._clock.monotonic_s()
+        for child in self._handles.values():
+            if child.draining_since is not None and child.slot.in_job:
+                child.busy_s = now
 
     def tell_all(self, kind: str, **fields: Any) -> None:
         """Send a frame to every child."""
@@ -183,7 +266,7 @@ class Children:
             process.kill(child.pid, signum, group=False)
 
     def _bear(self, place: Place, nursery: Nursery, generation: int) -> None:
-        spec, index = self._specs[place], place[2]
+        spec, index = self.specs[place[:2]], place[2]
         slot = self.scoreboard.take()
         if slot is None:
             self._not_before[place] = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
@@ -202,8 +285,8 @@ class Children:
             channel=channel, born_s=self._clock.monotonic_s(),
         )
         self._handles[child.n] = self._by_pid[pid] = child
-        self._lives[place] = self._lives.get(place, 0) + 1
         self._switchboard.connect(channel, lambda frame: self._hear(child, frame), lambda: None)
+        self.born(child)
         self._log.info("child.born", child=child.name, child_pid=pid, n=child.n)
 
     # -- deaths -------------------------------------------------------------------------------
@@ -228,8 +311,11 @@ class Children:
         self._switchboard.hang_up(child.channel)
         del self._handles[child.n], self._by_pid[child.pid]
         death = Death(child, self.scoreboard.bury(child.slot, status), status)
-        unasked = child.draining_since is None and not child.killed
+        self.changes += 1
+        unasked = child.draining_since is None and (child.condemned or not child.killed)
         if unasked:
+            self._restarts[child.place] = self._restarts.get(child.place, 0) + (not child.trial)
+        if unasked and not child.trial:
             self._learn(death)
         tell = self._log.warning if unasked and status != 0 else self._log.info
         tell("child.exited", child=child.name, child_pid=child.pid, n=child.n, status=status, how=death.how)
@@ -252,6 +338,15 @@ class Children:
         self._not_before[child.place] = history.died(life, now, random.random())
         if history.fatal and not was_fatal:
             self._log.error("child.fatal", child=child.name, reason=history.fatal)
+
+
+def _given_up(key: Key) -> str:
+    """What became of it, and the command that tries again."""
+    role, path = key
+    if role == CONSUMER:
+        return f"given up, its jobs wait: repair it, then 'pbus topic restart {path}'"
+    command = f"pbus program restart {path}" if role == PROGRAM else "pbus restart"
+    return f"given up: repair it, then '{command}'"
 
 
 def _next_dead() -> os.waitid_result | None:

@@ -34,6 +34,13 @@ class Handle:
         draining_since: When it was told to drain; None before.
         killed: It was sent KILL because a grace was over.
         condemned: It was sent KILL on demand (the timeout of a job): its death counts against nobody.
+        overdue_since: When its job ran out of time; None: it did not.
+        dumped: It was told to write down its stacks.
+        busy_s: When it was last seen in the middle of a job.
+        leaving: Why it leaves by itself (it is old, it has grown); empty: it does not.
+        code: Which roll-out of its topic it was born into; a lower number is older code.
+        trial: It is the first with new code, and may fail.
+        too_big: How far it has grown, when it was killed for that.
         failure: Why it cannot start, as it said itself.
         problems: What it wants people to know, by name.
         lanes: What it said about its topics, by (queue, topic).
@@ -54,6 +61,13 @@ class Handle:
     draining_since: float | None = None
     killed: bool = False
     condemned: bool = False
+    overdue_since: float | None = None
+    dumped: bool = False
+    busy_s: float = 0.0
+    leaving: str = ""
+    code: int = 0
+    trial: bool = False
+    too_big: str = ""
     failure: str = ""
     problems: dict[str, str] = field(default_factory=dict)
     lanes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -75,8 +89,20 @@ class Handle:
         """The facts that deciding needs."""
         return Seen(
             n=self.n, place=self.place, generation=self.generation, stage=self.spec.drain_stage,
-            draining_since=self.draining_since, killed=self.killed,
+            draining_since=self.draining_since, killed=self.killed, stop_s=self.spec.stop_timeout_s,
+            busy_s=self.busy_s, overdue_since=self.overdue_since, dumps=self.spec.dumps, dumped=self.dumped,
+            alone=self.spec.alone,
         )
+
+    @property
+    def weighs_family(self) -> bool:
+        """What it starts counts as its own."""
+        return self.spec.weighs_group
+
+    @property
+    def stays(self) -> bool:
+        """It neither drains nor leaves."""
+        return self.draining_since is None
 
     @property
     def state(self) -> str:
@@ -95,6 +121,21 @@ class Handle:
             # It may not have come to listening yet; then the signal ends it, and nothing is lost by that.
             process.kill(self.pid, signal.SIGTERM, group=False)
 
+    def leave(self, why: str, now: float) -> None:
+        """It has said that it ends by itself: its place is free, its end is no accident."""
+        self.leaving, self.draining_since = why, now
+
+    def overdue(self, now: float) -> None:
+        """Its job is out of time: it may say what it does, and end by itself."""
+        self.overdue_since, self.condemned = now, True
+        self.tell("overdue")
+        process.kill(self.pid, signal.SIGTERM, group=False)
+
+    def dump(self) -> None:
+        """Have it write its stacks to its log, even where it holds the interpreter."""
+        self.dumped = True
+        process.kill(self.pid, signal.SIGQUIT, group=False)
+
     def kill(self) -> None:
         """End it now, and what it started."""
         process.kill(self.pid, signal.SIGKILL, self.spec.own_group)
@@ -111,6 +152,8 @@ class Death:
     @property
     def how(self) -> str:
         """For people: ``exit status 1``, ``killed by SIGSEGV``, with its own words if it had any."""
+        if self.handle.too_big:
+            return f"killed: {self.handle.too_big}"
         if self.exit_status < 0:
             try:
                 return f"killed by {signal.Signals(-self.exit_status).name}"

@@ -15,6 +15,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import setproctitle
@@ -25,6 +26,7 @@ from pbus.supervisor import health, reconcile
 from pbus.supervisor.channel import Switchboard
 from pbus.supervisor.children import Children
 from pbus.supervisor.control import Caller, Door, Request
+from pbus.supervisor.errands import ORDER, Errands
 from pbus.supervisor.follow import HEARS as WATCH
 from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Death, Handle
@@ -34,11 +36,13 @@ from pbus.supervisor.numbers import HEARS as NUMBERS
 from pbus.supervisor.numbers import NumberDesk, Numbers
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.relay import BOOTS, Relay
+from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.signals import Signals
 from pbus.supervisor.spawn import Nursery
 from pbus.supervisor.status import Facts, build
 from pbus.supervisor.topics import Topics
+from pbus.supervisor.workforce import Workforce
 from pbus.telemetry import log as logs
 from pbus.telemetry.rotate import rotate
 
@@ -48,9 +52,17 @@ FAST_S: Final = 1.0
 _TICK_S: Final = 1.0
 _OPENING_S: Final = 0.1
 _SPARE_SLOTS: Final = 128
+_MOST_SLOTS: Final = 4096
+"""Rows for what a plan may ask for: 2 MiB. A node with more processes than that has run out of something else."""
 _ENDS_A_START: Final = (Exit.TEMPORARY, Exit.NO_PERMISSION, Exit.CONFIG)
 _SILENT_S: Final = 10.0
 _LONG_START_S: Final = 10.0
+
+
+def slots(roles: Sequence[RoleSpec]) -> int:
+    """Rows of the scoreboard: for everybody and their successors, and for as many as a plan may ask for."""
+    more = sum(max(0, spec.most - spec.count) for spec in roles)
+    return 2 * sum(spec.count for spec in roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS
 
 
 class Announcer(Protocol):
@@ -76,26 +88,28 @@ class Master:
         self._signals = Signals()
         self._switchboard = Switchboard()
         self._house = House(plan, self._clock)
-        slots = 2 * sum(spec.count for spec in plan.roles) + _SPARE_SLOTS
         self._children = Children(
-            plan.roles, plan.backoff, Scoreboard(slots, self._clock), self._switchboard,
+            plan.roles, plan.backoff, Scoreboard(slots(plan.roles), self._clock), self._switchboard,
             self._hear, self._clock,
         )
+        self._workforce = Workforce(self._children, self._clock)
         self._followers = Followers(lambda: self._children.hearing(WATCH), self._clock)
         self._numbers = NumberDesk(lambda: self._children.hearing(NUMBERS), self._clock)
+        self._errands = Errands(lambda: self._children.hearing(ORDER), self._clock)
         of_consumers = [(topic.queue, topic.topic) for topic in plan.topics if topic.has_consumers]
         self._topics = Topics(self._children, of_consumers, self._clock)
         self._relay = Relay(
-            self._children, self._followers, self._numbers, self._house, self._topics, self._fence, self._clock
+            self._children, self._followers, self._numbers, self._errands, self._house, self._topics, self._workforce,
+            self._fence, self._clock,
         )
         self._door = Door(plan.run_dir, self._switchboard, {
             "ping": Request(self._pinged, reads=True),
             "status": Request(self._asked_for_status, reads=True),
             "watch": Request(self._followers.begin, reads=True),
             "stop": Request(self._asked_to_stop),
+            "scale": Request(self._errands.send),
         })
         self._notifier = Notifier()
-        self._round = health.Round()
         self._own = health.Sample()
         self._generation = 1
         self._token_key = os.urandom(32)
@@ -163,6 +177,8 @@ class Master:
             self._open()
         self._numbers.settle()
         self._followers.settle()
+        self._errands.settle()
+        self._workforce.settle()
         now = self._clock.monotonic_s()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
@@ -186,7 +202,7 @@ class Master:
         if self._births_wait or self._over:
             self._switchboard.turn(0.0)
             return
-        due = min(self._tick_at, self._numbers.next_s, self._followers.next_s)
+        due = min(self._tick_at, self._numbers.next_s, self._followers.next_s, self._errands.next_s)
         if self._house.boot:
             due = min(due, reconcile.due(self._wanted(), [child.seen for child in self._children], now))
         else:
@@ -255,6 +271,7 @@ class Master:
         """Begin to stop, or hurry a stop that has begun. Nothing turns it back."""
         if self._stopping_since is None or (fast and self._grace_s > FAST_S):
             self._stopping_since = self._clock.monotonic_s()
+            self._children.stopping = True
             self._grace_s = min(self._grace_s, FAST_S) if fast else self._grace_s
             self._house.close_up()
             self._log.info("master.stopping", why=why, fast=fast, grace_s=self._grace_s)
@@ -310,7 +327,7 @@ class Master:
     # -- once a second ------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._round.turn(list(self._children))
+        self._workforce.tick()
         self._rotate()
         self._losses = logs.losses()
         if self._stopping_since is None:
@@ -353,9 +370,9 @@ class Master:
 
     def _tell_status(self, caller: Caller, numbers: Numbers) -> None:
         children = sorted(self._children, key=lambda child: child.n)
-        health.look_at_all(children)
-        self._own.look(os.getpid())
         now = self._clock.monotonic_s()
+        health.look_at_all(children, now)
+        self._own.look(os.getpid(), now)
         caller.answer(status=build(Facts(
             state=self._state, node=self._plan.node, generation=self._generation, now_s=now, problems=self._problems(),
             wall_s=self._clock.wall_s(),

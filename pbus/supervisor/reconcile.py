@@ -1,7 +1,7 @@
 """
 What the master does next: a pure function of what is wanted, what there is, and the time.
 
-    (wanted, children, now) -> [Spawn | Term | Kill]
+    (wanted, children, now) -> [Spawn | Term | Dump | Kill]
 
 Rule: nothing here acts, waits or reads a clock. ``due`` tells when time alone will change the
 answer, so the master can sleep until then.
@@ -20,6 +20,10 @@ Place = tuple[str, str, int]
 """(role, path, index): where one child lives."""
 
 NEVER: Final = float("inf")
+OVERDUE_S: Final = 1.0
+"""How long a child whose job is out of time is left to end by itself, unless its role says otherwise."""
+DUMP_S: Final = 0.2
+"""What it takes a process to write down its stacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Wanted:
         generation: Children of another one are to leave.
         not_before: Place -> monotonic time before which nobody is born there (back-off).
         fatal: Keys that are given up: nobody is born there at all.
+        shy: Keys whose children die young: one is tried at a time, until it has lived for a while.
         grace_s: How long a drain may take.
         stopping_since: When the stop began; None: the bus is to run.
     """
@@ -40,6 +45,7 @@ class Wanted:
     generation: int
     not_before: Mapping[Place, float] = field(default_factory=dict)
     fatal: frozenset[Key] = frozenset()
+    shy: frozenset[Key] = frozenset()
     grace_s: float
     stopping_since: float | None = None
 
@@ -56,6 +62,12 @@ class Seen:
         stage: Lower stages drain first on stop.
         draining_since: When it was told to drain; None: it was not.
         killed: It was sent KILL already.
+        stop_s: How long its drain may take where that is less than the grace; 0: the grace.
+        busy_s: When it was last seen in the middle of a job (monotonic).
+        overdue_since: When its job ran out of time, and it was asked to end; None: it did not.
+        dumps: It is sent QUIT before it is killed for that.
+        dumped: It was sent QUIT already.
+        alone: Nobody else is born at its place while it is there.
     """
 
     n: int
@@ -64,6 +76,12 @@ class Seen:
     stage: int = 0
     draining_since: float | None = None
     killed: bool = False
+    stop_s: float = 0.0
+    busy_s: float = 0.0
+    overdue_since: float | None = None
+    dumps: bool = False
+    dumped: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +99,20 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Dump:
+    """Child *n* is about to be killed for its overdue job: have it write down what it does."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """The grace of child *n* is over."""
 
     n: int
 
 
-Action = Spawn | Term | Kill
+Action = Spawn | Term | Dump | Kill
 
 
 def reconcile(wanted: Wanted, children: Sequence[Seen], now: float) -> list[Action]:
@@ -97,12 +122,16 @@ def reconcile(wanted: Wanted, children: Sequence[Seen], now: float) -> list[Acti
     Performing them and asking again at the same moment yields nothing more, except that a child
     that lingers is not told twice.
     """
-    return [*_kills(wanted, children, now), *_terms(wanted, children, now), *_spawns(wanted, children, now)]
+    return [
+        *_dumps(children, now), *_kills(wanted, children, now), *_terms(wanted, children, now),
+        *_spawns(wanted, children, now),
+    ]
 
 
 def due(wanted: Wanted, children: Sequence[Seen], now: float) -> float:
     """The earliest time after *now* at which ``reconcile`` may answer differently by itself; or NEVER."""
     times = [_kill_at(wanted, child) for child in children if not child.killed]
+    times += [_dump_at(child) for child in children if not child.dumped]
     if wanted.stopping_since is None:
         times += [wanted.not_before.get(place, 0.0) for place in _empty(wanted, children)]
     elif any(child.draining_since is None for child in children):
@@ -113,7 +142,18 @@ def due(wanted: Wanted, children: Sequence[Seen], now: float) -> float:
 def _spawns(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Spawn]:
     if wanted.stopping_since is not None:
         return
-    yield from (Spawn(place) for place in _empty(wanted, children) if wanted.not_before.get(place, 0.0) <= now)
+    tried = {child.place[:2] for child in children if child.place[:2] in wanted.shy and child.draining_since is None}
+    for place in _empty(wanted, children):
+        key = place[:2]
+        if wanted.not_before.get(place, 0.0) > now or key in tried:
+            continue
+        if key in wanted.shy:
+            tried.add(key)
+        yield Spawn(place)
+
+
+def _dumps(children: Sequence[Seen], now: float) -> Iterator[Dump]:
+    yield from (Dump(child.n) for child in children if not child.dumped and now >= _dump_at(child))
 
 
 def _terms(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Term]:
@@ -133,10 +173,38 @@ def _kills(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Kil
 
 
 def _kill_at(wanted: Wanted, child: Seen) -> float:
-    """A drain has the grace; a stop has it once for everybody, however late a stage was told."""
-    own = NEVER if child.draining_since is None else child.draining_since + wanted.grace_s
+    """The earliest of what ends its life: an overdue job, its own drain, the stop of the bus."""
+    return min(_overdue_at(child), _drain_ends(wanted, child))
+
+
+def _drain_ends(wanted: Wanted, child: Seen) -> float:
+    """
+    A stop has the grace once for everybody, however late a stage was told; so has a boot that is over.
+
+    Who drains because there are too many of it, or because of new code, may finish its job however long that takes.
+    """
     all_of_it = NEVER if wanted.stopping_since is None else wanted.stopping_since + wanted.grace_s
-    return min(own, all_of_it)
+    if child.draining_since is None:
+        return all_of_it
+    begun = child.draining_since
+    if wanted.stopping_since is not None:
+        begun = max(begun, wanted.stopping_since)
+    elif child.generation == wanted.generation:
+        begun = max(begun, child.busy_s)
+    return min(begun + min(child.stop_s or wanted.grace_s, wanted.grace_s), all_of_it)
+
+
+def _overdue_at(child: Seen) -> float:
+    """An overdue job is asked to end, and not for long."""
+    if child.overdue_since is None:
+        return NEVER
+    return child.overdue_since + (child.stop_s or OVERDUE_S) + (DUMP_S if child.dumps else 0.0)
+
+
+def _dump_at(child: Seen) -> float:
+    if child.overdue_since is None or not child.dumps or child.killed:
+        return NEVER
+    return child.overdue_since + (child.stop_s or OVERDUE_S)
 
 
 def _patience_ends(wanted: Wanted) -> float:
@@ -148,6 +216,7 @@ def _patience_ends(wanted: Wanted) -> float:
 def _empty(wanted: Wanted, children: Sequence[Seen]) -> list[Place]:
     """Wanted places that nobody lives in (a child that leaves does not count) and that are not given up."""
     lived_in = {
-        child.place for child in children if child.generation == wanted.generation and child.draining_since is None
+        child.place for child in children
+        if child.alone or (child.generation == wanted.generation and child.draining_since is None)
     }
     return [place for place in wanted.places if place not in lived_in and place[:2] not in wanted.fatal]

@@ -6,6 +6,12 @@ What children say to the master, and where it goes: a table of frames.
     fail {text, exit_status}      why it cannot start
     fenced                        its boot was declared dead: everybody gets a new one
     kill {owner}                  the job that process runs is out of time
+    leaving {why}                 it ends by itself, as it should
+    changed {files}               its code is another one on disk now; no files: it is the same again
+    recall {owner, ..}            for the process of that owner: hand back what has not begun
+    plan {topics}                 how much of each topic there ought to be
+    work {topics, ..}             what a delivery child measured, for who plans
+    ordered {id, ..}              answer to ``order {id, ..}``
     lane {queue, topic, state, reason, concurrency}
     backend {backend, address, state, reason, connections, limit, ..}
     delayed {store, in_s}         a retry is due sooner than anybody would look: for those who hear it
@@ -28,16 +34,19 @@ from typing import Any, Final
 from pbus.clock import Clock
 from pbus.core.names import Owner
 from pbus.supervisor.children import Children
+from pbus.supervisor.errands import Errands
 from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.house import House
 from pbus.supervisor.numbers import NumberDesk
 from pbus.supervisor.topics import Topics
+from pbus.supervisor.workforce import Workforce
 from pbus.telemetry import log as logs
 
 BOOTS: Final = "boots"
 DELAYED: Final = "delayed"
 NEWS: Final = "news"
+WORK: Final = "work"
 
 Act = Callable[[Handle, Mapping[str, Any]], None]
 
@@ -46,8 +55,8 @@ class Relay:
     """Hears every child. One owner: the master."""
 
     def __init__(
-        self, children: Children, followers: Followers, numbers: NumberDesk, house: House,
-        topics: Topics, fence: Callable[[Handle], None], clock: Clock,
+        self, children: Children, followers: Followers, numbers: NumberDesk, errands: Errands, house: House,
+        topics: Topics, workforce: Workforce, fence: Callable[[Handle], None], clock: Clock,
     ) -> None:
         """*fence* is called when a child finds that its boot was declared dead."""
         self._children = children
@@ -55,6 +64,7 @@ class Relay:
         self._numbers = numbers
         self._house = house
         self._topics = topics
+        self._workforce = workforce
         self._clock = clock
         self._log = logs.get()
         self._news: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -64,6 +74,12 @@ class Relay:
             "fail": self._fail,
             "fenced": lambda child, _: fence(child),
             "kill": self._kill,
+            "leaving": lambda child, frame: children.leave(child, str(frame["why"])),
+            "changed": lambda child, frame: workforce.changed(child, [str(file) for file in frame["files"]]),
+            "recall": self._recall,
+            "plan": lambda _, frame: workforce.plan(frame["topics"]),
+            WORK: self._work,
+            "ordered": lambda _, frame: errands.done(frame),
             "lane": self._lane,
             "backend": self._backend,
             DELAYED: self._delayed,
@@ -88,9 +104,11 @@ class Relay:
 
     def _ready(self, child: Handle, _: Mapping[str, Any]) -> None:
         child.ready_s = self._clock.monotonic_s()
+        self._children.changes += 1
         took_s = round(child.ready_s - child.born_s, 3)
         self._log.info("child.ready", child=child.name, child_pid=child.pid, took_s=took_s)
         self._followers.introduce(child)
+        self._workforce.introduce(child)
         if BOOTS in child.spec.hears:
             self.tell_boots(child)
 
@@ -111,8 +129,19 @@ class Relay:
 
     def _kill(self, child: Handle, frame: Mapping[str, Any]) -> None:
         owner = Owner.parse(frame["owner"])
-        done = self._children.kill_owner(owner)
+        done = self._children.end_overdue(owner)
         self._log.warning("child.condemned", by=child.name, owner=frame["owner"], found=done)
+
+    def _recall(self, _: Handle, frame: Mapping[str, Any]) -> None:
+        """What waits in a consumer behind a slow job can be done elsewhere; one that is gone has given it back."""
+        child = self._children.called(Owner.parse(frame["owner"]))
+        if child is not None:
+            child.tell("recall", **{name: value for name, value in frame.items() if name not in ("kind", "owner")})
+
+    def _work(self, child: Handle, frame: Mapping[str, Any]) -> None:
+        fields = {name: value for name, value in frame.items() if name != "kind"}
+        for other in self._children.hearing(WORK):
+            other.tell(WORK, **fields | {"child": child.index})
 
     def _delayed(self, _: Handle, frame: Mapping[str, Any]) -> None:
         for child in self._children.hearing(DELAYED):

@@ -18,11 +18,11 @@ class RoleSpec:
     One kind of child, and how many of it are wanted.
 
     Attributes:
-        role: ingest, delivery, scheduler, dashboard, consumer.
+        role: ingest, delivery, scheduler, dashboard, consumer, program.
         module: Module whose ``run(child)`` is the child's whole life.
-        count: How many; each has an index from 0.
+        count: How many there are at first; each has an index from 0.
         title: After ``pbus: `` in the process list; ``{index}`` is replaced.
-        path: ``queue/topic`` of a consumer, else empty.
+        path: ``queue/topic`` of a consumer, name of a program, else empty.
         keeps: Names of the listeners that its child keeps; every other descriptor is closed.
             ``{index}`` is replaced.
         args: Section of the settings (and whatever else) that the role is handed.
@@ -34,7 +34,18 @@ class RoleSpec:
         checks_tokens: It gets the key that the tokens of this master are made with; user code never does.
         hears: Kinds of frames that the master passes on to it: ``boots`` (earlier boots of this
             node), ``numbers`` (of topics, to be answered), ``delayed`` (a retry is due soon),
-            ``news`` (what another child found out about a backend), ``watch`` (somebody follows job events).
+            ``news`` (what another child found out about a backend), ``watch`` (somebody follows job events),
+            ``work`` and ``machine`` (what was measured), ``order`` (of a person, to be answered),
+            ``shares`` and ``expected`` (how much of each topic is its part).
+        most: How many there may ever be; 0: ``count``. The plan decides between 0 and this.
+        user: Run it as this user instead of the node's; empty: as the node's.
+        stays_master: It keeps the user of the master, because it starts a program as another one.
+        nice: Its scheduling priority.
+        stop_timeout_s: How long a drain may take where that is less than the grace; 0: the grace.
+        max_rss_bytes: It replaces itself above this, between two jobs; far above it is killed. 0: no bound.
+        weighs_group: Its memory and processor time are those of its whole family (it runs a program).
+        alone: Nobody is born at its place before the last one there has gone (it may hold a port).
+        dumps: Its stacks are worth writing down before it is killed: it gets QUIT first.
     """
 
     role: str
@@ -50,6 +61,15 @@ class RoleSpec:
     holds_claims: bool = False
     checks_tokens: bool = False
     hears: tuple[str, ...] = ()
+    most: int = 0
+    user: str = ""
+    stays_master: bool = False
+    nice: int = 0
+    stop_timeout_s: float = 0.0
+    max_rss_bytes: int = 0
+    weighs_group: bool = False
+    alone: bool = False
+    dumps: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
