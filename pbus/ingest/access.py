@@ -25,6 +25,7 @@ from typing import Any, Final, Literal
 from pbus.config.schema import Queue, System
 from pbus.core import tokens
 from pbus.core.names import Owner, topic_path
+from pbus.core.outcome import Rules
 from pbus.core.retry import RetryPolicy
 from pbus.core.tokens import Token
 
@@ -37,7 +38,8 @@ class TopicEntry:
     """
     A topic as pulls and looks need it; ``open``: no password guards it (from this machine).
 
-    ``slots``: calls or processes that it has on a node; 0: its jobs are pulled.
+    ``slots``: calls or processes that it has on a node; 0: its jobs are pulled. ``by_token``: programs take them by
+    their process' token; ``rules`` judge how that ends, ``exclusive``: for one process at a time.
     """
 
     queue: str
@@ -47,6 +49,9 @@ class TopicEntry:
     open: bool
     retry: RetryPolicy
     slots: int = 0
+    by_token: bool = False
+    exclusive: bool = False
+    rules: Rules = field(default_factory=Rules)
 
     @property
     def path(self) -> str:
@@ -218,6 +223,8 @@ def _entry(name: str, queue: Queue) -> QueueEntry:
             queue=name, name=topic, pull=pull is not None, max_open=pull.max_open if pull is not None else 0,
             open=not queue.password and not settings.password, retry=settings.retry.policy,
             slots=0 if pull is not None else settings.concurrency.min,
+            by_token=settings.command is not None and settings.command.protocol == "pepper",
+            exclusive=settings.concurrency.max == 1, rules=settings.rules,
         )
     return QueueEntry(
         name=name, system=queue.system, storage=queue.storage, pepper=queue.pepper, open=not queue.password,

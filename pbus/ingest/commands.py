@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pbus.codec.resp import Event, TooBig
 from pbus.codec.resp_reply import bulk, encode, error, integer, simple
-from pbus.ingest import looks, pulls, pushes, session
+from pbus.ingest import looks, programs, pulls, pushes, session
 from pbus.ingest.words import shown
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ ROWS: Final = (
     Row("lpop", pulls.pop, -2, flags=("write", "fast"), keys=(1, 1, 1)),
     Row("brpop", pulls.blocking_pop, -3, flags=_BLOCK, keys=(1, -2, 1)),
     Row("blpop", pulls.blocking_pop, -3, flags=_BLOCK, keys=(1, -2, 1)),
+    Row("pbus.settle", programs.settle, -2, flags=("write", "fast")),
     Row("llen", looks.backlog, 2, flags=_LOOK, keys=(1, 1, 1)),
     Row("xlen", looks.backlog, 2, flags=_LOOK, keys=(1, 1, 1)),
     Row("hgetall", looks.numbers, 2, flags=("readonly",), keys=(1, 1, 1)),

@@ -44,6 +44,8 @@ LINGER_S: Final = 1.0
 """How long a refused connection is still read from, so that its last reply is not lost to a reset."""
 _READ: Final = 1
 _WRITE: Final = 2
+_TCP_CLOSE: Final = 7
+"""State of a connection that was reset (Linux, tcp_states.h)."""
 
 
 class State(enum.Enum):
@@ -79,7 +81,7 @@ class Connection:
     __slots__ = (
         "_committer", "_held_bytes", "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending",
         "_postponed", "_queue",
-        "_reader", "_reading", "_shut_s", "_socket", "_spent", "_started_s", "_state", "_stuck_s", "_unsent",
+        "_reader", "_reading", "_shut_s", "_socket", "_spent", "_started_s", "_state", "_stuck_s", "_unread", "_unsent",
         "_waiting", "_writer",
         "access", "began_s", "gone", "id", "library", "name", "peer", "pop", "protocol", "server",
     )
@@ -112,6 +114,7 @@ class Connection:
         self._started_s: float | None = None          # since when a command is incomplete
         self._shut_s = 0.0
         self._on_sent: list[Callable[[bool], None]] | None = None
+        self._unread: Callable[[], None] | None = None
         self._reader = server.loop.io(sock.fileno(), _READ)
         self._writer: Any = None
         self._reading = True
@@ -164,15 +167,22 @@ class Connection:
         """The command at hand is answered later (``reply``); nothing of this client overtakes it."""
         self._waiting = True
 
-    def reply(self, reply: bytes, on_sent: Callable[[bool], None] | None = None) -> None:
+    def reply(
+        self, reply: bytes, on_sent: Callable[[bool], None] | None = None, unread: Callable[[], None] | None = None
+    ) -> None:
         """
         The answer that was waited for.
 
         Args:
             on_sent: Called once: True when the reply was handed to the kernel, False when it never will be.
+            unread: Called when the client has gone without reading what the kernel had of it, as far as one can tell.
         """
         self._waiting = False
         self.pop = None
+        if unread is not None and not self.gone:
+            self._unread = unread
+            if self._has_ended():
+                self.close()
         if self.gone:
             if on_sent is not None:
                 on_sent(False)
@@ -187,8 +197,16 @@ class Connection:
         try:
             pulls.answer(self, pop)
         except Exception:  # noqa: BLE001 - a bug ends one connection, its jobs go back, and the log has it
-            self.server.puller(pop.topics[0]).delivered(pop.got, sent=False)
+            pop.taker.delivered(pop.got, sent=False)
             self._failed()
+
+    def promise(self) -> Ticket:
+        """A place among the replies for one that comes later: set its ``reply``, call ``answered`` and ``proceed``."""
+        ticket = Ticket(self)
+        if self._pending is None:
+            self._pending = collections.deque()
+        self._pending.append(ticket)
+        return ticket
 
     def shut(self) -> None:
         """Send what there is to send, and do nothing of what follows."""
@@ -270,7 +288,13 @@ class Connection:
         self._account()
 
     def drain(self) -> None:
-        """Close it if it is idle and has sent nothing more; else it is asked again."""
+        """
+        Close it if it is idle and has sent nothing more; else it is asked again.
+
+        That of a living program stays: what its last job ended with is still to be said on it.
+        """
+        if self.access.kind == "pepper" and not self.access.void:
+            return
         if self._state is State.OPEN and self.idle:
             self._readable()
         if self.idle:
@@ -291,7 +315,7 @@ class Connection:
         self.server.held_bytes -= self._held_bytes
         self._held_bytes = 0
         if self.pop is not None:
-            self.server.cancel(self.pop)
+            self.pop.taker.cancel(self.pop)
             self.pop = None
         self._tell_sent(False)
         self.server.closed(self)
@@ -310,6 +334,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:
+            self._lost(True)
             self.close()
             return
         if not data:
@@ -329,6 +354,27 @@ class Connection:
         except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
             self._failed()
 
+    def _lost(self, unread: bool) -> None:
+        """The client has gone: without having read the reply in question, or after it."""
+        callback, self._unread = self._unread, None
+        if callback is not None and unread:
+            callback()
+
+    def _has_ended(self) -> bool:
+        """Whether the client has gone already, which nobody has noticed yet."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _was_reset(self) -> bool:
+        """Whether what the kernel sent last met a closed socket: then the end of the stream says less than it seems."""
+        if self._socket.family == socket.AF_UNIX:
+            return False                              # there it is an error
+        return bool(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+
     def _account(self) -> None:
         """Tell the server what is kept for this client."""
         if self._state is State.CLOSED:
@@ -343,6 +389,8 @@ class Connection:
 
     def _ended(self) -> None:
         """The client sends nothing more: what it sent is answered; who is blocked wants no answer."""
+        if self._unread is not None:
+            self._lost(self._was_reset())
         if self._state is State.SHUT or self.pop is not None:
             self.close()
             return
@@ -378,6 +426,7 @@ class Connection:
 
     def _parse(self, budget: int) -> bool:
         """Whether there is a complete command."""
+        self._unread = None                           # who goes on has read what was sent
         self._queue = self._parser.parse(min(budget, self._most))
         if self._queue:
             self._started_s = None

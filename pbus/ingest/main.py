@@ -47,7 +47,7 @@ def run(child: Child) -> None:
     args = child.spec.args
     queues: Mapping[str, Queue] = args["queues"]
     directory = Directory(queues, args["systems"])
-    stores = {name: _store(child, target, queues) for name, target in args["stores"].items()}
+    stores = {name: _store(child, target, queues, directory) for name, target in args["stores"].items()}
     for store in stores.values():
         store.start()
     for store in stores.values():
@@ -61,7 +61,7 @@ def run(child: Child) -> None:
         store.close()
 
 
-def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue]) -> Store:
+def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue], directory: Directory) -> Store:
     # A push may have waited before it is written, and its producer waits no longer than call_timeout in all.
     driver: Driver = make(dataclasses.replace(target, call_timeout_s=WRITE * target.call_timeout_s))
     if driver.capabilities.blocking:
@@ -70,7 +70,10 @@ def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue]) -> St
     pulls = [
         spec.name for spec in kept if any(topic.pull is not None for topic in queues[spec.name].topic.values())
     ]
-    return Store(target, driver, kept, pulls, child)
+    programs = [
+        topic for spec in kept for topic in directory.queues[spec.name].topics.values() if topic.by_token
+    ]
+    return Store(target, driver, kept, pulls, child, programs)
 
 
 def _drain(child: Child, server: Server) -> None:

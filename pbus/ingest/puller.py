@@ -14,7 +14,7 @@ while somebody is blocked, so nobody polls.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import gevent
@@ -61,6 +61,14 @@ class Receiver(Protocol):
         """*pop* is over; ``pop.got`` or ``pop.error`` say how."""
 
 
+class Taker(Protocol):
+    """Who claims for a pop."""
+
+    def cancel(self, pop: Pop) -> None: ...
+
+    def delivered(self, deliveries: Iterable[Delivery], sent: bool) -> None: ...
+
+
 class Pop:
     """
     One command that takes jobs.
@@ -74,12 +82,14 @@ class Pop:
         keys: The names the client used, one a topic.
         got: What it takes away.
         error: Why it failed, for the client; empty otherwise.
+        taker: Who serves it.
     """
 
     __slots__ = (
         "blocks", "connection", "count", "deadline_s", "error", "fresh", "got", "keys", "many", "over", "size",
-        "topics",
+        "taker", "topics",
     )
+    taker: Taker
 
     def __init__(
         self, connection: Receiver, topics: Sequence[TopicEntry], count: int, deadline_s: float | None, *,
@@ -107,8 +117,13 @@ class Pop:
 class Puller:
     """Everything of one child that takes jobs from one store by Redis protocol."""
 
-    def __init__(self, store: Source, owner: str, clock: Clock, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self, store: Source, owner: str, clock: Clock, log: structlog.typing.FilteringBoundLogger,
+        done: Callable[[str, int], None] | None = None,
+    ) -> None:
+        """*done* hears how many jobs of a topic (``queue/topic``) were taken for good."""
         self._store = store
+        self._done = done
         self._owner = owner
         self._clock = clock
         self._log = log
@@ -142,6 +157,7 @@ class Puller:
 
     def add(self, pop: Pop) -> None:
         """Serve *pop* soon; its connection hears of it by ``popped``."""
+        pop.taker = self
         self._waiting[pop] = None
         if pop.deadline_s is not None:
             if self._ending:
@@ -233,6 +249,10 @@ class Puller:
             self._settling = False
         self._open.subtract([f"{each.queue}/{each.topic}" for each in batch])
         self._mine.difference_update([(each.queue, each.topic, each.id) for each in batch])
+        if self._done is not None:
+            acked = collections.Counter([f"{each.queue}/{each.topic}" for each in batch if each.move is Move.ACK])
+            for path, count in acked.items():
+                self._done(path, count)
         if self._limited:
             self._limited, self._look_all = False, True
 

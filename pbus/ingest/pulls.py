@@ -10,11 +10,11 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pbus.codec import pepper
 from pbus.codec.resp_reply import NULL, NULL_ARRAY, bulk, encode, error
-from pbus.core.job import Delivery
 from pbus.core.names import topic_path
+from pbus.ingest import programs
 from pbus.ingest.access import TopicEntry
+from pbus.ingest.holder import TokenPop
 from pbus.ingest.puller import Pop
 from pbus.ingest.words import shown
 
@@ -33,6 +33,8 @@ def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
     count = _count(arguments[2]) if len(arguments) == 3 else None
     if count is not None and count < 0:
         return error("ERR value is out of range, must be positive")
+    if connection.access.kind == "pepper":
+        return programs.pop(connection, arguments)
     try:
         topics = _topics(connection, arguments[1:2])
     except _Refused as refused:
@@ -75,7 +77,10 @@ def answer(connection: Connection, over: Pop) -> None:
         nothing = NULL_ARRAY if over.many or over.blocks else NULL
         connection.reply(nothing[connection.protocol])
         return
-    settle = partial(connection.server.puller(over.topics[0]).delivered, over.got)
+    if isinstance(over, TokenPop):
+        programs.hand_over(connection, over)
+        return
+    settle = partial(over.taker.delivered, over.got)
     connection.reply(_reply(connection, over), lambda sent: settle(sent=sent))
 
 
@@ -83,7 +88,7 @@ def _reply(connection: Connection, over: Pop) -> bytes:
     got, first = over.got, over.got[0]
     directory = connection.server.directory
     if directory.queues[first.queue].pepper:
-        body = bulk(_pepper(connection, got))
+        body = bulk(programs.popped(connection, got))
     elif over.many:
         return encode([delivery.body for delivery in got], connection.protocol)
     else:
@@ -92,12 +97,6 @@ def _reply(connection: Connection, over: Pop) -> bytes:
         return body
     paths = [topic.path for topic in over.topics]
     return b"*2\r\n" + bulk(over.keys[paths.index(topic_path(first.queue, first.topic))]) + body
-
-
-def _pepper(connection: Connection, got: list[Delivery]) -> bytes:
-    topics = connection.server.directory.queues[got[0].queue].topics
-    now_s = connection.server.clock.wall_s()
-    return pepper.popped_json([pepper.job_object(each, topics[each.topic].retry, now_s) for each in got])
 
 
 def _topics(connection: Connection, keys: list[bytes]) -> list[TopicEntry]:

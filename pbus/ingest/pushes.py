@@ -19,7 +19,7 @@ from pbus.codec.resp import Run, TooBig
 from pbus.codec.resp_reply import bulk, error, integer
 from pbus.core.job import Push, PushOptions
 from pbus.core.names import is_name
-from pbus.ingest import options
+from pbus.ingest import options, programs
 from pbus.ingest.access import QueueEntry
 from pbus.ingest.committer import Form, Ticket
 from pbus.ingest.options import Refused
@@ -138,6 +138,8 @@ def run(connection: Connection, commands: Run) -> bool:
 
 def lpush(connection: Connection, arguments: list[bytes]) -> None:
     """``LPUSH queue body [body ..]``, ``RPUSH``: one job a body, all or nothing."""
+    if programs.push_back(connection, arguments):
+        return
     form: Form = BACKLOG
     try:
         route = _route(connection, arguments[1])

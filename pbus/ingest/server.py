@@ -26,7 +26,8 @@ from pbus.errors import StorageError
 from pbus.ingest.access import Access, Directory, TopicEntry
 from pbus.ingest.connection import Connection
 from pbus.ingest.guesses import Guesses
-from pbus.ingest.puller import Pop, Puller
+from pbus.ingest.holder import Holder
+from pbus.ingest.puller import Puller
 from pbus.ingest.store import Store
 from pbus.ingest.tokens import Tokens
 from pbus.supervisor.child import Child
@@ -158,6 +159,7 @@ class Server:
             listener.close()
         for store in self.stores.values():
             store.puller.end_blocked()
+            store.holder.end_blocked()
         self._drain_idle()
 
     def _drain_idle(self) -> None:
@@ -170,7 +172,9 @@ class Server:
         if self._draining:
             self._drain_idle()
         stores = self.stores.values()
-        return not self.connections and all(store.committer.idle and store.puller.idle for store in stores)
+        if self.connections:
+            return False
+        return all(store.committer.idle and store.puller.idle and store.holder.idle for store in stores)
 
     def close(self) -> None:
         """The grace is over."""
@@ -282,9 +286,9 @@ class Server:
         """Who claims for that topic."""
         return self.stores[self.directory.queues[topic.queue].storage].puller
 
-    def cancel(self, pop: Pop) -> None:
-        """Nobody waits for *pop* any more."""
-        self.puller(pop.topics[0]).cancel(pop)
+    def holder(self, topic: TopicEntry) -> Holder:
+        """Who claims for programs of that topic."""
+        return self.stores[self.directory.queues[topic.queue].storage].holder
 
     @staticmethod
     def _answer(connection: Connection, read: Callable[[], bytes]) -> None:

@@ -17,14 +17,19 @@ import gevent.event
 
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.errors import BootError, Conflict, StorageError, StoreFull, Unavailable
+from pbus.ingest.access import TopicEntry
+from pbus.ingest.account import Account
 from pbus.ingest.committer import Committer
 from pbus.ingest.fullness import Fullness
 from pbus.ingest.gate import LEAST_IMPORTANT, Gate
 from pbus.ingest.glance import Glance, Look
+from pbus.ingest.holder import Holder
+from pbus.ingest.overdue import Overdue
 from pbus.ingest.puller import Puller
-from pbus.storage.driver import Appended, Bell, Driver, Held, QueueSpec, Want
+from pbus.storage.driver import Appended, Bell, Driver, Held, JobRecord, QueueSpec, Want
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.child import Child
+from pbus.supervisor.handed import Handed
 
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 1.0
@@ -44,16 +49,19 @@ class Store:
         away: Why it cannot be used now; empty while it can.
         gate: Whether pushes may come near it.
         committer, puller: The child's one writer of pushes, and its one taker of claims.
+        holder: Its one taker of claims for programs that bear a token.
 
     Args:
         target: What the configuration says of it.
         driver: Not opened yet; its calls must yield under gevent.
         queues: What it keeps.
         pulls: Those of them that have a topic for pulling.
+        programs: Topics whose jobs programs take by a token.
     """
 
     def __init__(
-        self, target: StoreTarget, driver: Driver, queues: Sequence[QueueSpec], pulls: Sequence[str], child: Child
+        self, target: StoreTarget, driver: Driver, queues: Sequence[QueueSpec], pulls: Sequence[str], child: Child,
+        programs: Sequence[TopicEntry] = (),
     ) -> None:
         self.name = target.name
         self.away = "not open yet"
@@ -75,15 +83,22 @@ class Store:
         self.committer = Committer(
             self.name, self._append, self.lost, self._fullness.text, self.gate, target.call_timeout_s, child.clock
         )
-        self.puller = Puller(self, self._owner, child.clock, child.log)
+        self._programs = sorted({topic.queue for topic in programs})
+        self._account = Account(child)
+        self.puller = Puller(self, self._owner, child.clock, child.log, self._account.done)
+        self.holder = Holder(self, Handed(child.run_dir), self._account, child.clock, child.log)
+        self._overdue = Overdue(self.holder, programs, child)
 
     def start(self) -> None:
         """Begin; ``wait_first`` tells when the first try to open is over."""
         self._lost.set()
         self._looking.append(gevent.spawn(self._keep))
         self._looking.append(gevent.spawn(self._watch))
+        self._looking.append(gevent.spawn(self._tell_account))
         gevent.spawn(self.committer.run)
         self.puller.start()
+        if self._programs:
+            self.holder.start()
 
     def wait_first(self) -> None:
         """Until it is open, or known to be away."""
@@ -104,6 +119,14 @@ class Store:
         """``Driver.held`` of this child."""
         return self._call(lambda: self._driver.held(self._owner))
 
+    def held_by(self, owner: str) -> list[Held]:
+        """``Driver.held`` of a process that takes jobs by a token."""
+        return self._call(lambda: self._driver.held(owner))
+
+    def job(self, queue: str, id: str) -> JobRecord | None:
+        """``Driver.job``."""
+        return self._call(lambda: self._driver.job(queue, id))
+
     def backlog(self, queue: str) -> int:
         """``Driver.backlog``."""
         return self._call(lambda: self._driver.backlog(queue))
@@ -123,6 +146,10 @@ class Store:
     def bell(self) -> Bell:
         """A bell of this child for the queues that can be pulled from."""
         return self._driver.bell(f"ingest-{self._owner.rpartition('/')[2]}", self._pulls)
+
+    def bell_of_programs(self) -> Bell:
+        """Another one, for the queues that programs take from."""
+        return self._driver.bell(f"ingest-{self._owner.rpartition('/')[2]}-p", self._programs)
 
     def _call(self, function: Callable[[], _T]) -> _T:
         """A call that marks the store as away when it fails, and is refused at once while it is."""
@@ -197,7 +224,21 @@ class Store:
             return False
         self._mark("")
         self.puller.look()
+        self.holder.look()
         return True
+
+    def _tell_account(self) -> None:
+        """Once a second, for ever: what was done, and whose job is out of time."""
+        while True:
+            self._child.clock.sleep(WATCH_S)
+            self._account.tell()
+            if self._programs and not self.away:
+                try:
+                    self._overdue.look()
+                except StorageError:
+                    continue                          # the next look is soon
+                except Exception:                     # a bug must not end the watch
+                    self._child.log.exception("store.failed", storage=self.name)
 
     # -- how full it is -----------------------------------------------------------------------
 
@@ -262,4 +303,5 @@ class Store:
         """Give the driver back; the child is about to exit."""
         gevent.killall(self._looking)
         self.puller.stop()
+        self.holder.stop()
         self._driver.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import socket
+import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,9 @@ import hiredis
 import structlog
 
 from pbus.clock import SystemClock
-from pbus.config.schema import Ingest, PullHandler, PythonHandler, Queue, System, Topic
+from pbus.config.schema import (
+    CommandHandler, Concurrency, Ingest, PullHandler, PythonHandler, Queue, Retry, System, Topic,
+)
 from pbus.core import tokens
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.names import Owner
@@ -27,7 +30,7 @@ from pbus.ingest.access import Directory
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, Fill, Held, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want,
+    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.scoreboard import Scoreboard, Slot
@@ -35,6 +38,7 @@ from pbus.supervisor.scoreboard import Scoreboard, Slot
 KEY = b"a key of this boot that is long enough"
 PULL = Topic(pull=PullHandler())
 PYTHON = Topic(python=PythonHandler(call="a:b"))
+PROGRAM = CommandHandler(argv=["php", "credit.php"], protocol="pepper")
 QUEUES = {
     "gift": Queue(topic={"credit": PULL, "mail": PYTHON}, alias=["live:gift:list"]),
     "mail": Queue(topic={"smtp": PULL}),
@@ -43,6 +47,11 @@ QUEUES = {
         topic={"credit": PULL, "own": Topic(pull=PullHandler(), password="topic-pw")}, password="pw", system="live"
     ),
     "empty": Queue(),
+    "php": Queue(topic={
+        "credit": Topic(command=PROGRAM, retry=Retry(attempts=3, jitter=0.0), timeout_s=5.0),
+        "many": Topic(command=PROGRAM, concurrency=Concurrency(min=1, max=4)),
+        "lines": Topic(command=CommandHandler(argv=["php", "lines.php"])),
+    }),
 }
 SYSTEMS = {"live": System(password="live-pw")}
 
@@ -64,15 +73,21 @@ class FakeBell:
 
     def __init__(self, driver: FakeDriver) -> None:
         self._driver = driver
+        self._rang = gevent.event.Event()
+        self._rung: set[str] = set()
+
+    def ring(self, queues: set[str]) -> None:
+        self._rung |= queues
+        self._rang.set()
 
     def wait(self, timeout_s: float) -> frozenset[str] | None:
-        self._driver.rang.wait(timeout_s)
-        self._driver.rang.clear()
-        rung, self._driver.rung = frozenset(self._driver.rung), set()
+        self._rang.wait(timeout_s)
+        self._rang.clear()
+        rung, self._rung = frozenset(self._rung), set()
         return rung
 
     def close(self) -> None:
-        self._driver.bells -= 1
+        self._driver.bells.remove(self)
 
 
 class FakeDriver:
@@ -102,10 +117,14 @@ class FakeDriver:
         self.claim_go.set()
         self.ready: dict[tuple[str, str], Any] = collections.defaultdict(collections.deque)
         self.running: dict[tuple[str, str, str], bytes] = {}
+        self.owners_of: dict[tuple[str, str, str], str] = {}
+        self.attempts: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        self.first_ms: dict[tuple[str, str, str], int] = {}
+        self.settlements: list[Settlement] = []
+        self.wants: list[Want] = []
         self.settled: list[tuple[Move, str]] = []
-        self.rang = gevent.event.Event()
-        self.rung: set[str] = set()
-        self.bells = 0
+        self.bells: list[FakeBell] = []
+        self.bell_names: list[str] = []
         self.open_appends = 0
         self.topics: dict[str, list[str]] = {}
         self.declared = 0
@@ -153,8 +172,8 @@ class FakeDriver:
             if push.span:
                 refused = self.refuse if push.body != b"small" else ""
             answers.append(Appended("", 0, 0, refused=refused) if refused else self._deduped(push))
-        self.rung |= {push.queue for push in pushes}
-        self.rang.set()
+        for bell in self.bells:
+            bell.ring({push.queue for push in pushes})
         for answer, push in zip(answers, pushes, strict=True):
             answer.backlog, answer.topics = self.backlog(push.queue), len(self.topics[push.queue])
         return answers
@@ -178,7 +197,7 @@ class FakeDriver:
         self._maybe_fail()
         return max(len(self.ready[queue, topic]) for topic in self.topics[queue])
 
-    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
+    def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
         self._maybe_fail()
         self.looks += 1
         return {
@@ -186,7 +205,7 @@ class FakeDriver:
                 ready=len(line), oldest_wait_s=1.5, failed_total=self.failed_total, paused_ms=self.paused_ms,
                 done_total=sum(move is Move.ACK for move, _ in self.settled),
             )
-            for name, line in self.ready.items()
+            for name, line in self.ready.items() if queues is None or name[0] in queues
         }
 
     def queue_numbers(self) -> dict[str, QueueNumbers]:
@@ -202,45 +221,76 @@ class FakeDriver:
         self._maybe_fail()
         self.claim_go.wait()
         deliveries = []
+        self.wants += wants
         for want in wants:
             line = self.ready[want.queue, want.topic]
             for _ in range(min(want.count, len(line))):
                 job_id, body = line.popleft()
-                self.running[want.queue, want.topic, job_id] = body
-                deliveries.append(Delivery(job_id, want.queue, want.topic, body, 1, 0, False, "", "", 0, want.owner))
+                key = (want.queue, want.topic, job_id)
+                self.running[key] = body
+                self.owners_of[key] = want.owner
+                attempt, first_ms = self.attempts[key] + 1, self.first_ms.get(key, 0)
+                deliveries.append(Delivery(*_turned(key), body, attempt, 0, False, "", "", first_ms, want.owner))
         return deliveries
 
     def held(self, owner: str) -> list[Held]:
         self._maybe_fail()
-        return [Held(queue, topic, job_id, 0, 0) for queue, topic, job_id in self.running]
+        return [Held(*key, self.attempts[key], 0) for key in self.running if self.owners_of[key] == owner]
+
+    def job(self, queue: str, id: str) -> JobRecord | None:
+        self._maybe_fail()
+        keys = [key for key in self.running if key[0] == queue and key[2] == id]
+        places = {key[1]: Place("running", first_ms=self.first_ms.get(key, 0)) for key in keys}
+        return JobRecord(id, queue, b"", "", "", "", 0, places) if keys else None
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         self._maybe_fail()
-        for each in settlements:
-            body = self.running.pop((each.queue, each.topic, each.id))
-            if each.move is Move.RELEASE:
-                self.ready[each.queue, each.topic].appendleft((each.id, body))
-            self.settled.append((each.move, each.id))
-        return [True] * len(settlements)
+        return [self._settle(each) for each in settlements]
+
+    def _settle(self, each: Settlement) -> bool:
+        key = (each.queue, each.topic, each.id)
+        if self.owners_of.get(key) != each.owner:
+            return False
+        body = self.running.pop(key)
+        del self.owners_of[key]
+        if each.counts:
+            self.attempts[key] += 1
+            self.first_ms.setdefault(key, 1000)
+        if each.move is Move.RELEASE:
+            self.ready[each.queue, each.topic].appendleft((each.id, body))
+        self.settled.append((each.move, each.id))
+        self.settlements.append(each)
+        return True
 
     def bell(self, name: str, queues: Sequence[str]) -> Bell:
-        self.bells += 1
-        return FakeBell(self)
+        self.bell_names.append(name)
+        self.bells.append(FakeBell(self))
+        return self.bells[-1]
 
     def _maybe_fail(self) -> None:
         if self.fail is not None:
             raise self.fail
 
 
+def _turned(key: tuple[str, str, str]) -> tuple[str, str, str]:
+    """Id, queue, topic."""
+    return key[2], key[0], key[1]
+
+
 class FakeChild:
     """What ``Server`` and ``Store`` use of a child."""
 
-    def __init__(self, clock: MovableClock, ingest: Ingest) -> None:
+    def __init__(self, clock: MovableClock, ingest: Ingest, run_dir: str) -> None:
         self.clock = clock
+        self.run_dir = run_dir
+        self.watched = False
+        self.published: list[Any] = []
         self.owner = Owner("node", "boot", 0, 1)
         self.token_key = KEY
         self.scoreboard = Scoreboard(8)
-        self.scoreboard.take()                        # ours
+        ours = self.scoreboard.take()
+        assert ours is not None
+        ours.update(n=1, state="ready", role="ingest")
         self.listeners: dict[str, Any] = {}
         self.log = structlog.get_logger()
         self.told: list[tuple[str, dict[str, Any]]] = []
@@ -254,6 +304,9 @@ class FakeChild:
 
     def problem(self, name: str, text: str) -> None:
         self.problems[name] = text
+
+    def publish(self, event: Any) -> None:
+        self.published.append(event)
 
 
 class Client:
@@ -310,7 +363,8 @@ class Door:
     ) -> None:
         self.clock = MovableClock()
         self.ingest = ingest or Ingest()
-        self.child = FakeChild(self.clock, self.ingest)
+        self.folder = tempfile.TemporaryDirectory()
+        self.child = FakeChild(self.clock, self.ingest, self.folder.name)
         self.driver = FakeDriver()
         self.driver.fail = fail
         specs = [
@@ -318,10 +372,13 @@ class Door:
             for name, queue in queues.items()
         ]
         target = StoreTarget("main", "sqlite:x", "", call_timeout_s, "node")
-        self.store = Store(target, self.driver, specs, sorted(queues), self.child)  # type: ignore[arg-type]
+        directory = Directory(queues, SYSTEMS)
+        programs = [topic for queue in directory.queues.values() for topic in queue.topics.values() if topic.by_token]
+        self.store = Store(
+            target, self.driver, specs, sorted(queues), self.child, programs,  # type: ignore[arg-type]
+        )
         self.store.start()
         self.store.wait_first()
-        directory = Directory(queues, SYSTEMS)
         self.server = Server(self.child, self.ingest, directory, {"main": self.store})  # type: ignore[arg-type]
         self.server.start()
         self._clients: list[Client] = []
@@ -369,6 +426,7 @@ class Door:
         self.server.close()
         self.server._sweep_timer.stop()
         self.store.close()
+        self.folder.cleanup()
 
 
 def _topics(queue: Queue) -> Iterator[TopicSpec]:
