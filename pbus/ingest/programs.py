@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 HOW: Final = {
     b"done": Verdict.DONE, b"failed": Verdict.FAILED, b"crashed": Verdict.CRASHED, b"timeout": Verdict.TIMEOUT,
+    b"stopped": Verdict.UNSURE,
 }
-"""How a program may have ended, as PBUS.SETTLE says it."""
+"""How a program may have ended, as PBUS.SETTLE says it; ``stopped``: by pbus itself, in the middle of a job."""
 PUSHED_BACK: Final = "the program pushed it back"
 
 
@@ -105,7 +106,7 @@ def _give_back(connection: Connection, ticket: Ticket, topic: TopicEntry, job_id
 
 
 def settle(connection: Connection, arguments: list[bytes]) -> bytes | None:
-    """``PBUS.SETTLE done|failed|crashed|timeout [reason]``: the program has ended, and what it held with it."""
+    """``PBUS.SETTLE done|failed|crashed|timeout|stopped [reason]``: the program has ended, and what it held with it."""
     access = connection.access
     if access.kind != "pepper" or access.owner is None:
         return error("NOPERM PBUS.SETTLE is for the process of a program, by its token: nothing settled")

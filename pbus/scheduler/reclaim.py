@@ -8,12 +8,16 @@ A claim belongs to the process that runs it. Who gives the claims of a dead proc
     an earlier boot of this run directory  this duty, once the master says that nobody of it lives
     a boot of another node                 nodes.py, after its counter stood still
 
+A program that takes its jobs by a token does not tell its process which one it runs: that is read from the file
+of what was handed over.
+
 Rule: decide, then act. ``dead_owners`` and ``outcome_of`` are pure; a wrong or late act changes
 nothing, because every settlement is a compare-and-set on the owner.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +32,7 @@ from pbus.core.outcome import UNKNOWN, Outcome, Rules, Verdict, judge
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import Held
+from pbus.supervisor.handed import Handed
 from pbus.supervisor.scoreboard import Scoreboard, SlotView
 
 LOOK_S: Final = 0.5
@@ -176,14 +181,18 @@ class Reclaim:
     def __init__(
         self, store: Store, own: Owner, scoreboard: Scoreboard, boots: Boots, rules: Mapping[tuple[str, str], Rules],
         clock: Clock, log: structlog.typing.FilteringBoundLogger, draw: Callable[[], float] = random.random,
-        killed: bool = False,
+        killed: bool = False, programs: Collection[str] = (), handed: Handed | None = None,
     ) -> None:
         """
         Args:
             own: The scheduler itself; its boot is the living one.
             rules: Of each (queue, topic): whether a job that killed its consumer is tried again.
             killed: The dead were ended by pbus (a stop whose grace was over): no job is to blame.
+            programs: Topics (``queue/topic``) whose processes take their jobs by a token.
+            handed: What these were handed.
         """
+        self._programs = frozenset(programs)
+        self._handed = handed
         self._store = store
         self._own = own
         self._scoreboard = scoreboard
@@ -217,7 +226,8 @@ class Reclaim:
         """Give back what dead processes of this machine hold."""
         owners = parsed(self._store.driver.owners())
         over = self._over(owners)
-        dead = dead_owners(owners, self._own.boot, self._scoreboard.rows(), over)
+        rows = [self._completed(row) for row in self._scoreboard.rows()]
+        dead = dead_owners(owners, self._own.boot, rows, over)
         now = self._clock.monotonic_s()
         self._left_since = {one.owner: self._left_since.get(one.owner, now) for one in dead if one.linked}
         for one in dead:
@@ -226,6 +236,13 @@ class Reclaim:
         for boot in over:
             self._store.driver.forget(boot)
             self._boots.finish(boot, self._store.name)
+
+    def _completed(self, row: SlotView) -> SlotView:
+        """That of a dead process which does not know itself what its program had in hand."""
+        if row.alive or row.path not in self._programs or self._handed is None:
+            return row
+        hand = self._handed.read(Owner(self._own.node, self._own.boot, row.slot, row.n))
+        return dataclasses.replace(row, current=hand.job_id if hand is not None else "", last="")
 
     def _over(self, owners: Sequence[Owner]) -> set[str]:
         """Earlier boots that are over; in a store of one node every boot that does not live, heard of or not."""

@@ -19,6 +19,9 @@ from pbus.supervisor.scoreboard import Slot
 from tests.unit.ingest.door import KEY, Client, Door, encode
 
 TOPIC = "php/credit"
+HOW = (
+    "BADVALUE PBUS.SETTLE takes one of done, failed, crashed, timeout, stopped, and a reason: nothing settled"
+)
 
 
 class Program:
@@ -255,7 +258,7 @@ def test_replies_keep_their_order_around_a_job_that_is_pushed_back(
 @pytest.mark.parametrize(
     ("how", "move", "reason"),
     [("done", Move.ACK, ""), ("failed", Move.RETRY, "failed"), ("crashed", Move.RETRY, "crashed"),
-     ("TIMEOUT", Move.RETRY, "timeout")],
+     ("TIMEOUT", Move.RETRY, "timeout"), ("stopped", Move.RELEASE, "")],
 )
 def test_end_of_the_program_settles_what_it_held(
     door: Door, client: Client, program: Program, how: str, move: Move, reason: str
@@ -268,7 +271,9 @@ def test_end_of_the_program_settles_what_it_held(
     (settlement,) = door.driver.settlements
     assert (settlement.move, settlement.reason) == (move, reason)
     assert settlement.crash is (how == "crashed")
-    assert settlement.error == ("" if how == "done" else "exit status 255: Uncaught Error")
+    assert settlement.counts is (move is Move.RETRY)
+    assert settlement.redelivered is (how != "done")
+    assert settlement.error == ("" if how in ("done", "stopped") else "exit status 255: Uncaught Error")
     assert program.settle(how) == 0
 
 
@@ -312,10 +317,8 @@ def test_claim_that_was_not_handed_over_is_no_failure_of_the_program(
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (("PBUS.SETTLE", "well"), "BADVALUE PBUS.SETTLE takes one of done, failed, crashed, timeout, and a reason: "
-                                  "nothing settled"),
-        (("PBUS.SETTLE", "done", "a", "b"), "BADVALUE PBUS.SETTLE takes one of done, failed, crashed, timeout, and a "
-                                            "reason: nothing settled"),
+        (("PBUS.SETTLE", "well"), HOW),
+        (("PBUS.SETTLE", "done", "a", "b"), HOW),
         (("PBUS.SETTLE",), "ERR wrong number of arguments for 'pbus.settle' command"),
         (("RPOP", TOPIC, "2"), "BADVALUE a program takes one job at a time, without a count: nothing taken"),
         (("RPOP", "php/many"), "NOPERM the token of php/credit is not for php/many: nothing taken"),

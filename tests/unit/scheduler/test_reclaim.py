@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pbus.core.job import Move
@@ -13,6 +15,7 @@ from pbus.scheduler.reclaim import (
     CHUNK, IDLE_PASS_S, LOOK_S, PATIENCE_S, Dead, Reclaim, dead_owners, outcome_of, parsed, settlement_of,
 )
 from pbus.storage.driver import Held
+from pbus.supervisor.handed import Handed
 from pbus.supervisor.scoreboard import Scoreboard, Slot
 from tests.unit.scheduler.store import OWN, Bench, SchedulerStore, prepared
 
@@ -39,10 +42,11 @@ class Scene(Bench):
         slot.update(n=self._n, pid=1000 + self._n, role=role, state="ready", link=link)
         return Owner("bus-1", "own", slot.slot, self._n), slot
 
-    def duty(self, killed: bool = False, hold: bool = False) -> Reclaim:
+    def duty(self, killed: bool = False, hold: bool = False, handed: Handed | None = None) -> Reclaim:
         rules = {("gift", "credit"): Rules(retry=RetryPolicy(), crash_limit=2, hold=hold)}
         return Reclaim(
-            prepared(self.driver), OWN, self.board, self.boots, rules, self.clock, self.log, lambda: 0.0, killed=killed
+            prepared(self.driver), OWN, self.board, self.boots, rules, self.clock, self.log, lambda: 0.0, killed=killed,
+            programs=["gift/credit"] if handed else [], handed=handed,
         )
 
     def run(self, duty: Reclaim, seconds: float) -> None:
@@ -294,3 +298,21 @@ def test_attempts_that_were_given_back_are_not_counted_of_the_dead_either() -> N
     rules = Rules(retry=RetryPolicy(attempts=3))
     assert settlement_of(dead, Held("gift", "credit", "1000-1", 5, 0, 4), rules, 0, 0.0).move is Move.RETRY
     assert settlement_of(dead, Held("gift", "credit", "1000-1", 5, 0, 0), rules, 0, 0.0).move is Move.BURY
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_dead_process_of_a_program_crashed_with_what_its_program_was_handed(
+    scene: Scene, tmp_path: Path, hold: bool
+) -> None:
+    handed = Handed(str(tmp_path))
+    owner, slot = scene.child("consumer")
+    slot.update(path="gift/credit")
+    handed.give(owner, "1000-2", 1.0)
+    scene.driver.claimed_by(owner, "1000-1", "1000-2")
+    scene.board.bury(slot, KILLED)
+
+    scene.run(scene.duty(hold=hold, handed=handed), 1)
+
+    moves = {job_id: (move, crash) for job_id, move, crash in scene.moves()}
+    assert moves == {"1000-1": (Move.RELEASE, False), "1000-2": (Move.BURY if hold else Move.RETRY, True)}
+    handed.close()
