@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pbus.telemetry.sink import STDOUT
-from pbus.telemetry.topic_log import FOLDER
+from pbus.telemetry.topic_log import FOLDERS
 
 _DAY: Final = re.compile(rb"\d{4}-\d{2}-\d{2}")
 _ROTATED: Final = re.compile(r".+\.log\.(\d{4}-\d{2}-\d{2})(\.\d+)?\Z")
@@ -48,7 +48,7 @@ def rotate(log_dir: str, days: int, today: datetime.date) -> list[str]:
 
 
 def _files(log_dir: str) -> Iterator[str]:
-    for folder in (log_dir, os.path.join(log_dir, FOLDER)):
+    for folder in (log_dir, *(os.path.join(log_dir, name) for name in FOLDERS)):
         try:
             with os.scandir(folder) as entries:
                 yield from [entry.path for entry in entries if entry.is_file(follow_symlinks=False)]
