@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,6 +139,20 @@ def address(text: str) -> Address:
 def _is_host(name: str) -> bool:
     """Printable, no blanks, no slash: enough to keep typos out; resolving is the business of who connects."""
     return bool(name) and name.isprintable() and not any(character in " /@[]\"'" for character in name)
+
+
+def signal_number(text: str) -> int:
+    """
+    The number of ``TERM``, ``SIGINT``, ``USR2``..
+
+    Raises:
+        ValueError: there is no such signal.
+    """
+    name = text.upper().removeprefix("SIG")
+    try:
+        return int(signal.Signals[f"SIG{name}"])
+    except KeyError as error:
+        raise ValueError('a signal such as "TERM", "INT" or "QUIT"') from error
 
 
 def written_duration(seconds: float) -> str:
