@@ -1,97 +1,114 @@
 """
 Role consumer: one process that runs one topic's Python handler, one job at a time.
 
-Rule: no gevent, no storage, no patched module: user code finds the Python it knows. ``run`` is
-the whole life: load the handler, attach to a delivery child, work until told to finish, hand back
-what has not begun.
+    load, setup -> ready -> jobs .. -> hand back what has not begun -> teardown -> exit
+
+Rule: no gevent, no storage, no patched module: user code finds the Python it knows. Two threads: the main one runs
+user code; the listener hears the master meanwhile (see supervisor/child.py) and speaks for the job that runs.
 """
 
 from __future__ import annotations
 
 import os
-import socket
+import random
 import sys
 from typing import Any, Final
 
-from pbus.consumer import attach
-from pbus.consumer.attach import Attachment, RawJob
+from pbus.config.values import address
+from pbus.consumer import attach, stack
+from pbus.consumer.attach import RawJob
+from pbus.consumer.forks import RETURNED, Forks
 from pbus.consumer.job import Job
-from pbus.consumer.output import Output, lead_descriptors_to
+from pbus.consumer.link import RECEIPTS_S, attachment_of
+from pbus.consumer.output import Descriptors, Output
+from pbus.consumer.push import PushClient
 from pbus.consumer.python_handler import Answer, LoadError, PythonHandler
+from pbus.consumer.recycling import Recycling, rss_bytes
+from pbus.consumer.stop_signal import StopSignal
+from pbus.consumer.watch import CodeWatch, LoadedModules
 from pbus.supervisor.child import Child
-from pbus.supervisor.listeners import connect_unix
 from pbus.telemetry.sink import STDOUT
-from pbus.telemetry.topic_log import FOLDER, TopicLog, file_name
+from pbus.telemetry.topic_log import DAY_BYTES, FOLDER, TopicLog, file_name
 
-RECEIPTS_S: Final = 5.0
-"""How long a leaving consumer waits for its receipts; the delivery child has its results anyway."""
-CONNECT_S: Final = 2.0
+LOOK_S: Final = 0.05
+"""Between jobs it is looked so often what user code has done to the process."""
+_CLOSED: Final = "the handler closed descriptors that are not its own"
+_DEAF: Final = f"{_CLOSED}: its process cannot be spoken to any more and is replaced"
+_MENDED: Final = "the handler closed standard input, output or error: opened again"
+_FULL: Final = "what programs print is dropped: the log of the day is full"
 
 
 def run(child: Child) -> None:
     """The life of a consumer process. Ends the process with the handler's status if it calls sys.exit."""
-    args = child.spec.args
     child.start()
-    log = TopicLog(args["log_dir"], args["queue"], args["topic"])
-    log.write("", "INFO", f"consumer {child.index} starts", os.getpid())
-    output = Output(log)
-    output.install()
-    _lead_descriptors(child, log)
-    try:
-        handler = PythonHandler.load(args["handler"].call, args["handler"].path)
-        handler.setup()
-    except LoadError as error:
-        log.write("", "ERROR", str(error), os.getpid())
-        child.fail(str(error))
-    attachment = _attachment(child)
-    child.on_drain(attachment.stop)
+    consumer = Consumer(child)
+    consumer.load()
+    consumer.listen()
     child.ready()
-    status = Consumer(child, handler, attachment, output).work()
-    handler.teardown()
+    status = consumer.work()
+    consumer.tear_down()
     if status:
         sys.exit(status)
-
-
-def _lead_descriptors(child: Child, log: TopicLog) -> None:
-    """What bypasses Python's own streams ends up in the topic's log too, also after a rotation."""
-    args = child.spec.args
-    if args["log_dir"] == STDOUT:
-        return
-    path = os.path.join(args["log_dir"], FOLDER, file_name(args["queue"], args["topic"]))
-    lead_descriptors_to(path)
-
-    def follow(_: dict[str, Any]) -> None:
-        log.reopen()
-        lead_descriptors_to(path)
-
-    child.on_frame("logs", follow)
-
-
-def _attachment(child: Child) -> Attachment:
-    args = child.spec.args
-    path = os.path.join(child.run_dir, f"delivery.{child.index % args['deliveries']}.sock")
-    identity = {"owner": str(child.owner), "queue": args["queue"], "topic": args["topic"], "pid": os.getpid()}
-
-    def connect() -> socket.socket:
-        return connect_unix(path, CONNECT_S)
-
-    def attached(link: int) -> None:
-        child.slot.update(link=link)
-
-    return Attachment(connect, identity, attached, child.clock)
 
 
 class Consumer:
     """The loop between the attachment and the handler. One a process."""
 
-    def __init__(self, child: Child, handler: PythonHandler, attachment: Attachment, output: Output) -> None:
+    def __init__(self, child: Child) -> None:
+        args = child.spec.args
+        self._child = child
         self._slot = child.slot
         self._clock = child.clock
-        self._queue: str = child.spec.args["queue"]
-        self._topic: str = child.spec.args["topic"]
-        self._handler = handler
-        self._attachment = attachment
-        self._output = output
+        self._queue: str = args["queue"]
+        self._topic: str = args["topic"]
+        self._settings = args["handler"]
+        self._log = TopicLog(args["log_dir"], self._queue, self._topic)
+        self._log.write("", "INFO", f"consumer {child.index} starts", os.getpid())
+        self._output = Output(self._log)
+        self._output.install()
+        log_dir = args["log_dir"]
+        path = "" if log_dir == STDOUT else os.path.join(log_dir, FOLDER, file_name(self._queue, self._topic))
+        self._descriptors = Descriptors(path, DAY_BYTES)
+        self._descriptors.lead()
+        self._forks = Forks()
+        self._attachment = attachment_of(child, self._idle)
+        self._stop_signal = StopSignal(self._settings.stop_signal, lambda: self._attachment.running)
+        self._pusher = PushClient(address(args["ingest"].listen[0]), child.tokens["push"])
+        self._recycling = Recycling(self._settings, self._clock.monotonic_s(), random.random)
+        self._jobs = 0
+        self._look_at_s = 0.0
+        self._look_around_s = 0.0
+        self._leaves = False
+
+    # -- boot -------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Import the handler and prepare it; one that cannot be used ends the process, and the master knows why."""
+        try:
+            self._handler = PythonHandler.load(self._settings.call, self._settings.path)
+            self._handler.setup()
+        except LoadError as error:
+            if not self._forks.is_consumer:
+                self._forks.end(None)
+            self._log.write("", "ERROR", str(error), os.getpid())
+            self._child.fail(str(error))
+        if not self._forks.is_consumer:
+            self._forks.end(None)
+
+    def listen(self) -> None:
+        """Let the listener act for us while user code runs."""
+        child = self._child
+        child.on_drain(self._attachment.stop)
+        child.on_frame("drain", lambda _: self._stop_signal.give())
+        child.on_frame("logs", self._follow_logs)
+        child.on_frame("recall", lambda frame: self._recalled(frame["behind"]))
+        child.on_frame("overdue", lambda _: self._overdue())
+        if self._settings.watch:
+            modules = LoadedModules(os.path.realpath(self._settings.path or os.getcwd()))
+            watch = CodeWatch(modules, [self._settings.path], lambda files: child.tell("changed", files=files))
+            child.on_frame("watch_files", lambda frame: watch.follow(bool(frame["on"])))
+
+    # -- the main thread --------------------------------------------------------------------------
 
     def work(self) -> int:
         """
@@ -109,24 +126,88 @@ class Consumer:
         self._attachment.leave(RECEIPTS_S)
         return status or 0
 
+    def tear_down(self) -> None:
+        """Let the handler give back what it holds."""
+        self._handler.teardown()
+        if not self._forks.is_consumer:
+            self._forks.end(None)
+
     def _run(self, raw: RawJob) -> int | None:
         job_id: str = raw[attach.ID]
         self._slot.begin(job_id)
         self._output.begin(job_id)
         begun_s = self._clock.monotonic_s()
         answer = self._handler.run(self._job(raw))
-        run_s = self._clock.monotonic_s() - begun_s
+        ended_s = self._clock.monotonic_s()
         self._output.end()
-        self._attachment.answer(answer.verdict, answer.error, answer.delay_s, run_s)
+        if not self._forks.is_consumer:
+            self._forks.end(answer.exit_status)
+        self._attachment.answer(answer.verdict, answer.error, answer.delay_s, ended_s - begun_s)
         self._slot.end(_ok(answer))
+        self._jobs += 1
+        if ended_s >= self._look_at_s or self._jobs == self._recycling.jobs:
+            self._look(ended_s, job_id)
         return answer.exit_status
 
     def _job(self, raw: RawJob) -> Job:
         return Job(
             id=raw[attach.ID], queue=self._queue, topic=self._topic, attempt=raw[attach.ATTEMPT],
             redelivered=raw[attach.REDELIVERED], body=raw[attach.BODY], traceparent=raw[attach.TRACEPARENT],
-            content_type=raw[attach.CONTENT_TYPE], log=self._output.logger,
+            content_type=raw[attach.CONTENT_TYPE], log=self._output.logger, pusher=self._pusher,
         )
+
+    def _idle(self) -> float:
+        """Before each wait for work; how long it may last."""
+        now_s = self._clock.monotonic_s()
+        self._look(now_s, "")
+        return self._recycling.left_s(now_s)
+
+    def _look(self, now_s: float, job_id: str) -> None:
+        """Between two jobs: whether this process has to be replaced, and now and then what became of it."""
+        self._look_at_s = now_s + min(LOOK_S, self._recycling.pause_s)
+        if now_s >= self._look_around_s:
+            self._look_around_s = now_s + LOOK_S
+            self._look_around(job_id)
+        why = self._recycling.due(self._jobs, now_s)
+        if why and not self._leaves:
+            self._leaves = True
+            self._child.tell("leaving", why=why)
+            self._child.log.info("consumer.recycled", why=why, jobs=self._jobs, rss_bytes=rss_bytes())
+            self._attachment.stop()
+
+    def _look_around(self, job_id: str) -> None:
+        """What user code did to the process: closed descriptors, forked children that came back, a full log."""
+        if self._forks.take_returned():
+            self._complain(job_id, RETURNED)
+        if self._descriptors.bound():
+            self._log.write(job_id, "WARNING", _FULL, os.getpid())
+        if self._descriptors.mend():
+            self._complain(job_id, _MENDED)
+        if self._child.is_deaf and not self._leaves:
+            self._leaves = True
+            self._complain(job_id, _DEAF)
+            self._attachment.stop()
+        elif self._attachment.robbed:
+            self._complain(job_id, _CLOSED)
+        self._attachment.robbed = False
+
+    def _complain(self, job_id: str, text: str) -> None:
+        self._log.write(job_id, "ERROR", text, os.getpid())
+        self._attachment.trouble(job_id, text)
+
+    # -- the listener -----------------------------------------------------------------------------
+
+    def _recalled(self, behind: str) -> None:
+        self._attachment.recall(behind)
+
+    def _overdue(self) -> None:
+        """Delivery has decided, the master kills: tell where the job is, and begin nothing more."""
+        self._attachment.stuck(stack.of_job(self._handler.loop))
+        self._attachment.stop()
+
+    def _follow_logs(self, _: dict[str, Any]) -> None:
+        self._log.reopen()
+        self._descriptors.lead()
 
 
 def _ok(answer: Answer) -> bool:

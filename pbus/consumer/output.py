@@ -15,8 +15,12 @@ import threading
 import traceback
 from typing import Any, Final, Protocol
 
+from pbus.consumer.descriptors import inode
+
 LINE_BYTES: Final = 16 * 1024
 """A line without an end is cut here, so that a handler cannot grow us by printing."""
+SLICE: Final = 32 * 1024
+"""So much of a text is looked at in one go: the lines of 100 MB would take ten times as much."""
 
 
 class Log(Protocol):
@@ -56,14 +60,22 @@ class LineWriter(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            lines = (self._partial + text).split("\n")
-            self._partial = lines.pop()
-            if len(self._partial) > LINE_BYTES:
-                lines.append(self._partial)
-                self._partial = ""
-            if lines:
-                self._log.write(self._tag.job_id, self._level, "\n".join(lines), os.getpid())
+            for start in range(0, len(text), SLICE):
+                self._write(text[start : start + SLICE])
         return len(text)
+
+    def _write(self, text: str) -> None:
+        lines = (self._partial + text).split("\n")
+        self._partial = lines.pop()
+        if len(self._partial) > LINE_BYTES:
+            lines.append(self._partial)
+            self._partial = ""
+        if lines:
+            self._log.write(self._tag.job_id, self._level, "\n".join(lines), os.getpid())
+
+    def renew(self) -> None:
+        """In a forked process: the thread that held the lock is not here."""
+        self._lock = threading.RLock()
 
     def flush(self) -> None:
         """Nothing: a line is written when it ends. ``end_of_job`` writes what has no end."""
@@ -133,6 +145,11 @@ class Output:
     def install(self) -> None:
         """Take over ``sys.stdout`` and ``sys.stderr`` of this process."""
         sys.stdout, sys.stderr = self._out, self._err
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._out.renew()
+        self._err.renew()
 
     def begin(self, job_id: str) -> None:
         """What is printed from now on belongs to that job."""
@@ -145,18 +162,67 @@ class Output:
         self._tag.job_id = ""
 
 
-def lead_descriptors_to(path: str) -> None:
+class Descriptors:
     """
-    Let descriptors 1 and 2 append to *path*, for what C code and child processes print.
+    Descriptors 0, 1 and 2 of a consumer: nothing to read, and the topic's log for what C code and programs print.
 
-    Called again after a rotation. A log that cannot be opened leaves them as they are: output is
-    worth less than jobs.
+    A log that cannot be opened leaves them as they are: output is worth less than jobs.
+
+    Args:
+        path: The topic's log; empty: 1 and 2 stay where they lead.
+        most_bytes: The log takes no more than this a day; then what is printed past Python goes nowhere.
     """
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
-    except OSError:
-        return
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    if fd > 2:
+
+    def __init__(self, path: str, most_bytes: int) -> None:
+        self._path = path
+        self._most_bytes = most_bytes
+        self._inode = 0
+        self._is_full = False
+
+    def lead(self) -> None:
+        """To the file that has the name now; but what user code has led elsewhere stays there."""
+        first = self._is_full or not self._inode
+        self._is_full = False
+        self._onto([number for number in (1, 2) if first or inode(number) == self._inode])
+
+    def mend(self) -> bool:
+        """Open again what user code has closed, or the next file that it opens is printed into; False: nothing."""
+        closed = [number for number in (0, 1, 2) if not inode(number)]
+        for number in closed:
+            _nowhere(number)
+        self._onto([number for number in closed if number])
+        return bool(closed)
+
+    def bound(self) -> bool:
+        """Stop what is printed past Python when the log is full; True: that is now."""
+        if self._is_full or not self._path or inode(1) != self._inode:
+            return False
+        if os.fstat(1).st_size <= self._most_bytes:
+            return False
+        self._is_full = True
+        for number in (1, 2):
+            _nowhere(number)
+        return True
+
+    def _onto(self, numbers: list[int]) -> None:
+        """Lead *numbers* to the log."""
+        if not self._path or not numbers:
+            return
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+        except OSError:
+            return
+        self._inode = inode(fd)
+        for number in numbers:
+            os.dup2(fd, number)
+        if fd > 2:
+            os.close(fd)
+
+
+def _nowhere(number: int) -> None:
+    fd = os.open(os.devnull, os.O_RDWR)
+    if fd != number:
+        os.dup2(fd, number)
         os.close(fd)
+    else:
+        os.set_inheritable(fd, True)

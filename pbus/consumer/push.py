@@ -41,6 +41,10 @@ class PushClient:
     def __init__(self, address: Address, token: str) -> None:
         self._address = address
         self._token = token
+        self._pid = 0
+        self._sock: socket.socket | None = None
+        self._inode = 0
+        self._reader: Any = None
         self._become_ours()
 
     def add(self, queue: str, body: bytes, options: list[str | bytes | int]) -> str:
@@ -59,9 +63,7 @@ class PushClient:
             pbus.PushRefused: it is not stored.
             pbus.MaybeStored: nobody knows.
         """
-        import hiredis  # a handler that does not push does not pay for it
-
-        command = hiredis.pack_command((b"PBUS.ADD", queue, body, *options))
+        command = _packed(b"PBUS.ADD", queue, body, *options)
         if os.getpid() != self._pid:
             self._become_ours()
         if not self._lock.acquire(timeout=ANSWER_S):
@@ -86,9 +88,7 @@ class PushClient:
         """Begin anew, in this process: what was inherited belongs to the parent, its lock may be held for ever."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._sock: socket.socket | None = None
-        self._inode = 0
-        self._reader: Any = None
+        self._sock = None
 
     def _exchange(self, command: bytes) -> Any:
         kept = self._is_usable()
@@ -133,7 +133,7 @@ class PushClient:
             self._sock = sock = descriptors.raised(_connect(self._address), ANSWER_S, answers=True)
             self._inode = descriptors.inode(sock.fileno())
             self._reader = hiredis.Reader()
-            sock.sendall(hiredis.pack_command((b"AUTH", self._token)))
+            sock.sendall(_packed(b"AUTH", self._token))
             reply = self._reply(sock)
         except OSError as error:
             self.close()
@@ -175,6 +175,13 @@ def _connect(address: Address) -> socket.socket:
     sock = socket.create_connection((host, address.port), CONNECT_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def _packed(*words: str | bytes | int) -> bytes:
+    import hiredis  # a handler that does not push does not pay for it
+
+    data: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows one-tuples only
+    return data
 
 
 def _send(sock: socket.socket, data: bytes) -> tuple[int, str]:

@@ -70,13 +70,15 @@ class PythonHandler:
 
         Args:
             call: ``MODULE:FUNCTION``; the function may be dotted (``Class.method``).
-            path: Directory put in front of ``sys.path``, or empty.
+            path: Directory put in front of ``sys.path``, or empty. Its real place is: a symlink that a deploy switches
+                leads new processes to the new code, while old ones load what they still lack from the old one.
 
         Raises:
             LoadError: no such module or function, or the import itself fails.
         """
-        if path and path not in sys.path[:1]:
-            sys.path.insert(0, path)
+        place = os.path.realpath(path) if path else ""
+        if place and place not in sys.path[:1]:
+            sys.path.insert(0, place)
         name, _, attribute = call.partition(":")
         try:
             module = importlib.import_module(name)
@@ -112,6 +114,11 @@ class PythonHandler:
             traceback.print_exc()
         if self._runner is not None:
             self._runner.close()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that its coroutines run in; None before the first one."""
+        return self._runner.get_loop() if self._runner is not None else None
 
     def run(self, job: Job) -> Answer:
         """One attempt. Never raises."""

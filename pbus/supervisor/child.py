@@ -92,6 +92,7 @@ class Child:
         self._listener_fds = dict(listener_fds)
         self._control_fd = control_fd
         self._master_pid = master_pid
+        self._known_fds: dict[int, int] = {}
         self._reader = frames.FrameReader()
         self._draining = False
         self._drain_acts: list[Callable[[], None]] = []
@@ -118,6 +119,7 @@ class Child:
         """
         self._drain_event = threading.Event()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._known_fds = {fd: os.fstat(fd).st_ino for fd in (self._control_fd, self._wake_read, self._wake_write)}
         os.set_blocking(self._control_fd, False)
         # The byte that the C-level handler writes is the signal; it arrives even while user code holds the main thread.
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -146,6 +148,14 @@ class Child:
         self.tell("fail", text=text, exit_status=int(exit_status))
         self.last_words()
         os._exit(exit_status)
+
+    @property
+    def is_deaf(self) -> bool:
+        """User code has closed what the master speaks through: this process will not hear it again."""
+        try:
+            return any(os.fstat(fd).st_ino != inode for fd, inode in self._known_fds.items())
+        except OSError:
+            return True
 
     @functools.cached_property
     def listeners(self) -> Mapping[str, Any]:
@@ -207,6 +217,9 @@ class Child:
 
     def tell(self, kind: str, /, **fields: Any) -> None:
         """Send a frame to the master; bounded, dropped (and counted) when the master does not read."""
+        if self.spec.own_group and self.is_deaf:
+            self.dropped += 1  # whatever has the number now is not ours to write into
+            return
         data = frames.encode(kind, **fields)
         limit = _EVENT_BYTES if kind == "event" else _FRAME_BYTES
         with self._lock:

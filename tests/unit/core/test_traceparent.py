@@ -21,6 +21,9 @@ def test_children_of_a_job_without_a_trace_share_one_that_is_made_of_its_id() ->
     assert first.endswith("-00")
 
 
-@pytest.mark.parametrize("broken", ["x", PARENT[:-1], PARENT.upper(), "ff" + PARENT[2:], f"00-{'0' * 32}-{PARENT[36:]}"])
+NO_TRACE = f"00-{'0' * 32}-{PARENT[36:]}"
+
+
+@pytest.mark.parametrize("broken", ["x", PARENT[:-1], PARENT.upper(), "ff" + PARENT[2:], NO_TRACE])
 def test_a_broken_trace_counts_as_none(broken: str) -> None:
     assert child_of(broken, "1-0", SPAN) == child_of("", "1-0", SPAN)
