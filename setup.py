@@ -28,6 +28,15 @@ setup(
         "structlog>=23.2",
     ],
     extras_require={
+        "bench": [  # the other queues, measured beside pbus
+            "celery[redis]>=5.5",
+            "dramatiq[redis]>=2",
+            "huey>=3",
+            "rq>=2.6",
+            "taskiq>=0.12",
+            "taskiq-redis>=1.1",
+            "uvloop>=0.21",
+        ],
         "test": [
             "hypothesis>=6.100",
             "import-linter>=2.0",

@@ -56,6 +56,10 @@ class Stage:
         server.start()
         return server
 
+    def client(self, server: RedisServer, **settings: Any) -> redis.Redis:
+        """A plain client of that server."""
+        return self._stack.enter_context(server.client(**settings))
+
     def fpm(self, children: int) -> PhpFpm:
         """A private php-fpm with so many processes."""
         folder = self.folder / "fpm"
