@@ -137,17 +137,18 @@ def execute(connection: Connection, arguments: list[bytes]) -> bytes | None:
     if not row.anonymous and not connection.server.directory.known(connection.access):
         if not row.push:
             return error("NOAUTH Authentication required.")
-        connection.refuse(error(f"NOAUTH {row.name.upper()} needs AUTH first: not stored"))
+        pushes.refuse(connection, arguments, f"NOAUTH {row.name.upper()} needs AUTH first: not stored")
         return None
     if connection.access.void and not row.anonymous:
         if not row.push:
             return error("WRONGPASS the process of this token is gone: nothing is done")
-        connection.refuse(error("WRONGPASS the process of this token is gone: not stored"))
+        pushes.refuse(connection, arguments, "WRONGPASS the process of this token is gone: not stored")
         return None
     if len(arguments) < abs(row.arity) or (row.arity > 0 and len(arguments) != row.arity):
         if not row.push:
             return error(f"ERR wrong number of arguments for '{row.name}' command")
-        connection.refuse(error(f"BADVALUE wrong number of arguments for '{row.name}' command: not stored"))
+        text = f"BADVALUE wrong number of arguments for '{row.name}' command: not stored"
+        pushes.refuse(connection, arguments, text)
         return None
     return row.act(connection, arguments)
 
@@ -172,7 +173,7 @@ def refuse_too_big(connection: Connection, event: TooBig) -> None:
     ).format(event.size if event.what != "command" else event.limit)
     word = "TOOBIG" if known else "NOAUTH"
     limit = f", {event.limit} is the most" + ("" if known else " before AUTH")
-    connection.refuse(error(f"{word} {what}{limit}: not stored"))
+    pushes.refuse(connection, event.kept, f"{word} {what}{limit}: not stored")
 
 
 def _unknown(arguments: list[bytes]) -> str:

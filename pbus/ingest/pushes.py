@@ -58,10 +58,16 @@ class Topics(Backlog):
 
 
 class PepperJson:
-    """The old contract: a bulk of JSON, whatever happened; *trace* belongs to this one command."""
+    """
+    The old contract: a bulk of JSON, whatever happened.
 
-    def __init__(self, trace: str) -> None:
-        self._trace = trace
+    Attributes:
+        traceparent: Of this one command: its jobs are one trace.
+    """
+
+    def __init__(self) -> None:
+        self._trace = os.urandom(16).hex()
+        self.traceparent = f"00-{self._trace}-{os.urandom(8).hex()}-01"
 
     def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
         return bulk(pepper.pushed_json([one.id for one in appended], self._trace))
@@ -89,7 +95,6 @@ class Route:
         store: Where it is kept.
         closed: The list of the store's gate; looked at by *importance*.
         ttl: Options of a push that says nothing: the queue's own ttl; None: it has none.
-        pepper: Pushes are answered by the old contract.
     """
 
     name: str
@@ -97,7 +102,6 @@ class Route:
     closed: list[str]
     importance: int
     ttl: PushOptions | None = None
-    pepper: bool = False
 
     @property
     def refusal(self) -> str:
@@ -140,13 +144,10 @@ def lpush(connection: Connection, arguments: list[bytes]) -> None:
     """``LPUSH queue body [body ..]``, ``RPUSH``: one job a body, all or nothing."""
     if programs.push_back(connection, arguments):
         return
-    form: Form = BACKLOG
+    form = form_of(connection, arguments)
     try:
         route = _route(connection, arguments[1])
-        traceparent = ""
-        if route.pepper:
-            trace, span = os.urandom(16).hex(), os.urandom(8).hex()
-            traceparent, form = f"00-{trace}-{span}-01", PepperJson(trace)
+        traceparent = form.traceparent if isinstance(form, PepperJson) else ""
         pushes = [Push(route.name, body, traceparent, "", route.ttl, 0) for body in arguments[2:]]
         pushes[0].span = len(pushes)
         _submit(connection, route, pushes, form)
@@ -188,14 +189,29 @@ def publish(connection: Connection, arguments: list[bytes]) -> None:
         connection.refuse(error(str(refused)))
 
 
+def refuse(connection: Connection, arguments: Sequence[bytes], text: str) -> None:
+    """A push that is not even looked at, answered in its own form."""
+    connection.refuse(form_of(connection, arguments).refused(text, 1))
+
+
+def form_of(connection: Connection, arguments: Sequence[bytes]) -> Form:
+    """How a push is answered, known before anything is known of whether it may: JSON to ``LPUSH pepper-queue/any``."""
+    if len(arguments) > 1 and arguments[0].lower() in (b"lpush", b"rpush"):
+        directory, key = connection.server.directory, arguments[1]
+        name, slash, _ = key.partition(b"/")
+        queue = directory.queue(name) if slash and directory.queue(key) is None else None
+        if queue is not None and queue.pepper:
+            return PepperJson()
+    return BACKLOG
+
+
 def refuse_too_big(connection: Connection, name: str, event: TooBig) -> None:
     """The answer to a push with an argument over the limit (or all of them together)."""
-    form: Form = BACKLOG
+    form = form_of(connection, event.kept)
     try:
         where = shown(event.kept[1]) if len(event.kept) > 1 else name.upper()
         if len(event.kept) > 1:
-            route = _route(connection, event.kept[1])
-            form = PepperJson(os.urandom(16).hex()) if route.pepper else BACKLOG
+            _route(connection, event.kept[1])
         kind = "bytes a body" if event.what == "bulk" else "bytes a command"
         size = f", this one has {event.size}" if event.what == "bulk" else ""
         raise Refused(f"TOOBIG {where} takes at most {event.limit} {kind}{size}: not stored, send it smaller")
@@ -238,13 +254,13 @@ def _route(connection: Connection, key: bytes) -> Route:
     if queue is not None:
         _checked(connection, queue)  # who may not push is not told which topics there are
         if queue.pepper:
-            return _route_to(queue, server.stores[queue.storage], pepper=True)
+            return _route_to(queue, server.stores[queue.storage])
     raise Refused(_no_queue(connection, key, queue))
 
 
-def _route_to(queue: QueueEntry, store: Store, pepper: bool = False) -> Route:
+def _route_to(queue: QueueEntry, store: Store) -> Route:
     ttl = PushOptions(ttl_ms=queue.ttl_ms) if queue.ttl_ms else None
-    return Route(queue.name, store, store.gate.closed, queue.importance, ttl, pepper)
+    return Route(queue.name, store, store.gate.closed, queue.importance, ttl)
 
 
 def _checked(connection: Connection, queue: QueueEntry) -> QueueEntry:

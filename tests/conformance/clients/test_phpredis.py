@@ -73,3 +73,52 @@ def test_the_old_contract_by_raw_command(bus: Bus) -> None:
 
     assert len(pushed["jobs"]) == 1
     assert pushed["error"] == ""
+
+
+OLD_SDK = """
+    function producer($port, $password = 'pw') {                     // the way of the old client class
+        $redis = new Redis();
+        $redis->connect('127.0.0.1', $port, 3, null, 200);
+        $redis->auth('old:' . $password);
+        return $redis;
+    }
+    function add($redis, $content) {
+        return json_decode($redis->rawCommand('lpush', 'old/default', $content), true);
+    }
+    function job($port) {                                            // the way of the old worker class: anew for each
+        $redis = new Redis();
+        $redis->connect('127.0.0.1', $port, 3, null, 200);
+        $redis->auth('old/t:pw');
+        return json_decode($redis->rpop('old/t'), true);
+    }
+"""
+
+
+def test_unchanged_producer_and_consumer_of_the_old_contract(bus: Bus) -> None:
+    out = php(bus, OLD_SDK + f"""
+        while (job({bus.port}));
+        $producer = producer({bus.port});
+        $texts = ['plain', '{{"uid":1,"text":"\u82b1\u6912 \\"x\\" </b>"}}', ''];
+        $ids = array_map(fn($text) => add($producer, $text), $texts);
+        $jobs = array_map(fn($text) => job({bus.port}), $texts);
+        $out = ['ids' => $ids, 'jobs' => $jobs, 'texts' => $texts, 'end' => job({bus.port})];
+    """)
+
+    assert [answer["error"] for answer in out["ids"]] == ["", "", ""]
+    popped = [answer["jobs"][0] for answer in out["jobs"]]
+    assert [job["content"] for job in popped] == out["texts"]
+    assert [job["id"] for job in popped] == [answer["jobs"][0] for answer in out["ids"]]
+    assert [job["inTraceId"] for job in popped] == [answer["inTraceId"] for answer in out["ids"]]
+    assert out["end"] is None
+
+
+def test_refusals_of_the_old_contract_are_json_for_php(bus: Bus) -> None:
+    nobody = php(bus, "$out = json_decode($r->rawCommand('lpush', 'old/default', 'x'), true);")
+    too_big = php(bus, OLD_SDK + f"$out = add(producer({bus.port}), str_repeat('x', 1048577));")
+    wrong = php(bus, OLD_SDK + f"$out = producer({bus.port}, 'no');")
+
+    assert nobody["jobs"] is None
+    assert nobody["error"].startswith("NOAUTH ")
+    assert too_big["jobs"] is None
+    assert too_big["error"].startswith("TOOBIG old/default takes at most 1048576 bytes a body")
+    assert wrong["exception"].startswith("WRONGPASS ")
