@@ -37,6 +37,7 @@ class Launch:
         nice: Its scheduling priority.
         talks: It is written to by a pipe; else its standard input is empty.
         heard: Its output is read by pipes; else it goes nowhere.
+        shown: What people are told instead of its arguments (a token stands in them).
     """
 
     argv: Sequence[str]
@@ -46,11 +47,12 @@ class Launch:
     nice: int = 0
     talks: bool = False
     heard: bool = True
+    shown: str = ""
 
     @property
     def name(self) -> str:
         """What people call it: its arguments on one line, cut."""
-        said = " ".join(" ".join(self.argv).split())
+        said = self.shown or " ".join(" ".join(self.argv).split())
         return said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}.."
 
     def start(self) -> subprocess.Popen[bytes]:
