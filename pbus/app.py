@@ -74,7 +74,8 @@ def _roles(settings: Settings) -> list[RoleSpec]:
             },
         ),
         RoleSpec(
-            role="scheduler", module="pbus.scheduler.main", title="scheduler", args={"log": settings.log, **shared},
+            role="scheduler", module="pbus.scheduler.main", title="scheduler",
+            args={"log": settings.log, "backends": settings.backend, "systems": settings.system, **shared},
             drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order"),
         ),
     ]
@@ -96,18 +97,20 @@ def _consumer(settings: Settings, queue: str, name: str, topic: Topic) -> RoleSp
     handler = topic.handler
     assert isinstance(handler, ConsumerProcess)
     is_command = isinstance(handler, CommandHandler)
+    # A pepper program takes and settles its jobs through the door, so it has to finish while that is open.
+    stage = _DOOR if isinstance(handler, CommandHandler) and handler.protocol == "pepper" else _WORK
     other_user = handler.user if handler.user != settings.node.user else ""
     return RoleSpec(
         role="consumer", module="pbus.consumer.command" if is_command else "pbus.consumer.main",
         title=f"consumer {queue}/{name} {{index}}", path=f"{queue}/{name}",
-        count=topic.concurrency.min, most=topic.concurrency.max, own_group=True, drain_stage=_WORK, needed=False,
+        count=topic.concurrency.min, most=topic.concurrency.max, own_group=True, drain_stage=stage, needed=False,
         holds_claims=True, user="" if is_command else other_user, stays_master=is_command and bool(other_user),
         nice=0 if is_command else handler.nice, stop_timeout_s=handler.stop_timeout_s,
-        max_rss_bytes=handler.max_rss_bytes, weighs_group=is_command, dumps=not is_command,
+        max_rss_bytes=handler.max_rss_bytes, weighs_group=is_command, dumps=not is_command, watch=handler.watch,
         args={
             "queue": queue, "topic": name, "handler": handler, "log_dir": settings.node.log_dir,
             "deliveries": settings.delivery.processes, "timeout_s": topic.timeout_s,
-            "listen": settings.ingest.listen[0] if settings.ingest.listen else "", "gateway": _gateway(settings),
+            "ingest": settings.ingest, "gateway": _gateway(settings),
         },
     )
 
@@ -119,6 +122,7 @@ def _programs(settings: Settings) -> list[RoleSpec]:
             role="program", module="pbus.consumer.program", title=f"program {name} {{index}}", path=name,
             count=program.processes, own_group=True, drain_stage=_WORK, needed=False, alone=True, weighs_group=True,
             stays_master=program.user not in ("", settings.node.user), stop_timeout_s=program.stop_timeout_s,
+            watch=program.watch,
             args={"name": name, "program": program, "log_dir": settings.node.log_dir},
         )
         for name, program in settings.program.items()

@@ -125,6 +125,20 @@ def decide(
     return State(topics), Plan({path: known.decision for path, known in topics.items() if known.decision})
 
 
+def taken_over(places: Mapping[str, int], now_s: float) -> State:
+    """
+    The state to begin with where somebody else decided before: each topic keeps its number until it was measured.
+
+    Args:
+        places: ``queue/topic`` -> places.
+        now_s: Monotonic.
+    """
+    return State({
+        path: TopicState(pace=Pace(wanted=wanted, changed_s=now_s, peaks=((now_s, float(wanted)),)))
+        for path, wanted in places.items()
+    })
+
+
 def bounds(rules: TopicRules, override: Override | None, wall_s: float) -> tuple[int, int]:
     """Least and most of a topic now, with the order of a person where one is in force."""
     least, most = rules.least, rules.most
@@ -232,7 +246,7 @@ def _claim(draft: _Draft, cost: float) -> Claim:
 def _settle(draft: _Draft, now_s: float, what_it_can: Capacity) -> TopicState:
     """The decision, and the state with the number that came of it."""
     known = draft.state
-    was = known.decision.wanted if known.decision else 0
+    was = known.decision.wanted if known.decision else draft.held.wanted
     surplus = max(0, draft.sample.places + draft.sample.starting - draft.wanted)
     decision = Decision(
         wanted=draft.wanted, was=was, surplus=surplus, need=draft.need.places, limited_by=_limit(draft),

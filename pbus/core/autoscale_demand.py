@@ -34,6 +34,9 @@ OVERHEAD_MAX: Final = 2.0
 HASTE_MAX: Final = 3.0
 """When little or none of catch_up is left, the backlog is to go so many times faster than at first, no more."""
 
+NEGLIGIBLE: Final = 0.01
+"""So few busy places are none: smoothed arrivals never reach 0."""
+
 NOTICED_S: Final = 2.0
 """catch_up begins so long after the topic fell behind: that is what noticing a step and starting places takes."""
 
@@ -140,6 +143,8 @@ def need(work: Work, sample: TopicSample, rules: TopicRules, wanted: int) -> Nee
     """
     if not sample.is_open:
         return Need(places=0.0, words="no jobs are handed out now")
+    if sample.ready and not wanted and not sample.places:
+        return Need(places=1.0, words=f"{sample.ready:,} waiting, and nobody is there")
     if work.occupied_s is None:
         return _unknown(sample, wanted)
     occupied_s = work.occupied_s
@@ -149,6 +154,8 @@ def need(work: Work, sample: TopicSample, rules: TopicRules, wanted: int) -> Nee
     left_s = max(rules.catch_up_s - max(0.0, work.behind_s - NOTICED_S), rules.catch_up_s / HASTE_MAX, 0.001)
     catching = min(sample.ready / left_s, rate) * occupied_s
     burst = min(busy + catching, rate * occupied_s, max(busy, float(sample.ready + sample.running)))
+    if busy + burst < NEGLIGIBLE and not (sample.ready or sample.running):
+        return Need(places=0.0, words="nothing to do")
     words = f"{amount(work.arrivals_per_s)} jobs/s of {duration(occupied_s)} keep {amount(busy)} busy"
     if burst > busy + spare:
         return Need(places=burst, words=f"{words}; {sample.ready:,} waiting are to be gone within "

@@ -2,7 +2,8 @@
 What topics share and can be short of: the connections of each backend, processor and memory of the node.
 
     backend     places of its topics (calls)      <= connections, and processes of php-fpm that are left to us
-    processor   places (processes) x cores each   <= cores x CORES_USED - what others use
+    processor   places (processes) x cores each   <= cores x CORES_USED - what others use, or what ours have already,
+                                                     or CORES_OURS of all, whichever is most
     memory      places (processes) x rss each     <= free + what ours have - MEMORY_LEFT of all
 
 Rule: pure.
@@ -17,6 +18,8 @@ from typing import Final
 from pbus.core.autoscale_terms import UNLIMITED, Kind, Limit, MachineSample, NodeSample, TopicRules, TopicSample
 
 CORES_USED: Final = 0.95
+CORES_OURS: Final = 0.5
+"""Whatever else runs here: the kernel shares the processor, and who waits for it gives way to nobody by that."""
 MEMORY_LEFT: Final = 0.1
 GUESSED_RSS_BYTES: Final = 32 * 1024 * 1024
 """Of a process that was never measured."""
@@ -99,9 +102,10 @@ def _machine(
     found = []
     ours = [topics[path] for path in processes if path in topics]
     if machine.cores and processes:
-        others = max(0.0, machine.cores_used - sum(sample.cores for sample in ours))
+        own = sum(sample.cores for sample in ours)
+        free = machine.cores * CORES_USED - max(0.0, machine.cores_used - own)
         found.append(Resource(
-            limit=Limit.PROCESSOR, budget=max(0.0, machine.cores * CORES_USED - others),
+            limit=Limit.PROCESSOR, budget=max(free, machine.cores * CORES_OURS, min(own, machine.cores * CORES_USED)),
             costs={path: costs[path].cores for path in processes},
         ))
     if machine.memory_bytes and processes:

@@ -84,8 +84,7 @@ class Backend:
         self._processes = processes
         self._index = index
         self._throttle: Throttle | None = None
-        self._users = 0
-        self._slots = 0
+        self._slots: dict[Flow, tuple[int, int]] = {}  # of a topic: calls at once in this child, in all of the node
         self._turns = 0
         self._measures = bool(settings.status_path and settings.fastcgi)
         self._watchers: list[Callable[[], None]] = []
@@ -123,7 +122,12 @@ class Backend:
     @property
     def slots(self) -> int:
         """Calls that the topics of this child would make at once."""
-        return self._slots
+        return sum(ours for ours, _ in self._slots.values())
+
+    @property
+    def is_used(self) -> bool:
+        """A topic of this child calls it, now or when it is given a share."""
+        return bool(self._slots)
 
     @property
     def rate_per_s(self) -> float:
@@ -149,14 +153,21 @@ class Backend:
             slots, slots_of_node: Calls it makes at once, in this child and in all of the node.
             weight, system, system_weight: What it gets when there are too few seats.
         """
-        self._slots += slots
-        users = min(self._processes, max(1, slots_of_node))  # children that have a part of such a topic
-        if self.settings.rate_per_s > 0.0 and users > self._users:
-            if self._throttle is not None:
-                self._throttle.close()
-            self._users = users
+        flow = self.shares.join(path, weight, system, system_weight)
+        self.resize(flow, slots, slots_of_node)
+        return flow
+
+    def resize(self, flow: Flow, slots: int, slots_of_node: int) -> None:
+        """The topic of *flow* makes so many calls at once from now on; see ``join``."""
+        self._slots[flow] = slots, slots_of_node
+        if self.settings.rate_per_s <= 0.0:
+            return
+        # Children that have a part of the work share the rate: those with a part of the largest topic.
+        users = min(self._processes, max(1, *(of_node for _, of_node in self._slots.values())))
+        if self._throttle is None:
             self._throttle = Throttle(self.settings.rate_per_s / users, self._serve, self._clock)
-        return self.shares.join(path, weight, system, system_weight)
+        else:
+            self._throttle.change(self.settings.rate_per_s / users)
 
     def on_change(self, act: Callable[[], None]) -> None:
         """Call *act* whenever the backend goes down, comes back, rests or goes on."""
@@ -432,7 +443,7 @@ class Backend:
         """A call was answered after *run_s* seconds, whatever it said about its job."""
         address.calls += 1
         if address.window.is_cut or self._measures:
-            address.window.served(self._clock.monotonic_s(), run_s, address.taken, self._slots)
+            address.window.served(self._clock.monotonic_s(), run_s, address.taken, self.slots)
             self._adjust(address)
 
     def measured(self, address: Address, pool: Pool) -> None:

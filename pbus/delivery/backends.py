@@ -85,7 +85,7 @@ class Backends:
     def used(self) -> Iterator[tuple[Backend, Address]]:
         """Every address that a topic of this child may call."""
         for backend in self:
-            if backend.slots:
+            if backend.is_used:
                 yield from ((backend, address) for address in backend.addresses)
 
     def close(self) -> None:

@@ -61,18 +61,19 @@ class CallLane:
         rolls: Which topics are taken, one for each address; empty for a contract without pings.
         desk: Where outcomes go.
         owner: In whose name this child claims.
-        concurrency: Calls at once in this child; 0: none.
+        concurrency: Calls at once in this child, at first (``resize``); 0: none.
         exclusive: The topic has concurrency 1 over all children and nodes.
         hold: Nothing that may have run is sent again.
         throttle: How many jobs may begin; None: any number.
         clock: The clock to use.
         rests: How long it rests.
+        of_node: Calls at once in all of the node, at first; 0: there is this child only.
     """
 
     def __init__(
         self, queue: str, topic: str, *, caller: Caller, backend: Backend, flow: Flow, rolls: Sequence[Roll],
         desk: Desk, owner: str, concurrency: int, exclusive: bool, hold: bool, throttle: Throttle | None, clock: Clock,
-        rests: Rests,
+        rests: Rests, of_node: int = 0,
     ) -> None:
         self.queue = queue
         self.topic = topic
@@ -82,6 +83,8 @@ class CallLane:
         self._desk = desk
         self._owner = owner
         self._concurrency = concurrency
+        self._of_node = of_node or concurrency
+        self._rate_per_s = 0.0 if throttle is None else throttle.rate_per_s * self._of_node / max(1, concurrency)
         self._exclusive = exclusive
         self._hold = hold
         self._throttle = throttle
@@ -201,6 +204,30 @@ class CallLane:
             return
         if self._trial_due:
             self._trial_due, self._trial = False, deliveries[0].id
+        self._fill_slots()
+
+    def resize(self, concurrency: int, of_node: int) -> None:
+        """
+        So many calls at once from now on; calls above that end by themselves, and no other begins in their place.
+
+        Args:
+            concurrency: In this child; 0: none.
+            of_node: In all of the node; the topic's rate is shared by that.
+        """
+        if concurrency == self._concurrency and of_node == self._of_node:
+            return
+        grows = concurrency > self._concurrency
+        self._concurrency, self._of_node = concurrency, of_node
+        self._backend.resize(self._flow, concurrency, of_node)
+        if self._throttle is not None and concurrency:
+            self._throttle.change(self._rate_per_s * concurrency / of_node)
+        if not concurrency:
+            self._release_waiting()
+        elif grows and not self._draining:
+            self._fill_slots()
+            self._desk.wake()
+
+    def _fill_slots(self) -> None:
         for _ in range(min(self._slot_limit, self.busy) - len(self._slots)):
             self._slots.add(gevent.spawn(self._slot))
 
@@ -208,7 +235,7 @@ class CallLane:
         """Run what waits, one after the other, on one seat as long as nobody else needs it."""
         seat: Seat | None = None
         try:
-            while self._waiting:
+            while self._waiting and len(self._slots) <= self._concurrency:  # else this one is too many since then
                 if seat is None:
                     seat = self._backend.take(self._flow)
                     continue  # what waited may have been released meanwhile
@@ -348,7 +375,7 @@ class CallLane:
 
 def make_call_lane(
     queue: str, topic: str, settings: schema.Topic, *, concurrency: int, backends: Backends, desk: Desk, owner: str,
-    clock: Clock, rests: Rests | None = None, system: str = "", system_weight: int = 1,
+    clock: Clock, rests: Rests | None = None, system: str = "", system_weight: int = 1, of_node: int = 0,
 ) -> CallLane:
     """
     The lane of a topic whose handler is ``fastcgi`` or ``http``.
@@ -356,19 +383,20 @@ def make_call_lane(
     Args:
         queue, topic: Which topic.
         settings: Its table.
-        concurrency: Calls at once in this child; 0: none (another child has its share).
+        concurrency: Calls at once in this child, at first; 0: none (another child has its share).
         backends: The pools of this child.
         desk: Where outcomes go.
         owner: In whose name this child claims.
         clock: The clock to use.
         rests: How long it rests where the handler refuses it.
         system, system_weight: The business system that its queue belongs to.
+        of_node: Calls at once in all of the node, at first; 0: what the configuration says at least.
 
     Raises:
         ValueError: it has another handler.
     """
     backend, client = _client(queue, topic, settings, backends, clock)
-    of_node = max(concurrency, settings.concurrency.min)
+    of_node = of_node or max(1, concurrency, settings.concurrency.min)
     flow = backend.join(
         topic_path(queue, topic), slots=concurrency, slots_of_node=of_node, weight=settings.weight, system=system,
         system_weight=system_weight,
@@ -379,8 +407,8 @@ def make_call_lane(
     return CallLane(
         queue, topic, caller=caller, backend=backend, flow=flow, rolls=rolls, desk=desk, owner=owner,
         concurrency=concurrency, exclusive=settings.concurrency.max == 1, hold=hold,
-        throttle=throttle_of(settings.rate_per_s, concurrency / of_node, desk.wake, clock), clock=clock,
-        rests=rests or Rests(),
+        throttle=throttle_of(settings.rate_per_s, max(1, concurrency) / of_node, desk.wake, clock), clock=clock,
+        rests=rests or Rests(), of_node=of_node,
     )
 
 

@@ -111,7 +111,7 @@ class ConsumerLane:
         queue, topic: Whose lane it is.
         timeout_s: Longest attempt, 0 for none.
         exclusive: Concurrency 1: no two owners hold claims of the topic at once.
-        expected: Consumers that the topic is to have; 0: none, and nobody misses them.
+        expected: Consumers that are to attach here, at first; 0: none, and nobody misses them.
         desk: Where outcomes go.
         link_n: Our serial number, which the consumers write into the scoreboard.
         look: Tells what is known of the process of an owner.

@@ -62,14 +62,17 @@ class StoreDesk:
         delayed: Called with the shortest delay of the retries of a batch, once they are written.
         brakes: The brake of each topic that has one.
         pardons: Gives attempts back after a brake has tripped.
+        measure: Told of each outcome at once, before it is written.
     """
 
     def __init__(
         self, store: Driver, rules: Mapping[tuple[str, str], Rules], *, report: Report, health: StoreHealth,
         fenced: Callable[[], None], clock: Clock, delayed: Callable[[float], None] | None = None,
         brakes: Mapping[tuple[str, str], Brake] | None = None, pardons: Pardons | None = None,
+        measure: Callable[[Delivery, Outcome], None] | None = None,
     ) -> None:
         self._store = store
+        self._measure = measure or _unmeasured
         self._delayed = delayed
         self._judging = Judging(rules, brakes or {}, clock)
         self._pardons = pardons
@@ -107,6 +110,7 @@ class StoreDesk:
     def finish(self, delivery: Delivery, outcome: Outcome) -> None:
         """See ``lane.Desk.finish``."""
         self._inbox.append((delivery, outcome))
+        self._measure(delivery, outcome)
         self._filled.set()
 
     def wake(self) -> None:
@@ -219,6 +223,10 @@ class StoreDesk:
         if self._judging.stirred:
             self._judging.stirred = False
             self._wake()
+
+
+def _unmeasured(_: Delivery, __: Outcome) -> None:
+    """Nobody counts."""
 
 
 def _nobody() -> None:

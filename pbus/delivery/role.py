@@ -17,7 +17,7 @@ from pbus.core.names import Owner, split_topic_path, topic_path
 from pbus.delivery.address import share_of
 from pbus.delivery.backend_board import BackendBoard
 from pbus.delivery.backends import Backends
-from pbus.delivery.call_lane import make_call_lane
+from pbus.delivery.call_lane import CallLane, make_call_lane
 from pbus.delivery.consumer_lane import Attached, ConsumerLane
 from pbus.delivery.consumer_link import Door, Link
 from pbus.delivery.lane import Lane
@@ -25,7 +25,8 @@ from pbus.delivery.lives import Lives
 from pbus.delivery.news import News
 from pbus.delivery.report import Report
 from pbus.delivery.store_side import StoreSide
-from pbus.delivery.throttle import throttle_of
+from pbus.delivery.throttle import Throttle, throttle_of
+from pbus.delivery.work import Standing, Work, backend_fields, is_telling
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
@@ -36,6 +37,8 @@ TICK_S: Final = 0.2
 LANES_AGAIN_S: Final = 30.0
 ROUND_S: Final = 0.5
 """How often is looked for what has changed: a bus with hundreds of idle topics has to stay idle."""
+TROUBLE_S: Final = 60.0
+"""So long after the last one ``pbus status`` tells what a handler has done to its own process."""
 GOODBYE_S: Final = 2.0
 """How long consumers that hold nothing any more may take to leave before we do."""
 LAST_SECOND_S: Final = 1.0
@@ -53,7 +56,6 @@ class DeliveryChild:
         args = child.spec.args
         self._queues: dict[str, Queue] = dict(args["queues"])
         self._processes: int = args["delivery"].processes
-        self._consumers: dict[str, int] = dict(args["consumers"])
         self._lives = Lives(child.scoreboard, child.clock)
         log_dir = args["node"].log_dir
         self._report = Report(child, lambda queue, topic: TopicLog(log_dir, queue, topic))
@@ -63,12 +65,19 @@ class DeliveryChild:
         self._backends = Backends(
             args["backends"], processes=self._processes, index=child.index, clock=child.clock, news=self._news
         )
+        self._consumers: dict[str, int] = {  # at first
+            topic_path(queue, topic): settings.concurrency.min
+            for queue, section in self._queues.items() for topic, settings in section.topic.items()
+        }
+        self._work = Work(child.index)
+        self._rates: dict[str, tuple[Throttle, float]] = {}  # of topics with consumers: what keeps to their rate
         self._backend_board = BackendBoard(self._backends, child.tell, child.clock)
         self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
         self._lanes: dict[tuple[str, str], Lane] = {(lane.queue, lane.topic): lane for lane in self._make_lanes()}
         self._door = Door(child.listeners[f"delivery.{child.index}"], self._admit)
         self._told: dict[tuple[str, str], LaneState] = {}
         self._stopped: dict[tuple[str, str], str] = {}  # topics that do not run, as the log has it
+        self._troubles: dict[str, float] = {}  # topics whose handler did what it should not: until when that is told
         self._tell_again_s = 0.0
         self._round_s = 0.0
         self._deaths = 0
@@ -82,6 +91,9 @@ class DeliveryChild:
             if lanes:
                 side.start(lanes, wait_s=self._child.grace_s)
         self._child.on_frame("logs", lambda _: self._report.reopen_logs())
+        self._child.on_frame("shares", self._share)
+        self._child.on_frame("expected", self._expect)
+        gevent.spawn(self._tell_work)
         self._door.open()
         self._child.ready()
         while not self._child.wait_drain(TICK_S):
@@ -102,42 +114,84 @@ class DeliveryChild:
         brakes = {(queue, topic): self._queues[queue].topic[topic].brake.policy for queue, topic in rules}
         return StoreSide(
             name, driver, queue_specs(self._queues, name), rules,
-            brakes=brakes, child=self._child, report=self._report, fenced=self._fenced,
+            brakes=brakes, child=self._child, report=self._report, fenced=self._fenced, work=self._work,
         )
 
     def _make_lanes(self) -> Iterator[Lane]:
         for queue, of_queue in self._queues.items():
             side = self._stores[of_queue.storage]
             for topic, settings in of_queue.topic.items():
-                if settings.python is not None:
-                    yield from self._consumer_lane(side, queue, topic, settings)
+                if is_fed(settings):
+                    yield self._consumer_lane(side, queue, topic, settings)
                 elif settings.fastcgi is not None or settings.http is not None:
                     yield from self._call_lane(side, queue, topic, settings)
 
-    def _consumer_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> Iterator[ConsumerLane]:
-        """Consumer i attaches to child i modulo their number; a child that gets none has no lane."""
+    def _consumer_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> ConsumerLane:
+        """Consumer i attaches to child i modulo their number; which there are changes, so every child has a lane."""
         consumers = self._consumers.get(topic_path(queue, topic), 0)
         expected = share_of(consumers, self._processes, self._child.index)
-        if expected:
-            throttle = throttle_of(settings.rate_per_s, expected / consumers, side.desk.wake, self._clock)
-            lane = ConsumerLane(
-                queue, topic, timeout_s=settings.timeout_s, exclusive=settings.concurrency.max == 1,
-                expected=expected, desk=side.desk, link_n=self._child.owner.n, look=self._lives.look,
-                kill=self._kill, compare=side.compare, clock=self._clock,
-                hold=settings.on_unknown == "hold", throttle=throttle,
-            )
-            side.desk.receipts_for(queue, topic, lane.settled)
-            yield lane
+        throttle = throttle_of(settings.rate_per_s, max(1, expected) / max(1, consumers), side.desk.wake, self._clock)
+        if throttle is not None:
+            self._rates[topic_path(queue, topic)] = throttle, settings.rate_per_s
+        lane = ConsumerLane(
+            queue, topic, timeout_s=settings.timeout_s, exclusive=settings.concurrency.max == 1,
+            expected=expected, desk=side.desk, link_n=self._child.owner.n, look=self._lives.look,
+            kill=self._kill, compare=side.compare, clock=self._clock, recall=self._recall, trouble=self._trouble,
+            hold=settings.on_unknown == "hold", throttle=throttle,
+        )
+        side.desk.receipts_for(queue, topic, lane.settled)
+        return lane
 
     def _call_lane(self, side: StoreSide, queue: str, topic: str, settings: Topic) -> Iterator[Lane]:
+        """One that may be given a share; a topic that keeps its order is called by the first child."""
         of_queue = self._queues[queue]
-        concurrency = share_of(max(1, settings.concurrency.min), self._processes, self._child.index)
-        if concurrency:
+        of_node = max(1, settings.concurrency.min)
+        if settings.concurrency.max > 1 or self._child.index == 0:
             yield make_call_lane(
-                queue, topic, settings, concurrency=concurrency, backends=self._backends, desk=side.desk,
-                owner=str(self._child.owner), clock=self._clock, system=of_queue.system,
+                queue, topic, settings, concurrency=share_of(of_node, self._processes, self._child.index),
+                of_node=of_node, backends=self._backends, desk=side.desk, owner=str(self._child.owner),
+                clock=self._clock, system=of_queue.system,
                 system_weight=self._systems[of_queue.system].weight if of_queue.system in self._systems else 1,
             )
+
+    # -- the plan ---------------------------------------------------------------------------------
+
+    def _share(self, frame: Mapping[str, Any]) -> None:
+        """How many calls at once topics make from now on, in all of this node: this child makes its part of them."""
+        for path, total in frame["topics"].items():
+            lane = self._lanes.get(split_topic_path(path))
+            if isinstance(lane, CallLane):
+                of_node = max(1, total)
+                lane.resize(share_of(of_node, self._processes, self._child.index), of_node)
+
+    def _expect(self, frame: Mapping[str, Any]) -> None:
+        """How many consumers of topics attach here from now on, and to all delivery children: they share the rate."""
+        for path, (here, total) in frame["topics"].items():
+            lane = self._lanes.get(split_topic_path(path))
+            if isinstance(lane, ConsumerLane):
+                lane.expected = here
+                if here and path in self._rates:
+                    throttle, rate_per_s = self._rates[path]
+                    throttle.change(rate_per_s * here / total)
+
+    def _tell_work(self) -> None:
+        """At each full second: what attempts took, for whoever plans."""
+        while True:
+            gevent.sleep(1.0 - self._clock.monotonic_s() % 1.0)
+            told = {
+                backend.name: fields for backend in self._backends
+                if backend.name and backend.is_used and is_telling(fields := backend_fields(backend))
+            }
+            lanes = ((topic_path(*path), self._standing(lane)) for path, lane in self._lanes.items())
+            frame = self._work.frame(lanes, told, self._clock.monotonic_s())
+            if frame is not None:
+                self._child.tell("work", **frame)
+
+    def _standing(self, lane: Lane) -> Standing:
+        """Consumers that are not there yet do not close a topic: they are what the plan is about."""
+        is_open = isinstance(lane, ConsumerLane) or lane.state == "running"
+        braked = self._stores[self._queues[lane.queue].storage].spares(lane.queue, lane.topic)
+        return Standing(is_open and not braked, lane.concurrency, lane.busy)
 
     # -- consumers --------------------------------------------------------------------------------
 
@@ -153,6 +207,22 @@ class DeliveryChild:
     def _kill(self, owner: str) -> None:
         self._child.log.warning("consumer.overdue", owner=owner)
         self._child.tell("kill", owner=owner)
+
+    def _recall(self, owner: str, behind: str) -> None:
+        """What waits in that consumer's hand behind a slow job is to come back, for others to run."""
+        self._child.tell("recall", owner=owner, behind=behind)
+
+    def _trouble(self, queue: str, topic: str, job_id: str, text: str) -> None:
+        """User code did something to its own process that concerns us; a problem for a while."""
+        self._child.log.error("consumer.trouble", queue=queue, topic=topic, job=job_id, text=text)
+        path = topic_path(queue, topic)
+        self._troubles[path] = self._clock.monotonic_s() + TROUBLE_S
+        self._child.problem(f"trouble {path}", f"{path}: {text} (job {job_id})")
+
+    def _forget_troubles(self, now_s: float) -> None:
+        for path in [path for path, until_s in self._troubles.items() if until_s <= now_s]:
+            del self._troubles[path]
+            self._child.problem(f"trouble {path}", "")
 
     def _kill_overdue_orphans(self) -> None:
         """
@@ -185,6 +255,7 @@ class DeliveryChild:
         self._round_s = now_s + ROUND_S
         self._child.slot.update(running=self._busy())
         self._kill_overdue_orphans()
+        self._forget_troubles(now_s)
         if now_s >= self._tell_again_s:
             self._tell_again_s = now_s + LANES_AGAIN_S
             self._told.clear()
@@ -261,3 +332,8 @@ class DeliveryChild:
         lanes = [lane for lane in self._lanes.values() if isinstance(lane, ConsumerLane)]
         while any(lane.concurrency for lane in lanes) and self._clock.monotonic_s() < until_s:
             gevent.sleep(TICK_S / 20)
+
+
+def is_fed(settings: Topic) -> bool:
+    """Consumer processes of the topic attach to a delivery child (those of the pepper contract pop for themselves)."""
+    return settings.python is not None or (settings.command is not None and settings.command.protocol == "lines")

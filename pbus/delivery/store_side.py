@@ -22,6 +22,7 @@ from pbus.delivery.pardons import Pardons
 from pbus.delivery.report import Report
 from pbus.delivery.soon_due import SoonDue
 from pbus.delivery.store_health import Backoff, StoreHealth
+from pbus.delivery.work import Work
 from pbus.errors import BootError, StorageError
 from pbus.storage.driver import Driver, QueueSpec
 from pbus.supervisor.child import Child
@@ -40,11 +41,13 @@ class StoreSide:
         child: Our process.
         report: Where ends of attempts are told.
         fenced: Called when the store refuses this boot.
+        work: Measures what attempts take.
     """
 
     def __init__(
         self, name: str, store: Driver, specs: Sequence[QueueSpec], rules: Mapping[tuple[str, str], Rules], *,
         brakes: Mapping[tuple[str, str], BrakePolicy], child: Child, report: Report, fenced: Callable[[], None],
+        work: Work,
     ) -> None:
         self.name = name
         self._store = store
@@ -63,7 +66,7 @@ class StoreSide:
         soon_due = SoonDue(lambda in_s: child.tell("delayed", store=name, in_s=in_s), child.clock)
         self.desk = StoreDesk(
             store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock,
-            delayed=soon_due.delayed, brakes=self._brakes, pardons=self._pardons,
+            delayed=soon_due.delayed, brakes=self._brakes, pardons=self._pardons, measure=work.ended,
         )
         self.claimer: Claimer | None = None
 
@@ -83,6 +86,11 @@ class StoreSide:
             self._braked.discard((queue, topic))
             self._report.brake_released(queue, topic)
         return brake.reason
+
+    def spares(self, queue: str, topic: str) -> bool:
+        """The topic is braked: one job at a time."""
+        brake = self._brakes.get((queue, topic))
+        return brake is not None and brake.sparing
 
     def start(self, lanes: Sequence[Lane], wait_s: float) -> None:
         """

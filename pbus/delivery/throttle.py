@@ -33,11 +33,19 @@ class Bucket:
     __slots__ = ("_capacity", "_quantum", "_rate_per_s", "_since_s", "_tokens")
 
     def __init__(self, rate_per_s: float) -> None:
+        self._tokens = 1.0
+        self._since_s: float | None = None
+        self._set(rate_per_s)
+
+    def _set(self, rate_per_s: float) -> None:
         self._rate_per_s = rate_per_s
         self._capacity = max(1.0 + _CARRY, rate_per_s * EVEN_S)
         self._quantum = max(1.0, rate_per_s * EVEN_S / 2)
-        self._tokens = 1.0
-        self._since_s: float | None = None
+
+    def change(self, rate_per_s: float, now_s: float) -> None:
+        """It is another rate from *now_s* on."""
+        self._fill(now_s)
+        self._set(rate_per_s)
 
     def room(self, now_s: float) -> int:
         """Jobs that may begin at *now_s*. Fast rates are handed out some at a time, so that a claim pays."""
@@ -89,6 +97,17 @@ class Throttle:
     def spend(self, count: int) -> None:
         """*count* jobs begin."""
         self._bucket.spend(count, self._clock.monotonic_s())
+
+    def change(self, rate_per_s: float) -> None:
+        """It is another rate from now on; who waits for room waits as long as that takes."""
+        if rate_per_s == self.rate_per_s:
+            return
+        self.rate_per_s = rate_per_s
+        now_s = self._clock.monotonic_s()
+        self._bucket.change(rate_per_s, now_s)
+        if self._timer is not None:
+            self._timer.kill(block=False)
+            self._timer = gevent.spawn_later(self._bucket.wait_s(now_s), self._ring)
 
     def close(self) -> None:
         """Wake nobody any more; idempotent."""

@@ -2,7 +2,7 @@
 The life of the scheduler child, after gevent has been patched in.
 
     boot     open every storage (one that is away makes the bus degraded, not the boot fail)
-    ready    a greenlet a storage takes its duties in turn; another answers for numbers
+    ready    a greenlet a storage takes its duties in turn; another answers for numbers; one plans
     drain    the last dead are given back, the WAL is put away, the boot is forgotten
     exit
 
@@ -18,22 +18,30 @@ from typing import Any, Final
 
 from gevent.threadpool import ThreadPool
 
+from pbus.config.scaling import rules_of
 from pbus.config.schema import Node
+from pbus.core.names import topic_path
 from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
 from pbus.scheduler.accounts import Accounts
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.due import Due
 from pbus.scheduler.fitness import Fitness
+from pbus.scheduler.looks import Looks
 from pbus.scheduler.nodes import Nodes
 from pbus.scheduler.numbers import Source, answer
+from pbus.scheduler.orders import Orders
+from pbus.scheduler.planner import Planner
 from pbus.scheduler.reclaim import Reclaim
+from pbus.scheduler.recorder import Recorder
 from pbus.scheduler.roster import Duty, Roster, Store
+from pbus.scheduler.sampler import Sampler
 from pbus.scheduler.trim import Checkpoint, Trim
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
 from pbus.supervisor.child import Child
+from pbus.supervisor.handed import Handed
 
 LAST_TURN_S: Final = 3.0
 """How long a drain waits for a turn that hangs in its store."""
@@ -49,6 +57,14 @@ class Scheduler:
         self._leave = threading.Event()
         self._boots = Boots(args["stores"], lambda boot: child.tell("forgotten", boots=[boot]))
         self._rules = _rules(args["queues"])
+        self._programs = _programs(args["queues"])
+        places = rules_of(args["queues"], args["backends"], args["systems"])
+        self._sampler = Sampler(places)
+        self._orders = Orders(self._node.data_dir, places, child.clock, child.problem, child.log)
+        self._recorder = Recorder(self._node.data_dir, child.clock, child.log)
+        self._planner = Planner(
+            places, self._sampler, self._orders, self._recorder, child.tell, child.clock, child.log
+        )
         self._stores = [
             Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
         ]
@@ -67,9 +83,14 @@ class Scheduler:
         working = [_spawn(self._work, roster) for roster in self._rosters]
         for source in self._sources:
             _spawn(source.serve)
+        self._orders.load()
+        _spawn(self._plan)
         child.on_frame("boots", lambda frame: self._boots.told(frame["over"], frame["living"]))
         child.on_frame("numbers", self._numbers)
         child.on_frame("delayed", self._delayed)
+        child.on_frame("work", self._sampler.worked)
+        child.on_frame("machine", self._sampler.machine)
+        child.on_frame("order", self._hear_order)
         child.on_drain(self._go)
         child.ready()
         self._leave.wait()
@@ -79,26 +100,28 @@ class Scheduler:
             self._finish(store, roster)
         for source in self._sources:
             source.end()
+        self._recorder.close()
 
     def _duties(self, store: Store) -> list[Duty]:
         child, node = self._child, self._node
         duties: list[Duty] = []
+        living: Callable[[], int] = _alone
         if store.driver.capabilities.many_nodes:
-            duties.append(
-                Nodes(
-                    store, child.owner, node.heartbeat_s, node.lost_after_s, self._boots, self._rules, child.clock,
-                    child.log,
-                )
+            nodes = Nodes(
+                store, child.owner, node.heartbeat_s, node.lost_after_s, self._boots, self._rules, child.clock,
+                child.log,
             )
+            duties, living = [nodes], nodes.living
         return [
-            *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store), Fitness(store, child.problem),
-            Accounts(store, self._rules, child.problem, child.log),
+            Looks(store, self._sampler, child.clock, living), *duties, self._reclaim(store), Due(store), Trim(store),
+            Checkpoint(store), Fitness(store, child.problem), Accounts(store, self._rules, child.problem, child.log),
         ]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:
         child = self._child
         return Reclaim(
-            store, child.owner, child.scoreboard, self._boots, self._rules, child.clock, child.log, killed=killed
+            store, child.owner, child.scoreboard, self._boots, self._rules, child.clock, child.log, killed=killed,
+            programs=self._programs, handed=Handed(child.run_dir),
         )
 
     def _open(self, store: Store) -> None:
@@ -130,6 +153,21 @@ class Scheduler:
         for store, roster in zip(self._stores, self._rosters, strict=True):
             if store.name == frame["store"]:
                 roster.hasten(Due.name, frame["in_s"])
+
+    def _plan(self) -> None:
+        """Tick after tick until the drain; a tick that fails is said, and the last plan holds."""
+        while not self._leave.wait(self._planner.next_s):
+            try:
+                self._planner.tick()
+            except Exception as error:
+                self._child.log.exception("planner.failed")
+                self._child.problem("planner", f"nothing is scaled: {type(error).__name__}: {error}")
+            else:
+                self._child.problem("planner", "")
+
+    def _hear_order(self, frame: Mapping[str, Any]) -> None:
+        """Somebody's order is answered when it is on the disk."""
+        _spawn(lambda: self._child.tell("ordered", id=frame["id"], **self._orders.take(frame)))
 
     def _fenced(self) -> None:
         if not self._fenced_told:
@@ -165,6 +203,18 @@ def _driver(target: StoreTarget) -> Driver:
     """The driver of *target*; one that blocks runs on a thread of its own."""
     driver = make(target)
     return Threaded(driver, ThreadPool(1).apply) if driver.capabilities.blocking else driver
+
+
+def _alone() -> int:
+    return 1
+
+
+def _programs(queues: Mapping[str, Any]) -> list[str]:
+    """Topics whose jobs programs take by a token."""
+    return [
+        topic_path(queue, topic) for queue, settings in queues.items() for topic, of_topic in settings.topic.items()
+        if of_topic.command is not None and of_topic.command.protocol == "pepper"
+    ]
 
 
 def _rules(queues: Mapping[str, Any]) -> dict[tuple[str, str], Rules]:

@@ -63,6 +63,13 @@ class Observer:
         self._counters = dict(counters)
         return [boot for boot, still_s in self._still_s.items() if still_s >= self._lost_after_s]
 
+    def moving(self, within_s: float) -> int:
+        """Boots whose counter has moved within that time, by our clock."""
+        return sum(
+            1 for boot, still_s in self._still_s.items()
+            if self._counters.get(boot) is not None and still_s < within_s
+        )
+
     def interrupted(self) -> None:
         """A call failed: silence until now says nothing about anybody."""
         self._still_s.clear()
@@ -107,6 +114,10 @@ class Nodes:
                 self._give_back(owner)
         self._forget_old(now)
         return self._heartbeat_s
+
+    def living(self) -> int:
+        """Nodes that use the storage and gave a sign of life lately, ourselves included."""
+        return 1 + self._observer.moving(self._heartbeat_s * 2)
 
     def interrupted(self) -> None:
         """Our own calls failed: the silence of the others means nothing."""

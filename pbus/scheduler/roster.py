@@ -62,7 +62,7 @@ class Store:
         self.name = name
         self.driver = driver
         self.lock = threading.Lock()
-        self._queues = queues
+        self.queues = queues
         self._opened = False
         self._declared = False
 
@@ -83,7 +83,7 @@ class Store:
             self.driver.open()
             self._opened = True
         if not self._declared:
-            self.driver.declare(self._queues)
+            self.driver.declare(self.queues)
             self._declared = True
 
     def declare_again(self) -> None:

@@ -437,8 +437,12 @@ class Driver(Protocol):
         0 for a queue without topics.
         """
 
-    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
-        """Numbers of every topic that was ever declared and not dropped, in one call; keys are (queue, topic)."""
+    def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
+        """
+        Numbers of every topic that was ever declared and not dropped, in one call; keys are (queue, topic).
+
+        *queues*: only of these (one that does not exist has no topics); None: of all.
+        """
 
     def queue_numbers(self) -> dict[str, QueueNumbers]:
         """Numbers of every queue that was ever declared, in one call."""

@@ -230,8 +230,12 @@ class RedisStreamsDriver(RedisPeople):
             raise self._unknown(queue)
         return max(0, int(pushed or 0) - min(map(int, taken))) if taken else 0
 
-    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
-        catalogue = {queue: topics for queue, topics in self._catalogue().items() if topics}
+    def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
+        wanted = None if queues is None else frozenset(queues)
+        catalogue = {
+            queue: topics for queue, topics in self._catalogue().items()
+            if topics and (wanted is None or queue in wanted)
+        }
         if not catalogue:
             return {}
         calls = [self._scripts.numbers(self._queue(queue), topics) for queue, topics in catalogue.items()]

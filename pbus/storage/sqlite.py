@@ -173,10 +173,10 @@ class SqliteDriver:
         with self._file.read() as db:
             return sqlite_numbers.backlog(db, self._catalog.queue(db, queue).qid)
 
-    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
+    def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
         """See ``Driver.numbers``."""
         with self._file.read() as db:
-            return sqlite_numbers.numbers(db, self._now_ms())
+            return sqlite_numbers.numbers(db, self._now_ms(), queues)
 
     def queue_numbers(self) -> dict[str, QueueNumbers]:
         """See ``Driver.queue_numbers``."""

@@ -7,6 +7,9 @@ topic costs a look-up only for what is not empty, so a thousand idle topics are 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import apsw
 
 from pbus.storage.driver import Held, QueueNumbers, TopicNumbers
@@ -17,6 +20,7 @@ _TOPICS = (
     "t.dead, t.done_total, t.failed_total, t.dead_total, t.redelivered_total, t.cancelled_total, t.expired_total, "
     "t.forgotten_total, t.paused_ms FROM topics t JOIN queues q USING (qid)"
 )
+_OF_QUEUES = " WHERE q.name IN (SELECT value FROM json_each(?))"
 _FIRST_IN_LOG = (
     "SELECT l.id FROM topics t CROSS JOIN {log} l ON l.id > t.cursor WHERE t.tid = ?1 AND "
     "(l.due_ms IS NULL OR (l.id <= t.born AND l.due_ms <= t.born_ms)) AND "
@@ -24,10 +28,13 @@ _FIRST_IN_LOG = (
 )
 
 
-def numbers(db: apsw.Connection, now_ms: int) -> dict[tuple[str, str], TopicNumbers]:
+def numbers(
+    db: apsw.Connection, now_ms: int, queues: Sequence[str] | None = None
+) -> dict[tuple[str, str], TopicNumbers]:
     """See ``Driver.numbers``; ages are of the jobs, by the time in their ids."""
     answer = {}
-    for queue, topic, qid, tid, logged, again, waiting, delayed, running, dead, *totals in db.execute(_TOPICS):
+    rows = db.execute(_TOPICS) if queues is None else db.execute(_TOPICS + _OF_QUEUES, (json.dumps(list(queues)),))
+    for queue, topic, qid, tid, logged, again, waiting, delayed, running, dead, *totals in rows:
         due, oldest = _due(db, tid, now_ms) if delayed else (0, None)
         firsts = [oldest]
         for table, count in (("again", again), ("waiting", waiting)):

@@ -87,8 +87,8 @@ class Threaded:
         answer: int = self._apply(self._driver.backlog, (queue,))
         return answer
 
-    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
-        answer: dict[tuple[str, str], TopicNumbers] = self._apply(self._driver.numbers, ())
+    def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
+        answer: dict[tuple[str, str], TopicNumbers] = self._apply(self._driver.numbers, (queues,))
         return answer
 
     def queue_numbers(self) -> dict[str, QueueNumbers]:

@@ -13,6 +13,7 @@ import structlog
 from pbus.clock import SystemClock
 from pbus.core.names import Owner
 from pbus.delivery.store_side import StoreSide
+from pbus.delivery.work import Work
 from pbus.errors import Unavailable
 from tests.support.memory_store import MemoryStore
 
@@ -43,7 +44,8 @@ def test_storage_that_fails_once_while_it_is_opened_is_claimed_from_later(error:
     )
     lane = SimpleNamespace(queue="gift", topic="credit", wants=list, known=lambda _: set())
     store = Store(error)
-    side = StoreSide("main", store, [], {}, brakes={}, child=child, report=None, fenced=lambda: None)  # type: ignore
+    side = StoreSide("main", store, [], {}, brakes={}, child=child, report=None,  # type: ignore
+                     fenced=lambda: None, work=Work(0))
     side.start([lane], 5.0)  # type: ignore[list-item]
     with gevent.Timeout(5.0):
         while side._listener is None:

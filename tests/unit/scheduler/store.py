@@ -80,9 +80,9 @@ class SchedulerStore(MemoryStore):
     def checkpoint(self) -> None:
         self._enter("checkpoint")
 
-    def numbers(self) -> dict[tuple[str, str], TopicNumbers]:
+    def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
         self._enter("numbers")
-        return self.known
+        return {path: known for path, known in self.known.items() if queues is None or path[0] in queues}
 
     def beat(self, node: str, boot: str) -> None:
         self._enter("beat")

@@ -1,0 +1,177 @@
+"""
+What the attempts of this child took: the measurements that the autoscaler decides by.
+
+    desk.finish --ended--> a tally a topic --once a second--> frame ``work`` --> master --> scheduler
+
+One frame a second with what has something to say, at the full second of the monotonic clock, which all processes of
+a machine share: so whoever adds frames up has one of each child in each of its own seconds.
+
+Rule: counting only; nothing here decides. A job costs some tenths of a microsecond.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pbus.core.job import Delivery
+from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.backend import Backend
+
+AGAIN_S: Final = 30.0
+"""What has not changed is told again so often: frames may be dropped, and listeners replaced."""
+
+_ATTEMPTS: Final = frozenset({
+    Verdict.DONE, Verdict.FAILED, Verdict.RETRY_ASKED, Verdict.PERMANENT, Verdict.TIMEOUT, Verdict.CRASHED,
+})
+_STEPS: Final = 4
+"""Classes of times to a factor of two: a time is known to an eighth or better."""
+_SHIFT: Final = 20
+"""Times from a microsecond on."""
+
+
+class Tally:
+    """Attempts of one topic since the last frame. One owner: ``Work``."""
+
+    __slots__ = ("busy", "done", "retry_after_s", "run_s", "timed", "times")
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.timed = 0
+        self.run_s = 0.0
+        self.busy = 0
+        self.retry_after_s = 0.0
+        self.times: dict[int, int] = {}
+
+    def took(self, run_s: float) -> None:
+        """An attempt took so long."""
+        self.timed += 1
+        self.run_s += run_s
+        mantissa, exponent = math.frexp(run_s)
+        place = (exponent + _SHIFT) * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)
+        self.times[place] = self.times.get(place, 0) + 1
+
+    def quantile_s(self, part: float) -> float:
+        """So long or shorter took that *part* of them, as the upper end of their class; 0.0 without any."""
+        left = math.ceil(part * self.timed)
+        for place in sorted(self.times):
+            left -= self.times[place]
+            if left <= 0:
+                exponent, step = divmod(place, _STEPS)
+                return math.ldexp(0.5 + (step + 1) / (2 * _STEPS), exponent - _SHIFT)
+        return 0.0
+
+    def fields(self) -> dict[str, Any]:
+        """For a frame."""
+        return {
+            "done": self.done, "timed": self.timed, "run_s": self.run_s, "p95_s": self.quantile_s(0.95),
+            "busy": self.busy, "retry_after_s": self.retry_after_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    How a lane stands now.
+
+    Attributes:
+        is_open: It hands jobs out: not braked, paused or without a backend.
+        places: Jobs that it can run at once.
+        running: Deliveries in hand.
+    """
+
+    is_open: bool
+    places: int
+    running: int
+
+
+class Work:
+    """One per delivery child, for all of its topics."""
+
+    def __init__(self, index: int) -> None:
+        """*index*: which child this is."""
+        self._index = index
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._told: dict[str, Standing] = {}
+        self._told_backends: dict[str, dict[str, int]] = {}
+        self._all_again_s = -math.inf
+        self._since_s: float | None = None
+
+    def ended(self, delivery: Delivery, outcome: Outcome) -> None:
+        """What came of an attempt; ends that say nothing about the handler are left out."""
+        verdict = outcome.verdict
+        if verdict in _ATTEMPTS:
+            tally = self._tally(delivery)
+            tally.done += 1
+            if outcome.run_s > 0.0:
+                tally.took(outcome.run_s)
+        elif verdict is Verdict.BUSY:
+            tally = self._tally(delivery)
+            tally.busy += 1
+            tally.retry_after_s = max(tally.retry_after_s, outcome.delay_s or 0.0)
+
+    def _tally(self, delivery: Delivery) -> Tally:
+        path = delivery.queue, delivery.topic
+        tally = self._tallies.get(path)
+        if tally is None:
+            tally = self._tallies[path] = Tally()
+        return tally
+
+    def frame(
+        self, lanes: Iterable[tuple[str, Standing]], backends: Mapping[str, dict[str, int]], now_s: float
+    ) -> dict[str, Any] | None:
+        """
+        The fields of the next frame; None: there is nothing to say.
+
+        Args:
+            lanes: (``queue/topic``, how it stands) of all lanes of the child.
+            backends: Name -> ``backend_fields``, of those that say anything.
+            now_s: Monotonic.
+        """
+        if now_s >= self._all_again_s:
+            self._all_again_s = now_s + AGAIN_S
+            self._told.clear()
+            self._told_backends.clear()
+        topics: dict[str, dict[str, Any]] = {}
+        for path, standing in lanes:
+            if standing.running or self._told.get(path) != standing:
+                self._told[path] = standing
+                topics[path] = {
+                    "is_open": standing.is_open, "places": standing.places, "running": standing.running,
+                }
+        tallies, self._tallies = self._tallies, {}
+        for (queue, topic), tally in tallies.items():
+            topics.setdefault(f"{queue}/{topic}", {}).update(tally.fields())
+        changed = {name: fields for name, fields in backends.items() if self._told_backends.get(name) != fields}
+        self._told_backends |= changed
+        since_s, self._since_s = self._since_s, now_s
+        if not topics and not changed:
+            return None
+        interval_s = 1.0 if since_s is None else max(now_s - since_s, 0.001)
+        return {"child": self._index, "interval_s": interval_s, "topics": topics, "backends": changed}
+
+
+def backend_fields(backend: Backend) -> dict[str, int]:
+    """
+    What its topics may have of a backend, on this node; 0: not known, or no limit.
+
+    ``connections``: ``max_connections`` times addresses. ``processes``: of php-fpm, measured, less the reserve.
+    ``listen_queue``: connections that wait for one of them. Addresses that are down count for nothing.
+    """
+    reached = [address for address in backend.addresses if not address.circuit.is_open]
+    pools = [address.pool for address in reached if address.pool is not None]
+    sizes = [max(1, pool.size - backend.settings.reserve) for pool in pools if pool.size]
+    return {
+        "connections": backend.settings.max_connections * len(reached),
+        "processes": sum(sizes) if len(sizes) == len(reached) else 0,
+        "listen_queue": sum(pool.listen_queue for pool in pools),
+    }
+
+
+def is_telling(fields: Mapping[str, int]) -> bool:
+    """Whether those of a backend bound anything."""
+    return any(fields.values())
+
+

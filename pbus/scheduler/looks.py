@@ -1,0 +1,51 @@
+"""
+Looks at the numbers of topics for the autoscaler: one call a storage and second, at the full second.
+
+Every ALL_S all topics are looked at; between, those of queues where something waits, runs or ended lately: a topic
+at rest wakes up when a delivery child says that it has something in hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from pbus.clock import Clock
+from pbus.scheduler.roster import Store
+from pbus.scheduler.sampler import Sampler
+from pbus.storage.driver import TopicNumbers
+
+ALL_S: Final = 5.0
+
+Numbers = Mapping[tuple[str, str], TopicNumbers]
+
+
+class Looks:
+    """The duty. *nodes* answers how many living nodes use the storage."""
+
+    name = "looks"
+
+    def __init__(self, store: Store, sampler: Sampler, clock: Clock, nodes: Callable[[], int]) -> None:
+        self._store = store
+        self._sampler = sampler
+        self._clock = clock
+        self._nodes = nodes
+        self._all_at_s = -math.inf
+        self._queues = frozenset(spec.name for spec in store.queues)
+
+    def turn(self) -> float:
+        now_s = self._clock.monotonic_s()
+        every = now_s >= self._all_at_s
+        queues = self._queues if every else self._queues & {path.partition("/")[0] for path in self._sampler.awake()}
+        if every:
+            self._all_at_s = now_s + ALL_S - 0.5
+        if queues:
+            numbers = self._store.driver.numbers() if every else self._store.driver.numbers(sorted(queues))
+            self._sampler.looked(numbers, self._clock.monotonic_s(), self._nodes())
+        now_s = self._clock.monotonic_s()
+        return 1.0 - now_s % 1.0
+
+    def interrupted(self) -> None:
+        """The next look is one at everything."""
+        self._all_at_s = -math.inf
