@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from pbus.cli.output import Output, columns_of, cut, pad
 
-_GOOD: Final = frozenset({"running", "ready", "up"})
-_BAD: Final = frozenset({"degraded", "down", "fatal", "dead", "open", "orphaned"})
+_GOOD: Final = frozenset({"running", "ready", "up", "done"})
+_BAD: Final = frozenset({"degraded", "down", "fatal", "dead", "open", "orphaned", "rollout-failed", "failed"})
 _GAP: Final = "  "
 
 Cell = tuple[str, str]

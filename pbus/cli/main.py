@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "dead": Entry("pbus.cli.dead:dead", "List, show, retry and delete dead letters."),
     "job": Entry("pbus.cli.job:job", "Retry, settle and cancel jobs."),
     "backend": Entry("pbus.cli.backend:backend", "List and show backends."),
+    "program": Entry("pbus.cli.program:program", "List and restart programs."),
     "system": Entry("pbus.cli.system:system", "List and show business systems."),
     "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
 }

@@ -108,6 +108,23 @@ def topic_table(context: Context, stock: Stock, names: Sequence[tuple[str, str]]
     show(context.output, "topics", _COLUMNS, [row_of(stock, name, states) for name in names], _HEADS, cells)
 
 
+@topic.command("restart")
+@click.argument("glob", metavar="GLOB")
+@click.option("--wait", is_flag=True, help="Return when all have been replaced; exit status 1 if one failed.")
+@output_option
+@pass_context
+def restart_topics(context: Context, glob: str, wait: bool) -> int:
+    """
+    Have the consumers of the topics that GLOB matches ('gift/credit', 'gift/*') load their code again.
+
+    A process with the new code comes first. When it has finished 5 jobs, or lived for 30 s, the others follow one by
+    one, each after its job; when it fails, the old ones go on. A topic that was given up is tried again.
+    """
+    from pbus.cli.rollouts import restart
+
+    return restart(context, "consumer", glob, wait)
+
+
 @topic.command("show")
 @click.argument("path", metavar="QUEUE/TOPIC")
 @output_option

@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pbus.clock import Clock
@@ -67,6 +67,7 @@ class Children:
         self._log = logs.get()
         self._handles: dict[int, Handle] = {}
         self._by_pid: dict[int, Handle] = {}
+        self._by_key: dict[Key, dict[int, Handle]] = {key: {} for key in self.specs}
         self._born = 0
         self._not_before: dict[Place, float] = {}
         self._restarts: dict[Place, int] = {}
@@ -93,7 +94,17 @@ class Children:
 
     def of(self, key: Key) -> list[Handle]:
         """Children of that role and path, those that leave too."""
-        return [child for child in self._handles.values() if child.spec.key == key]
+        return list(self._by_key[key].values())
+
+    @property
+    def pids(self) -> Collection[int]:
+        """Processes that we forked and have not reaped."""
+        return self._by_pid.keys()
+
+    @property
+    def numbers(self) -> Collection[int]:
+        """Their serial numbers."""
+        return self._handles.keys()
 
     def indexes(self, key: Key) -> frozenset[int]:
         """Places that are wanted of that role and path."""
@@ -121,13 +132,13 @@ class Children:
     def _shy(self) -> frozenset[Key]:
         """Roles and topics that die young and of whom nobody has lived for a while."""
         return frozenset(
-            key for key, history in self.histories.items() if history.in_a_row and not self._thrives(key)
+            key for key, history in self.histories.items() if history.in_a_row and not self.thrives(key)
         )
 
     def ails(self, key: Key) -> bool:
         """More of that role and topic would only die more often."""
         history = self.histories.get(key)
-        return history is not None and bool(history.fatal or (history.in_a_row and not self._thrives(key)))
+        return history is not None and bool(history.fatal or (history.in_a_row and not self.thrives(key)))
 
     def forgive(self, key: Key) -> bool:
         """Forget how that role and topic died: it is born again at once. True when it had been given up."""
@@ -143,9 +154,9 @@ class Children:
         needed = {spec.key for spec in self.specs.values() if spec.needed}
         return sorted(key[0] for key in needed - there - backoff.given_up(self.histories))
 
-    def fatal_paths(self) -> frozenset[str]:
-        """Topics whose consumers are given up."""
-        return frozenset(path for role, path in backoff.given_up(self.histories) if role == CONSUMER)
+    def given_up(self) -> dict[Key, str]:
+        """Roles and topics that are not born any more, and why."""
+        return {key: history.fatal for key, history in self.histories.items() if history.fatal}
 
     def problems(self) -> dict[str, str]:
         """What is wrong with children, by a stable name."""
@@ -167,7 +178,7 @@ class Children:
         """Nobody of that role and topic lives long, or a place of it stays empty for long."""
         if left_s and backoff.wait_s(max(1, history.in_a_row), self._policy) > LONG_WAIT_S:
             return True
-        return history.in_a_row >= _KEEPS_DYING and not self._thrives(key)
+        return history.in_a_row >= _KEEPS_DYING and not self.thrives(key)
 
     def _waits(self) -> dict[Key, float]:
         """Role and topic -> seconds until the next of its empty places may be lived in again."""
@@ -188,10 +199,10 @@ class Children:
         """Topics that *problems* (names of ours) are about."""
         return frozenset(name.split(" ")[-1] for name in problems if name.startswith(("fatal ", "dying ")))
 
-    def _thrives(self, key: Key) -> bool:
+    def thrives(self, key: Key) -> bool:
         """Whether a child of that role and topic has outlived its own start."""
         latest = self._clock.monotonic_s() - backoff.QUICK_S
-        return any(child.ready_s is not None and child.ready_s < latest for child in self if child.spec.key == key)
+        return any(child.ready_s is not None and child.ready_s < latest for child in self._by_key[key].values())
 
     # -- acts ---------------------------------------------------------------------------------
 
@@ -248,6 +259,11 @@ class Children:
         else:
             child.failure = child.failure or why
 
+    def renew(self, child: Handle) -> None:
+        """*child* is to leave after its job, and another is to be born at its place."""
+        child.drain(self._clock.monotonic_s())
+        self.changes += 1
+
     def look_at_leavers(self) -> None:
         """Who leaves may finish its job: when it did is seen here, once a second."""
         now = self._clock.monotonic_s()
@@ -284,7 +300,7 @@ class Children:
             spec=spec, index=index, n=self._born, boot=nursery.boot, generation=generation, slot=slot, pid=pid,
             channel=channel, born_s=self._clock.monotonic_s(),
         )
-        self._handles[child.n] = self._by_pid[pid] = child
+        self._handles[child.n] = self._by_pid[pid] = self._by_key[spec.key][child.n] = child
         self._switchboard.connect(channel, lambda frame: self._hear(child, frame), lambda: None)
         self.born(child)
         self._log.info("child.born", child=child.name, child_pid=pid, n=child.n)
@@ -292,7 +308,7 @@ class Children:
     # -- deaths -------------------------------------------------------------------------------
 
     def reap(self) -> list[Death]:
-        """Bury everybody who died; nobody stays a zombie."""
+        """Bury everybody who died; nobody stays a zombie, whoever forked it."""
         deaths = []
         while (ended := _next_dead()) is not None:
             child = self._by_pid.get(ended.si_pid)
@@ -309,7 +325,7 @@ class Children:
         for frame in child.channel.receive():  # its last words: why it could not start
             self._hear(child, frame)
         self._switchboard.hang_up(child.channel)
-        del self._handles[child.n], self._by_pid[child.pid]
+        del self._handles[child.n], self._by_pid[child.pid], self._by_key[child.spec.key][child.n]
         death = Death(child, self.scoreboard.bury(child.slot, status), status)
         self.changes += 1
         unasked = child.draining_since is None and (child.condemned or not child.killed)

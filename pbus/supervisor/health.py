@@ -28,12 +28,14 @@ class Sample:
 
     Attributes:
         rss_bytes: Resident memory.
+        own_bytes: Without that of its family.
         cpu_s: Processor time used so far, user and system.
         cores: Processor that it used between the last two looks.
         at_s: When that was (monotonic); 0: never.
     """
 
     rss_bytes: int = 0
+    own_bytes: int = 0
     cpu_s: float = 0.0
     cores: float = 0.0
     at_s: float = 0.0
@@ -46,7 +48,7 @@ class Sample:
         passed_s = now_s - self.at_s
         if self.at_s and passed_s > 0:
             self.cores = max(0.0, seen.cpu_s - self.cpu_s) / passed_s
-        self.rss_bytes, self.cpu_s, self.at_s = seen.rss_bytes, seen.cpu_s, now_s
+        self.rss_bytes, self.own_bytes, self.cpu_s, self.at_s = seen.rss_bytes, seen.own_bytes, seen.cpu_s, now_s
 
 
 class Sampled(Protocol):

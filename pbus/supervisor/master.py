@@ -22,9 +22,9 @@ import setproctitle
 
 from pbus.clock import Clock, SystemClock
 from pbus.errors import BootError, Exit
-from pbus.supervisor import health, reconcile
+from pbus.supervisor import health, process, reconcile
 from pbus.supervisor.channel import Switchboard
-from pbus.supervisor.children import Children
+from pbus.supervisor.children import PROGRAM, Children
 from pbus.supervisor.control import Caller, Door, Request
 from pbus.supervisor.errands import ORDER, Errands
 from pbus.supervisor.follow import HEARS as WATCH
@@ -36,6 +36,7 @@ from pbus.supervisor.numbers import HEARS as NUMBERS
 from pbus.supervisor.numbers import NumberDesk, Numbers
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.relay import BOOTS, Relay
+from pbus.supervisor.restarts import Restarts
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.signals import Signals
@@ -57,6 +58,7 @@ _MOST_SLOTS: Final = 4096
 _ENDS_A_START: Final = (Exit.TEMPORARY, Exit.NO_PERMISSION, Exit.CONFIG)
 _SILENT_S: Final = 10.0
 _LONG_START_S: Final = 10.0
+_SWEEP_S: Final = 1.0
 
 
 def slots(roles: Sequence[RoleSpec]) -> int:
@@ -102,12 +104,16 @@ class Master:
             self._children, self._followers, self._numbers, self._errands, self._house, self._topics, self._workforce,
             self._fence, self._clock,
         )
+        paths = [f"{topic.queue}/{topic.topic}" for topic in plan.topics]
+        restarts = Restarts(self._children, self._workforce, paths)
         self._door = Door(plan.run_dir, self._switchboard, {
             "ping": Request(self._pinged, reads=True),
             "status": Request(self._asked_for_status, reads=True),
             "watch": Request(self._followers.begin, reads=True),
             "stop": Request(self._asked_to_stop),
             "scale": Request(self._errands.send),
+            "restart": Request(restarts.begin),
+            "restarted": Request(restarts.ask, reads=True),
         })
         self._notifier = Notifier()
         self._own = health.Sample()
@@ -168,7 +174,9 @@ class Master:
 
     def reap(self) -> None:
         """Bury the dead. Who gives their claims back reads the scoreboard."""
-        for death in self._children.reap():
+        deaths = self._children.reap()
+        self._workforce.buried(deaths)
+        for death in deaths:
             self._judge_start(death)
 
     def keep_house(self) -> None:
@@ -214,6 +222,7 @@ class Master:
     def _move_in(self) -> None:
         plan = self._plan
         setproctitle.setproctitle(f"pbus: master {plan.node}")
+        process.adopt_orphans()
         self._signals.install()
         self._switchboard.watch(self._signals.fileno(), lambda: None)
         self._door.open(self._house.uid, self._house.gid)
@@ -278,6 +287,10 @@ class Master:
             self._notifier.stopping()
 
     def _move_out(self) -> None:
+        patience_s = self._clock.monotonic_s() + _SWEEP_S
+        while self._workforce.sweep() and self._clock.monotonic_s() < patience_s:
+            self._clock.sleep(_SWEEP_S / 100)  # what these have started in turn comes to us when they have gone
+            self._children.reap()
         self._door.close()
         self._house.move_out()
         self._log.info("master.stopped")
@@ -381,8 +394,10 @@ class Master:
                 "uptime_s": round(now - self._born_s, 3), "restarts": 0, "running": 0, "index": 0, "path": "",
             },
             children=children, restarts={child.n: self._children.restarts(child.place) for child in children},
-            fatal_paths=self._children.fatal_paths(), topics=self._plan.topics, numbers=numbers,
-            next_starts=self._children.next_starts(),
+            topics=self._plan.topics, numbers=numbers,
+            next_starts=self._children.next_starts(), decisions=self._workforce.scaling.decisions,
+            rollouts=self._workforce.rollouts.rows(), fatal=self._children.given_up(),
+            programs=tuple(spec for spec in self._plan.roles if spec.role == PROGRAM),
         )))
 
     @property
@@ -396,7 +411,8 @@ class Master:
         of_children = self._children.problems()
         idle = self._topics.problems(self._children.next_starts(), self._children.told_paths(of_children))
         losses = f"master: {self._losses}" if self._losses else ""
-        return [*filter(None, (why, losses)), *of_children.values(), *idle, *self._silent()]
+        rollouts = self._workforce.rollouts.problems()
+        return [*filter(None, (why, losses)), *of_children.values(), *rollouts, *idle, *self._silent()]
 
     def _silent(self) -> list[str]:
         """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""

@@ -27,6 +27,7 @@ class Resident:
         ready: Its start is over.
         idle: It has not begun a job.
         old: Its code is being replaced.
+        on_trial: It is there to be watched: it stays.
     """
 
     n: int
@@ -34,6 +35,7 @@ class Resident:
     ready: bool = True
     idle: bool = True
     old: bool = False
+    on_trial: bool = False
 
 
 def lowest_free(taken: Collection[int], count: int) -> list[int]:
@@ -64,9 +66,10 @@ def leavers(
     """
     lived_in = {resident.index for resident in residents}
     empty = sorted((index for index in wanted if index not in lived_in), reverse=True)
-    starting = [resident for resident in residents if not resident.ready]
-    idle = [resident for resident in residents if resident.ready and resident.idle]
-    busy = [resident for resident in residents if resident.ready and not resident.idle] if busy_too else []
+    free = [resident for resident in residents if not resident.on_trial]
+    starting = [resident for resident in free if not resident.ready]
+    idle = [resident for resident in free if resident.ready and resident.idle]
+    busy = [resident for resident in free if resident.ready and not resident.idle] if busy_too else []
     going = [resident.index for group in (starting, idle, busy) for resident in sorted(group, key=_first_to_go)]
     return [*empty, *going][: max(0, surplus)]
 

@@ -31,10 +31,12 @@ class Usage:
 
     Attributes:
         rss_bytes: Resident memory, what it shares with others too.
+        own_bytes: Of a family: the memory of its head alone.
         cpu_s: Processor time so far, user and system, with that of its children that it has waited for.
     """
 
     rss_bytes: int
+    own_bytes: int
     cpu_s: float
 
 
@@ -47,7 +49,8 @@ def usage(pid: int) -> Usage | None:
     fields = _stat(pid)
     if fields is None:
         return None
-    return Usage(int(fields[21]) * _PAGE_BYTES, sum(int(field) for field in fields[11:15]) / _TICKS)
+    rss_bytes = int(fields[21]) * _PAGE_BYTES
+    return Usage(rss_bytes, rss_bytes, sum(int(field) for field in fields[11:15]) / _TICKS)
 
 
 def usage_of_family(pid: int) -> Usage | None:
@@ -57,7 +60,8 @@ def usage_of_family(pid: int) -> Usage | None:
         return None
     of_children = [found for child in children(pid) if (found := usage_of_family(child)) is not None]
     return Usage(
-        own.rss_bytes + sum(each.rss_bytes for each in of_children), own.cpu_s + sum(each.cpu_s for each in of_children)
+        own.rss_bytes + sum(each.rss_bytes for each in of_children), own.rss_bytes,
+        own.cpu_s + sum(each.cpu_s for each in of_children),
     )
 
 
@@ -68,6 +72,15 @@ def children(pid: int) -> list[int]:
             return [int(child) for child in file.read().split()]
     except OSError:
         return []
+
+
+def name(pid: int) -> str:
+    """What it is called; empty: it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _stat(pid: int) -> list[bytes] | None:

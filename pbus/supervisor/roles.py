@@ -45,6 +45,7 @@ class RoleSpec:
         max_rss_bytes: It replaces itself above this, between two jobs; far above it is killed. 0: no bound.
         weighs_group: Its memory and processor time are those of its whole family (it runs a program).
         alone: Nobody is born at its place before the last one there has gone (it may hold a port).
+        watch: One of it watches its files, so that new code is rolled out.
         dumps: Its stacks are worth writing down before it is killed: it gets QUIT first.
     """
 
@@ -69,6 +70,7 @@ class RoleSpec:
     max_rss_bytes: int = 0
     weighs_group: bool = False
     alone: bool = False
+    watch: bool = False
     dumps: bool = False
 
     @property

@@ -44,8 +44,8 @@ class Scaling:
         self._surplus_since: dict[Key, float] = {}
         self._unfit: set[Key] = set()
         self._changed: set[str] = set()
-        self.extra: Callable[[str], int] = lambda _: 0
-        """Places of a topic above the plan (a roll-out needs one); whoever rolls out sets it."""
+        self.extra: Callable[[Key], int] = lambda _: 0
+        """Places above the plan (a roll-out needs one); whoever rolls out sets it."""
 
     def plan(self, topics: Mapping[str, Decision]) -> None:
         """What the scheduler decided, for the topics that it names."""
@@ -58,6 +58,16 @@ class Scaling:
             elif wanted != before:
                 shares[path] = wanted
         self._tell(SHARES, shares)
+
+    @property
+    def decided(self) -> dict[str, int]:
+        """Path -> wanted, of everything that the plan names."""
+        return {path: int(decision["wanted"]) for path, decision in self._decisions.items()}
+
+    @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """What was decided last, by path."""
+        return self._decisions
 
     def decision(self, path: str) -> Decision:
         """What was decided about that topic last; empty: nothing yet."""
@@ -76,7 +86,7 @@ class Scaling:
     def fit(self, key: Key) -> None:
         """Have as many places as are wanted now, as far as that is possible at this moment."""
         have = self._children.indexes(key)
-        missing = self.wanted(key) + self.extra(key[1]) - len(have)
+        missing = self.wanted(key) + self.extra(key) - len(have)
         if missing > 0 and not self._children.ails(key):
             lived_in = {child.index for child in self._children.of(key)}
             self._resize(key, have.union(lowest_free(have | lived_in, missing)))
@@ -98,7 +108,7 @@ class Scaling:
         residents = [
             Resident(
                 n=child.n, index=child.index, ready=child.ready_s is not None, idle=not child.slot.in_job,
-                old=child.code < newest,
+                old=child.code < newest, on_trial=child.trial,
             )
             for child in here
         ]
@@ -107,11 +117,12 @@ class Scaling:
     def _resize(self, key: Key, indexes: frozenset[int]) -> None:
         if indexes != self._children.indexes(key):
             self._children.resize(key, indexes)
-            self._changed.add(key[1])
+            if key[0] == CONSUMER:
+                self._changed.add(key[1])
 
     def _note(self, key: Key) -> None:
         """Whether it has to be looked at again."""
-        missing = self.wanted(key) + self.extra(key[1]) - len(self._children.indexes(key))
+        missing = self.wanted(key) + self.extra(key) - len(self._children.indexes(key))
         if missing >= 0:
             self._surplus_since.pop(key, None)
         (self._unfit.add if missing else self._unfit.discard)(key)

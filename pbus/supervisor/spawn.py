@@ -145,9 +145,9 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     nursery.forget()
     if spec.own_group:
         os.setsid()
+        process.brand(newborn.n)
         _leave_out(nursery.secrets)
-    if nursery.user:
-        become(nursery.user)
+    trouble = _dress(spec, nursery.user)
     process.die_with_parent(signal.SIGTERM)
     if os.getppid() != master_pid:
         os._exit(Exit.TEMPORARY)
@@ -166,12 +166,33 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     owner = Owner(nursery.node, nursery.boot, newborn.slot.slot, newborn.n)
     key = nursery.token_key
     made = {kind: tokens.make(key, kind, owner, spec.path) for kind in tokens.KINDS} if spec.role == "consumer" else {}
-    return Child(
+    child = Child(
         spec=spec, index=index, owner=owner, tokens=made, token_key=key if spec.checks_tokens else b"",
         slot=newborn.slot, scoreboard=nursery.scoreboard, listener_fds=listener_fds, control_fd=control_fd,
         master_pid=master_pid,
         log=logs.get(), clock=nursery.clock, run_dir=nursery.run_dir, grace_s=nursery.grace_s,
     )
+    if trouble:
+        child.fail(trouble, Exit.CONFIG)
+    return child
+
+
+def _dress(spec: RoleSpec, user: str) -> str:
+    """Take on the priority and the user that the role asks for; what stands against it, empty for nothing."""
+    try:
+        if spec.nice:
+            os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
+    except OSError:
+        return f"nice = {spec.nice}: only root may give a process more than others have"
+    user = "" if spec.stays_master else spec.user or user
+    try:
+        if user:
+            become(user)
+    except KeyError:
+        return f"user = {user!r}: there is no such user on this machine"
+    except OSError:
+        return f"user = {user!r}: only root can run a process as another user; start pbus as root"
+    return ""
 
 
 def _run(child: Child) -> int:

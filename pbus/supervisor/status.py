@@ -12,12 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pbus.supervisor.backends import merged
+from pbus.supervisor.children import CONSUMER
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.numbers import Numbers
+from pbus.supervisor.reconcile import Key
+from pbus.supervisor.roles import RoleSpec
+from pbus.supervisor.rollout import FAILED, ROLLING
 from pbus.supervisor.scoreboard import SlotView
 from pbus.supervisor.topics import badness, reason_of, worst
 
 ORPHANED: Final = "orphaned"
+_SCALING: Final = ("wanted", "surplus", "limited_by", "reason")
+Lane = Mapping[str, Any]
+_NOBODY: Final[Lane] = {"state": "down", "reason": "no consumer process is ready"}
 
 _COUNTS: Final = ("ready", "running", "delayed", "dead", "done_total", "failed_total")
 
@@ -54,19 +61,29 @@ class Facts:
     master: Mapping[str, Any]
     children: Sequence[Handle]
     restarts: Mapping[int, int]
-    fatal_paths: frozenset[str]
     topics: Sequence[TopicFact]
     numbers: Numbers
     wall_s: float = 0.0
     """Unix time; stored times are compared with it."""
     next_starts: Mapping[str, float] = field(default_factory=dict)
     """Path of a topic -> seconds until its next process is born, where one is waited for."""
+    fatal: Mapping[Key, str] = field(default_factory=dict)
+    """(role, path) that is given up -> why."""
+    decisions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Path of a topic -> what the last scaling plan says of it."""
+    rollouts: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
+    """(role, path) whose code has ever changed -> stage, code, files, reason, old."""
+    programs: Sequence[RoleSpec] = ()
 
 
 def build(facts: Facts) -> dict[str, Any]:
     """The document of ``pbus status -o json`` without its ``v``; processes also carry their index and path."""
     orphans = _orphans(facts)
-    topics = [_topic(facts, topic) for topic in facts.topics]
+    crew, lanes = _by_topic(facts.children)
+    topics = [
+        _topic(facts, topic, crew.get(f"{topic.queue}/{topic.topic}", []), lanes.get((topic.queue, topic.topic), []))
+        for topic in facts.topics
+    ]
     quiet = tuple(f"{row['queue']}/{row['topic']} braked: " for row in topics if row["state"] == "paused")
     problems = [
         *(problem for problem in facts.problems if not problem.startswith(quiet)),
@@ -81,6 +98,7 @@ def build(facts: Facts) -> dict[str, Any]:
         "problems": list(dict.fromkeys(problems)),        # several children may find the same
         "processes": [dict(facts.master), *(_process(facts, child) for child in facts.children)],
         "topics": [*topics, *orphans],
+        "programs": [_program(facts, spec) for spec in facts.programs],
         "backends": merged(child.backends for child in facts.children),
     }
 
@@ -100,21 +118,65 @@ def _process(facts: Facts, child: Handle) -> dict[str, Any]:
     }
 
 
-def _topic(facts: Facts, topic: TopicFact) -> dict[str, Any]:
+def _by_topic(children: Sequence[Handle]) -> tuple[dict[str, list[Handle]], dict[tuple[str, str], list[Lane]]]:
+    """Consumers of each path, and lanes of each topic."""
+    crew: dict[str, list[Handle]] = {}
+    lanes: dict[tuple[str, str], list[Lane]] = {}
+    for child in children:
+        if child.spec.role == CONSUMER:
+            crew.setdefault(child.spec.path, []).append(child)
+        for name, lane in child.lanes.items():
+            lanes.setdefault(name, []).append(lane)
+    return crew, lanes
+
+
+def _topic(facts: Facts, topic: TopicFact, consumers: Sequence[Handle], lanes: Sequence[Lane]) -> dict[str, Any]:
     name, path = (topic.queue, topic.topic), f"{topic.queue}/{topic.topic}"
     known = facts.numbers.topics.get(name, {})
-    lanes = [child.lanes[name] for child in facts.children if name in child.lanes]
-    consumers = [child for child in facts.children if child.spec.path == path]
+    staying = [child for child in consumers if child.stays]
+    wanted = facts.decisions.get(path, {}).get("wanted", topic.at_least)
+    if topic.has_consumers and wanted and not lanes and not any(child.ready_s is not None for child in staying):
+        lanes = [_NOBODY]
     state = _topic_state(facts, path, lanes, bool(known.get("paused_ms")))
-    now = len(consumers) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
+    now = len(staying) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
     return {
         **_numbers(name, state, known),
         "concurrency": {
             "now": now, "min": 0 if topic.pulled else topic.at_least, "max": 0 if topic.pulled else topic.at_most,
         },
-        "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
+        "capacity": _capacity(facts.decisions.get(path, {})),
         "consumers": [child.pid for child in consumers],
         "reason": _reason(facts, state, path, known, worst(lanes)[1]),
+        "scaling": {name: value for name, value in facts.decisions.get(path, {}).items() if name in _SCALING},
+        "rollout": dict(facts.rollouts.get((CONSUMER, path), {})),
+    }
+
+
+def _capacity(decision: Mapping[str, Any]) -> dict[str, Any]:
+    """What the last plan thinks that a topic could do; None: not measured yet."""
+    known = decision.get("capacity") or {}
+    return {name: known.get(name) for name in ("now_per_s", "max_per_s", "limited_by")}
+
+
+def _program(facts: Facts, spec: RoleSpec) -> dict[str, Any]:
+    """One ``[program.NAME]``: as bad as the worst that is known of it."""
+    here = [child for child in facts.children if child.spec.key == spec.key]
+    ready = [child for child in here if child.stays and child.ready_s is not None]
+    rollout = facts.rollouts.get(spec.key, {})
+    state, reason = "running", ""
+    if spec.key in facts.fatal:
+        state, reason = "fatal", facts.fatal[spec.key]
+    elif not ready:
+        state = "starting" if any(child.stays for child in here) else "down"
+    elif rollout.get("stage") == FAILED:
+        state, reason = "rollout-failed", str(rollout["reason"])
+    elif len(ready) < spec.count:
+        state = "restarting" if rollout.get("stage") == ROLLING else "starting"
+    return {
+        "program": spec.path, "state": state, "running": len(ready), "wanted": spec.count,
+        "pids": [child.pid for child in here], "rss_bytes": sum(child.sample.rss_bytes for child in here),
+        "uptime_s": round(min((facts.now_s - child.born_s for child in ready), default=0.0), 3),
+        "restarts": sum(facts.restarts.get(child.n, 0) for child in here), "reason": reason,
     }
 
 
@@ -133,6 +195,10 @@ def _reason(facts: Facts, state: str, path: str, known: Mapping[str, Any], said:
         minutes = int(max(0.0, facts.wall_s - known["paused_ms"] / 1000) // 60)
         when = f"{minutes} min ago" if minutes else "just now"
         said = f"by 'pbus topic pause' {when}, 'pbus topic resume {path}' ends it"
+    if state == "rollout-failed":
+        said = str(facts.rollouts[CONSUMER, path]["reason"])
+    if state == "fatal":
+        said = f"{facts.fatal[CONSUMER, path]}; 'pbus topic restart {path}' tries again"
     return reason_of(state, said, facts.next_starts.get(path, 0.0))
 
 
@@ -155,15 +221,19 @@ def _orphans(facts: Facts) -> list[dict[str, Any]]:
             "capacity": {"now_per_s": None, "max_per_s": None, "limited_by": None},
             "consumers": [],
             "reason": f"it is not in the configuration, {holds}; 'pbus topic rm {path} --purge' ends it",
+            "scaling": {},
+            "rollout": {},
         })
     return rows
 
 
-def _topic_state(facts: Facts, path: str, lanes: Sequence[Mapping[str, Any]], paused: bool) -> str:
+def _topic_state(facts: Facts, path: str, lanes: Sequence[Lane], paused: bool) -> str:
     states = [worst(lanes)[0]]
     if paused:
         states = ["paused" if state == "braked" else state for state in [*states, "paused"]]  # nothing is tried
-    if path in facts.fatal_paths:
+    if facts.rollouts.get((CONSUMER, path), {}).get("stage") == FAILED:
+        states.append("rollout-failed")
+    if (CONSUMER, path) in facts.fatal:
         states.append("fatal")
     if facts.state == "stopping":
         states.append("draining")

@@ -19,7 +19,7 @@ from pbus.telemetry import log as logs
 PATIENCE_S: Final = 3.0
 """A topic may stand still so long before that is a problem."""
 
-WORST_LAST: Final = ("running", "draining", "paused", "braked", "down", "fatal")
+WORST_LAST: Final = ("running", "draining", "rollout-failed", "paused", "braked", "down", "fatal")
 """States of a topic that this version knows, from good to bad."""
 
 _EVENTS: Final = {"paused": "topic.paused", "braked": "topic.braked"}

@@ -1,8 +1,10 @@
 """
 The consumers and programs of this node as a whole: how many there are, what they take, what becomes of them.
 
-    plan ------> Scaling   places of each topic
-    once a second: who leaves has finished its job?  what does everybody take?  --machine--> scheduler
+    plan ---------------> Scaling     places of each topic
+    changed, restart ---> Rollouts    new code, a canary first
+    deaths -------------> Leftovers   what user code left behind
+    once a second: who has grown beyond every bound?  what does everybody take? --machine--> scheduler
 
 Rule: assembles; the parts decide.
 """
@@ -14,12 +16,16 @@ from typing import Any, Final
 
 from pbus.clock import Clock
 from pbus.supervisor.children import CONSUMER, Children
-from pbus.supervisor.handle import Handle
+from pbus.supervisor.handle import Death, Handle
 from pbus.supervisor.health import Round
+from pbus.supervisor.leftovers import Leftovers
 from pbus.supervisor.machine import Machine
+from pbus.supervisor.rollouts import Rollouts
 from pbus.supervisor.scaling import Scaling
+from pbus.telemetry import log as logs
 
 MACHINE: Final = "machine"
+_MARGIN_BYTES: Final = 32 << 20
 
 
 class Workforce:
@@ -30,7 +36,12 @@ class Workforce:
         self._clock = clock
         self._round = Round()
         self._machine = Machine()
+        self._leftovers = Leftovers()
+        self._log = logs.get()
         self.scaling = Scaling(children, clock)
+        self.rollouts = Rollouts(children, self.scaling, clock)
+        self.scaling.extra = self.rollouts.extra
+        children.born = self.rollouts.born
 
     def plan(self, topics: Mapping[str, Mapping[str, Any]]) -> None:
         """The scheduler has decided."""
@@ -43,36 +54,83 @@ class Workforce:
 
     def changed(self, child: Handle, files: Sequence[str]) -> None:
         """The code of *child* is another one on disk."""
+        if not self._children.stopping:
+            self.rollouts.changed(child, files)
+
+    def buried(self, deaths: Sequence[Death]) -> None:
+        """Some have died."""
+        for death in deaths:
+            self.rollouts.died(death)
+        if any(death.handle.spec.own_group for death in deaths):
+            self.sweep()
+
+    def sweep(self) -> bool:
+        """Kill what the dead have left behind; True while there was any."""
+        return self._leftovers.look(self._children.pids, self._children.numbers)
 
     def tick(self) -> None:
         """Once a second."""
         now = self._clock.monotonic_s()
         children = list(self._children)
         self._round.turn(children, now)
+        self._end_the_oversized(children)
         self._children.look_at_leavers()
+        self.sweep()
         if not self._children.stopping:
             self.scaling.tick()
+            self.rollouts.look_for_watchers()
             self._tell_machine(children, now)
 
     def settle(self) -> None:
         """Every turn."""
+        if not self._children.stopping:
+            self.rollouts.settle()
         self.scaling.settle()
+
+    def _end_the_oversized(self, children: Sequence[Handle]) -> None:
+        """A net below ``max_rss``, by which consumers replace themselves between two jobs."""
+        for child in children:
+            grown = child.sample.rss_bytes - (child.sample.own_bytes if child.weighs_family else 0)
+            bound = hard_limit(child.spec.max_rss_bytes)
+            if bound and grown > bound and not child.killed:
+                child.too_big = f"it had grown to {size(grown)}, far above max_rss = {size(child.spec.max_rss_bytes)}"
+                self._log.warning(
+                    "consumer.too_big", child=child.name, child_pid=child.pid, rss_bytes=grown, bound_bytes=bound,
+                    job=child.slot.read().current,
+                )
+                child.kill()
 
     def _tell_machine(self, children: Sequence[Handle], now: float) -> None:
         planners = self._children.hearing(MACHINE)
         if planners:
-            machine, topics = self._machine.look(now), _of_topics(children)
+            machine, topics = self._machine.look(now), _of_topics(children, self.scaling.decided)
             for planner in planners:
                 planner.tell(MACHINE, **machine, topics=topics)
 
 
-def _of_topics(children: Sequence[Handle]) -> dict[str, dict[str, Any]]:
-    """What the processes of each topic take, and how many there are: ready ones, and ones that start."""
-    found: dict[str, dict[str, Any]] = {}
+def hard_limit(max_rss_bytes: int) -> int:
+    """Above this a process is killed, job or not; 0: never."""
+    return max(max_rss_bytes * 3 // 2, max_rss_bytes + _MARGIN_BYTES) if max_rss_bytes else 0
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / (1 << 20):.0f} MiB"
+
+
+def _of_topics(children: Sequence[Handle], wanted: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """
+    What the processes of each topic take, and how many there are: ready ones, and ones that start.
+
+    Topics of the plan that have no processes carry what is wanted of them alone.
+    """
+    found: dict[str, dict[str, Any]] = {path: {"wanted": number} for path, number in wanted.items()}
     for child in children:
         if child.spec.role != CONSUMER:
             continue
-        row = found.setdefault(child.spec.path, {"places": 0, "starting": 0, "cores": 0.0, "rss_bytes": 0})
+        row = found.setdefault(child.spec.path, {})
+        if "places" not in row:
+            row.update(places=0, starting=0, cores=0.0, rss_bytes=0)
         if child.stays:
             row["starting" if child.ready_s is None else "places"] += 1
         row["cores"] += child.sample.cores

@@ -116,6 +116,16 @@ class IdleBus:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
+    def say(self, kind: str, *index: int, role: str = "scheduler", **fields: Any) -> None:
+        """Have the child of *role* (of that *index*, else each) that has ``sayings(role)`` say that frame."""
+        with open(self.sayings(role), "a") as file:
+            file.write(json.dumps([kind, fields, *index]) + "\n")
+
+    def sayings(self, role: str) -> str:
+        """The file for ``args["sayings"]``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return str(self.folder / f"sayings.{role}")
+
     def clean_up(self) -> None:
         if self.process is None:
             return

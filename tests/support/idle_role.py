@@ -7,15 +7,21 @@ a word), ``deaf`` (ready, but never drains), ``spin`` (the same, without ever le
 run Python), ``offspring`` (start a program that outlives it), ``hold_s`` (drain takes so long),
 ``job`` (write that id as the current one), ``fence`` (say so once), ``events`` (publish so many a
 tenth of a second), ``numbers`` (answer the numbers frame with this), ``condemn`` (have
-the first consumer of that path killed).
+the first consumer of that path killed), ``sayings`` (a file: each line that is appended to it is a frame for the
+master, ``[kind, {fields}]``; a third element is the index of who is to say it), ``heard`` (a file that gets the
+frames of the kinds in ``listens``, a line each), ``daemon`` (leave a process of another session behind), ``eat``
+(so many MiB), ``code`` (a file: what is in it says how this life goes, as one of the words above).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from pbus.core.names import Owner
@@ -29,7 +35,18 @@ def run(child: Child) -> None:
 
         monkey.patch_all()
     child.start()
+    if "code" in args:
+        args = {**args, **json.loads(Path(args["code"]).read_text())}
     _misbehave(child, args)
+    kept = bytearray(os.urandom(1 << 20) * args.get("eat", 0))
+    _prepare(child, args)
+    child.ready()
+    _begin(child, args)
+    _live(child, args)
+    del kept
+
+
+def _prepare(child: Child, args: Any) -> None:
     if "offspring" in args:
         subprocess.Popen(args["offspring"])
     if "job" in args:
@@ -37,14 +54,53 @@ def run(child: Child) -> None:
     if "numbers" in args:
         child.on_frame("numbers", lambda frame: child.tell("numbers", id=frame["id"], **args["numbers"]))
     child.problem("idle", args.get("problem", ""))
-    child.ready()
+    for kind in args.get("listens", ()):
+        child.on_frame(kind, lambda frame: _note(child, args["heard"], frame))
+
+
+def _begin(child: Child, args: Any) -> None:
+    if "daemon" in args:
+        _leave_a_daemon(Path(args["daemon"]))
+    if "sayings" in args:
+        threading.Thread(target=_say, args=(child, Path(args["sayings"])), daemon=True).start()
     if args.get("fence") and child.owner.n == 1:
         child.tell("fenced")
     if "condemn" in args:
         _condemn(child, args["condemn"])
     if "spin" in args:
         re.match(r"(a+)+$", "a" * 64 + "b")  # one call into C that holds the lock of the interpreter
-    _live(child, args)
+
+
+def _say(child: Child, path: Path) -> None:
+    """Say to the master what the file has; what stood there before this life is not for it."""
+    said = path.stat().st_size if path.exists() else 0
+    while True:
+        text = path.read_bytes()[said:] if path.exists() else b""
+        for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
+            said += len(line)
+            kind, fields, *whom = json.loads(line)
+            if not whom or whom[0] == child.index:
+                child.tell(kind, **fields)
+        time.sleep(0.02)
+
+
+def _note(child: Child, path: str, frame: dict[str, Any]) -> None:
+    line = json.dumps({"index": child.index, "n": child.owner.n, **frame}) + "\n"
+    with open(path, "a") as file:
+        file.write(line)
+
+
+def _leave_a_daemon(note: Path) -> None:
+    """The classic way: fork, a session of its own, fork again. Its pid is appended to *note*."""
+    if os.fork():
+        os.wait()
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    with note.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    os.execvp("sleep", ["sleep", "600"])
 
 
 def _misbehave(child: Child, args: Any) -> None:

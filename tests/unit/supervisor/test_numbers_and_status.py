@@ -82,17 +82,17 @@ def test_a_store_that_was_not_read_takes_nothing_away_from_what_is_known_of_othe
 def facts(**changes: Any) -> Facts:
     known: dict[str, Any] = {
         "state": "running", "node": "n", "generation": 1, "now_s": 10.0, "problems": [], "master": {"role": "master"},
-        "children": [], "restarts": {}, "fatal_paths": frozenset(), "topics": [CREDIT], "numbers": Numbers(),
+        "children": [], "restarts": {}, "topics": [CREDIT], "numbers": Numbers(),
     }
     return Facts(**{**known, **changes})
 
 
 def test_status_has_exactly_the_shape_that_is_promised(child: Handle) -> None:
     answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): ROW})))
-    assert set(answer) == {"state", "node", "generation", "problems", "processes", "topics", "backends"}
+    assert set(answer) == {"state", "node", "generation", "problems", "processes", "topics", "programs", "backends"}
     assert set(answer["topics"][0]) - {"reason"} == {
         "queue", "topic", "state", "ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total",
-        "concurrency", "capacity", "consumers",
+        "concurrency", "capacity", "consumers", "scaling", "rollout",
     }
     assert answer["topics"][0]["concurrency"] == {"now": 0, "min": 1, "max": 4}
     assert answer["topics"][0]["capacity"] == {"now_per_s": None, "max_per_s": None, "limited_by": None}
@@ -123,7 +123,7 @@ def test_topic_is_as_bad_as_its_worst_lane(wire: Wire) -> None:
     bad = handle(board, wire, 2, lanes={("gift", "credit"): {"state": "down", "reason": "refused", "concurrency": 1}})
     [topic] = build(facts(children=[good, bad]))["topics"]
     assert (topic["state"], topic["reason"], topic["concurrency"]["now"]) == ("down", "refused", 3)
-    [topic] = build(facts(children=[good, bad], fatal_paths=frozenset({"gift/credit"})))["topics"]
+    [topic] = build(facts(children=[good, bad], fatal={("consumer", "gift/credit"): "ended 10 times"}))["topics"]
     assert topic["state"] == "fatal"
 
 
