@@ -17,8 +17,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from pbus.config import values
 from pbus.config.build import closest
+from pbus.config.processes import check_process, check_program
 from pbus.config.schema import (
-    Backend, Brake, Concurrency, FastcgiHandler, HttpHandler, PythonHandler, Queue, Retry, Settings, Topic,
+    Backend, Brake, CommandHandler, Concurrency, FastcgiHandler, HttpHandler, PythonHandler, Queue, Retry, Settings,
+    Topic,
 )
 from pbus.config.tree import KeyPath, Tree, dotted
 
@@ -36,7 +38,7 @@ _EVERYWHERE: Final = ("0.0.0.0", "::", "*")
 
 def check(settings: Settings, tree: Tree) -> None:
     """Add to *tree* what is wrong with *settings* beyond single keys."""
-    for subject in (_node, _listen, _supervise, _storages, _systems, _backends, _names):
+    for subject in (_node, _listen, _supervise, _storages, _systems, _backends, _names, _programs):
         subject(settings, tree)
     for name, queue in settings.queue.items():
         _queue(settings, tree, ("queue", name), queue)
@@ -253,6 +255,8 @@ def _topic(settings: Settings, tree: Tree, path: KeyPath, topic: Topic) -> None:
         _http(tree, (*path, "http"), topic.http)
     if topic.python is not None:
         _python(tree, (*path, "python"), topic.python)
+    if topic.command is not None:
+        _command(settings, tree, (*path, "command"), topic.command)
     _concurrency(tree, (*path, "concurrency"), topic.concurrency, topic.pull is not None)
     _retry(tree, (*path, "retry"), topic.retry)
     _brake(tree, (*path, "brake"), topic.brake)
@@ -297,6 +301,26 @@ def _http(tree: Tree, path: KeyPath, handler: HttpHandler) -> None:
 def _python(tree: Tree, path: KeyPath, handler: PythonHandler) -> None:
     if not _CALL.match(handler.call):
         tree.add((*path, "call"), f'expected MODULE:FUNCTION such as "gift.jobs:credit", not "{handler.call}"')
+    check_process(tree, path, handler)
+
+
+def _command(settings: Settings, tree: Tree, path: KeyPath, handler: CommandHandler) -> None:
+    check_process(tree, path, handler)
+    check_program(tree, path, handler)
+    if handler.protocol != "pepper":
+        if handler.entry:
+            tree.add((*path, "entry"), 'is for protocol = "pepper" only')
+    elif all(text.startswith("unix:") for text in settings.ingest.listen) and tree.is_sound(("ingest", "listen")):
+        tree.add((*path, "protocol"), '"pepper" programs need an address with a port in ingest.listen')
+
+
+def _programs(settings: Settings, tree: Tree) -> None:
+    for name, program in settings.program.items():
+        path = ("program", name)
+        check_process(tree, path, program)
+        check_program(tree, path, program)
+        if program.system != DEFAULT_SYSTEM:
+            _exists_in(tree, (*path, "system"), program.system, settings.system, "system")
 
 
 def _concurrency(tree: Tree, path: KeyPath, concurrency: Concurrency, pull: bool) -> None:

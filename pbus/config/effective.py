@@ -19,7 +19,9 @@ from pbus.config.tree import KeyPath, Tree, dotted
 DEFAULT: Final = "default"
 MASK: Final = "***"
 
-_SECRET_NAME: Final = re.compile(r"auth|cookie|key|token|secret|passw", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(r"auth|cookie|key|token|secret|pass|pwd|credential", re.IGNORECASE)
+_SECRET_VALUE: Final = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+"""``mysql://user:password@host``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +77,5 @@ def _params(params: Mapping[str, str], path: KeyPath, tree: Tree) -> Iterator[Ro
     """Headers and the like often carry credentials: what looks like one, or came from the environment, is masked."""
     for name, value in params.items():
         here = (*path, name)
-        hidden = here in tree.from_environment or _SECRET_NAME.search(name)
+        hidden = here in tree.from_environment or _SECRET_NAME.search(name) or _SECRET_VALUE.search(value)
         yield Row(dotted(here), MASK if hidden else value, tree.origin.get(here, DEFAULT))

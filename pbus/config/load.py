@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from pbus.config.build import Builder
 from pbus.config.check import check
-from pbus.config.schema import Settings, Storage, System
-from pbus.config.tree import Tree, read
+from pbus.config.schema import Queue, Settings, Storage, System
+from pbus.config.tree import KeyPath, Tree, read
 from pbus.errors import ConfigError
 
 DEFAULT_STORAGE_URL: Final = "sqlite:pbus.db"
@@ -100,7 +100,29 @@ def _with_defaults(settings: Settings, tree: Tree) -> Settings:
     storages = dict(settings.storage) or {"main": Storage(url=DEFAULT_STORAGE_URL)}
     storages = {name: _place(storage, node.data_dir) for name, storage in storages.items()}
     systems = {name: System() for name in tree.systems} | dict(settings.system)
-    return dataclasses.replace(settings, node=node, storage=storages, system=systems)
+    base = os.path.dirname(tree.directory)
+    queues = {name: _with_commands(queue, ("queue", name), tree) for name, queue in settings.queue.items()}
+    programs = {
+        name: program if program.cwd else dataclasses.replace(program, cwd=base)
+        for name, program in settings.program.items()
+    }
+    return dataclasses.replace(
+        settings, node=node, storage=storages, system=systems, queue=queues, program=programs
+    )
+
+
+def _with_commands(queue: Queue, path: KeyPath, tree: Tree) -> Queue:
+    """*queue* with its programs where relative paths are meant from, and stopped as their protocol wants it."""
+    topics = dict(queue.topic)
+    for name, topic in queue.topic.items():
+        handler = topic.command
+        if handler is not None:
+            if not handler.cwd:
+                handler = dataclasses.replace(handler, cwd=os.path.dirname(tree.directory))
+            if handler.protocol == "pepper" and (*path, "topic", name, "command", "stop_signal") not in tree.origin:
+                handler = dataclasses.replace(handler, stop_signal="INT")
+            topics[name] = dataclasses.replace(topic, command=handler)
+    return dataclasses.replace(queue, topic=topics)
 
 
 def is_below_etc(directory: str) -> bool:

@@ -256,7 +256,7 @@ class ConsumerProcess:
     max_jobs: int = setting("a process is replaced after so many jobs; 0: never", "int", 0, least=0)
     max_rss_bytes: int = setting("a process is replaced when it has grown above, between two jobs; 0: never", "size", 0, key="max_rss")
     max_age_s: float = setting("a process is replaced after; 0s: never", "duration", 0.0, key="max_age")
-    stop_signal: str = setting("signal that asks it to finish", "str", "TERM")
+    stop_signal: str = setting("signal that asks it to finish (programs of the pepper protocol: INT)", "str", "TERM")
     stop_timeout_s: float = setting("then it is killed after; 0s: the node's grace", "duration", 0.0, key="stop_timeout")
     nice: int = setting("scheduling priority: -20 (first) to 19", "int", 0, least=-20, most=19)
     user: str = setting("run as", "str", "")
@@ -275,10 +275,10 @@ class PythonHandler(ConsumerProcess):
 class CommandHandler(ConsumerProcess):
     """``command = { .. }``: any program."""
 
-    argv: list[str] = setting("program and arguments", "strings")
+    argv: list[str] = setting("program and arguments; a name without a slash is looked up in PATH", "strings")
     protocol: str = setting("how jobs are spoken", "str", "lines", one_of=("lines", "pepper"))
     entry: str = setting("-H of the pepper protocol", "str", "")
-    cwd: str = setting("working directory", "path", "")
+    cwd: str = setting("working directory; default: the folder that holds the configuration folder", "path", "")
     env: Mapping[str, str] = setting("environment", "params", {})
 
 
@@ -286,11 +286,11 @@ class CommandHandler(ConsumerProcess):
 class Program:
     """``[program.NAME]``: another daemon, kept running; it takes no jobs."""
 
-    argv: list[str] = setting("program and arguments", "strings")
+    argv: list[str] = setting("program and arguments; a name without a slash is looked up in PATH", "strings")
     processes: int = setting("how many of it", "int", 1, least=1, most=1000)
     system: str = setting("business system it belongs to", "name", "default")
     user: str = setting("run as", "str", "")
-    cwd: str = setting("working directory", "path", "")
+    cwd: str = setting("working directory; default: the folder that holds the configuration folder", "path", "")
     env: Mapping[str, str] = setting("environment", "params", {})
     stop_signal: str = setting("signal that asks it to finish", "str", "TERM")
     stop_timeout_s: float = setting("then it is killed after; 0s: the node's grace", "duration", 0.0, key="stop_timeout", least=0)

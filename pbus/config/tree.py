@@ -22,6 +22,8 @@ KeyPath = tuple[str, ...]
 
 SYSTEM_TABLES: Final = ("queue", "cron", "program")
 """Top-level tables that a file in DIR/SYSTEM/ may define."""
+OWNED_TABLES: Final = ("queue", "program")
+"""Those of them whose members belong to a system."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 _VARIABLE: Final = re.compile(r"(\$?)\$\{([^}]*)\}")
@@ -88,11 +90,11 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """The queues that one file mentions; *system* is that of its folder, empty directly in DIR."""
+    """The queues and programs that one file mentions; *system* is that of its folder, empty directly in DIR."""
 
     file: str
     system: str
-    queues: Mapping[str, Mapping[str, Any]]
+    owned: Mapping[KeyPath, Mapping[str, Any]]
 
 
 def read(directory: str, environment: Mapping[str, str]) -> Tree:
@@ -113,8 +115,7 @@ def read(directory: str, environment: Mapping[str, str]) -> Tree:
         if table is not None:
             system = _system_of(tree, file)
             _merge(tree, tree.values, _allowed(tree, file, system, table), (), file)
-            queues = _table(table, "queue")
-            mentions.append(Mention(file, system, {name: _table(queues, name) for name in queues}))
+            mentions.append(Mention(file, system, _owned(table)))
     if not mentions and not tree.problems:
         tree.problems.append(Problem(tree.directory, "", "holds no *.toml file"))
     _give_systems(tree, mentions)
@@ -198,30 +199,35 @@ def _merge(tree: Tree, into: dict[str, Any], table: Mapping[str, Any], path: Key
             _merge(tree, into[key], value, here, file)
 
 
+def _owned(table: Mapping[str, Any]) -> dict[KeyPath, Mapping[str, Any]]:
+    """Everything in *table* that belongs to a system, by its path."""
+    kinds = {kind: _table(table, kind) for kind in OWNED_TABLES}
+    return {(kind, name): _table(named, name) for kind, named in kinds.items() for name in named}
+
+
 def _give_systems(tree: Tree, mentions: list[Mention]) -> None:
-    """A queue that a system's folder mentions belongs to that system, and to nobody else."""
+    """A queue or program that a system's folder mentions belongs to that system, and to nobody else."""
     for mention in mentions:
         if not is_name(mention.system):
             continue
-        for name in mention.queues:
-            path = ("queue", name)
-            foreign = _foreign(mention, name, mentions)
-            own = mention.queues[name].get("system", mention.system)
+        for path, table in mention.owned.items():
+            foreign = _foreign(mention, path, mentions)
+            own = table.get("system", mention.system)
             if own != mention.system:
                 what = f"is in the folder of system {mention.system!r}, it cannot be of {own!r}"
                 tree.problems.append(Problem(mention.file, dotted((*path, "system")), what))
             elif foreign:
                 what = f"is not of system {mention.system!r} whose folder this file is in, see {foreign}"
                 tree.problems.append(Problem(mention.file, dotted(path), what))
-            elif isinstance(queue := _table(tree.values, "queue").get(name), dict) and "system" not in queue:
-                queue["system"] = mention.system
+            elif isinstance(one := _table(tree.values, path[0]).get(path[1]), dict) and "system" not in one:
+                one["system"] = mention.system
                 tree.origin[(*path, "system")] = mention.file
 
 
-def _foreign(mention: Mention, name: str, mentions: list[Mention]) -> str:
-    """A file that defines queue *name* for somebody else than the system of *mention*; empty if none does."""
-    others = [other for other in mentions if other.system != mention.system and name in other.queues]
-    said = {other.queues[name].get("system") for other in others if not other.system}
+def _foreign(mention: Mention, path: KeyPath, mentions: list[Mention]) -> str:
+    """A file that defines *path* for somebody else than the system of *mention*; empty if none does."""
+    others = [other for other in mentions if other.system != mention.system and path in other.owned]
+    said = {other.owned[path].get("system") for other in others if not other.system}
     for other in others:
         if other.system or mention.system not in said:
             return other.file

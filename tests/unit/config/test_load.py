@@ -211,3 +211,49 @@ def test_table_written_as_one_value_is_from_where_that_stands(tmp_path: Path) ->
 def test_key_paths_are_written_as_toml_writes_them(tmp_path: Path) -> None:
     tree = read(str(write(tmp_path, {"a.toml": '[queue."a.b"]\npepper = true\n'})), {})
     assert [dotted(path) for path in tree.origin] == ["queue", 'queue."a.b"', 'queue."a.b".pepper']
+
+
+def test_a_program_is_started_beside_the_configuration_unless_it_says_where(tmp_path: Path) -> None:
+    loaded = load(tmp_path, f"""
+        [queue.gift.topic.credit]
+        command = {{ argv = ["sh"] }}
+        [queue.gift.topic.mail]
+        command = {{ argv = ["sh"], cwd = "{tmp_path}/conf.d" }}
+        [program.feed]
+        argv = ["sh"]
+    """)
+    topics = loaded.settings.queue["gift"].topic
+    assert topics["credit"].command is not None
+    assert topics["mail"].command is not None
+    assert topics["credit"].command.cwd == loaded.settings.program["feed"].cwd == str(tmp_path)
+    assert topics["mail"].command.cwd == str(tmp_path / "conf.d")
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ('protocol = "lines"', "TERM"), ('protocol = "pepper"', "INT"),
+        ('protocol = "pepper", stop_signal = "TERM"', "TERM"),
+    ],
+)
+def test_programs_of_the_old_contract_are_asked_to_finish_by_int(tmp_path: Path, keys: str, expected: str) -> None:
+    loaded = load(tmp_path, f'[queue.gift.topic.credit]\ncommand = {{ argv = ["sh"], {keys} }}\n')
+    command = loaded.settings.queue["gift"].topic["credit"].command
+    assert command is not None
+    assert command.stop_signal == expected
+
+
+def test_a_program_in_a_systems_folder_belongs_to_that_system(tmp_path: Path) -> None:
+    directory = write(tmp_path, {"live/a.toml": '[program.feed]\nargv = ["sh"]\n', "b.toml": ""})
+    assert load_with_origins(str(directory)).settings.program["feed"].system == "live"
+
+
+def test_secrets_in_the_environment_of_a_program_are_not_shown(tmp_path: Path) -> None:
+    loaded = load(tmp_path, """
+        [program.feed]
+        argv = ["sh"]
+        env = { MYSQL_PWD = "hidden1", DB_PASS = "hidden2", URL = "mysql://u:hidden3@h/db", E = "${E}", LEVEL = "info" }
+    """, E="hidden4")
+    found = {row.key: row.value for row in rows(loaded)}
+    assert "hidden" not in str(found)
+    assert found["program.feed.env.LEVEL"] == "info"

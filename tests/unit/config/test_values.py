@@ -123,3 +123,14 @@ def test_address_is_a_socket_path_or_host_and_port(text: str, path: str, host: s
 def test_address_refuses_what_cannot_be_bound(text: str) -> None:
     with pytest.raises(ValueError, match="an address such as"):
         values.address(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("TERM", 15), ("SIGINT", 2), ("usr1", 10), ("quit", 3)])
+def test_a_signal_is_known_by_its_name(text: str, number: int) -> None:
+    assert values.signal_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "TREM", "15", "SIG", "_DFL", "SIG_DFL"])
+def test_what_names_no_signal_is_told_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="TERM"):
+        values.signal_number(text)
