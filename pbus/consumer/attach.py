@@ -11,8 +11,8 @@ of it by ``attach``.
 
 Two threads meet here. The main one connects, begins and answers; while user code has it, the listener (see
 supervisor/child.py) hands back what waits behind a slow job and tells where that one is. A job leaves ``waiting``
-under the lock, so it is either begun or handed back. The listener never waits for the main thread or for the peer, and
-never ends the link: what it meets, the main thread meets again.
+by one popleft, so it is either begun or handed back; everything else is done under the lock. The listener never waits
+for the main thread or for the peer, and never ends the link: what it meets, the main thread meets again.
 """
 
 from __future__ import annotations
@@ -105,10 +105,11 @@ class Attachment:
             elif self._clock.monotonic_s() - self._looked_at_s > LOOK_AGAIN_S:
                 self._look(0.0)
             else:
-                with self._lock:
-                    if self._waiting and not self._finishing:
-                        self._begun = self._waiting.popleft()
-                        return self._begun
+                try:
+                    self._begun = self._waiting.popleft()
+                except IndexError:
+                    continue  # called back since we looked
+                return self._begun
         return None
 
     def answer(self, verdict: str, error: str, delay_s: float | None, run_s: float) -> None:
@@ -222,8 +223,10 @@ class Attachment:
     # -- jobs back (the caller holds the lock) --------------------------------------------------
 
     def _handed_back(self, leaving: bool) -> bytes:
-        ids = [job[ID] for job in self._waiting]
-        self._waiting.clear()
+        ids: list[str] = []
+        with contextlib.suppress(IndexError):
+            while True:  # one by one: the main thread begins the next one without the lock
+                ids.append(self._waiting.popleft()[ID])
         self._unstarted.update(ids)
         return encode("unstarted", ids=ids, leaving=leaving)
 

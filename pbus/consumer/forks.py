@@ -18,16 +18,20 @@ RETURNED: Final = "a process that the handler forked came back from it and was e
 
 
 class Forks:
-    """Knows which process is the consumer."""
+    """
+    Knows which process is the consumer.
+
+    Attributes:
+        is_consumer: This process is the one that was born as a consumer (no call of getpid: it is asked for each job).
+    """
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.is_consumer = True
         self._shared = mmap.mmap(-1, mmap.PAGESIZE)
+        os.register_at_fork(after_in_child=self._forked)
 
-    @property
-    def is_consumer(self) -> bool:
-        """Whether this process is the one that was born as a consumer."""
-        return os.getpid() == self.pid
+    def _forked(self) -> None:
+        self.is_consumer = False
 
     def end(self, exit_status: int | None) -> NoReturn:
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -240,3 +241,115 @@ def test_descriptors_that_handlers_like_to_close_are_not_ours(consumer: Attachme
     begin(consumer)
     assert consumer._sock is not None
     assert consumer._sock.fileno() >= 256
+
+
+# -- jobs back while one runs ---------------------------------------------------------------------------
+
+
+def unstarted(delivery: DeliverySide) -> list[dict[str, Any]]:
+    return [frame for frame in delivery.hear() if frame["kind"] == "unstarted"]
+
+
+def test_what_waits_behind_a_slow_job_is_handed_back_without_leaving(
+    consumer: Attachment, delivery: DeliverySide
+) -> None:
+    delivery.say(jobs("1-0", "2-0"))
+    begin(consumer)
+    delivery.say(jobs("3-0"))  # not read by the main thread yet
+    assert consumer.recall("1-0")
+    assert unstarted(delivery) == [{"kind": "unstarted", "ids": ["2-0", "3-0"], "leaving": False}]
+    consumer.answer("done", "", None, 3.0)
+    delivery.say(jobs("4-0"))
+    assert work(consumer) == "4-0"
+
+
+def test_a_recall_that_comes_after_the_slow_job_takes_nothing(consumer: Attachment, delivery: DeliverySide) -> None:
+    delivery.say(jobs("1-0", "2-0", "3-0"))
+    work(consumer)
+    assert not consumer.recall("1-0")
+    begin(consumer)
+    assert not consumer.recall("1-0")
+    assert unstarted(delivery) == []
+
+
+def test_what_was_handed_back_may_be_given_again(consumer: Attachment, delivery: DeliverySide) -> None:
+    delivery.say(jobs("1-0", "2-0"))
+    begin(consumer)
+    consumer.recall("1-0")
+    consumer.answer("done", "", None, 1.0)
+    delivery.say(encode("settled", ids=["1-0", "2-0"]), jobs("2-0"))
+    assert work(consumer) == "2-0"
+
+
+def test_a_stop_hands_back_at_once_while_the_job_goes_on(consumer: Attachment, delivery: DeliverySide) -> None:
+    delivery.say(jobs("1-0", "2-0"))
+    begin(consumer)
+    consumer.stop()
+    assert unstarted(delivery) == [{"kind": "unstarted", "ids": ["2-0"], "leaving": True}]
+    consumer.answer("done", "", None, 1.0)
+    assert consumer.next_job() is None
+
+
+def test_a_peer_that_reads_nothing_holds_nobody_up_and_gets_whole_frames_later(
+    consumer: Attachment, delivery: DeliverySide
+) -> None:
+    delivery.say(jobs("1-0", *(f"{number}-1" for number in range(2_000))))
+    begin(consumer)
+    assert consumer._sock is not None
+    consumer._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    assert consumer.recall("1-0")
+    assert consumer._unsent
+    heard: list[dict[str, Any]] = []
+    thread = threading.Thread(target=consumer.answer, args=("done", "", None, 1.0))
+    thread.start()
+    while not heard or heard[-1]["kind"] != "result":
+        heard += delivery.hear()
+    thread.join()
+    assert [frame["kind"] for frame in heard] == ["attach", "unstarted", "result"]
+    assert len(heard[1]["ids"]) == 2_000
+
+
+def test_without_a_delivery_child_nothing_is_handed_back_and_the_next_is_told_of_it(
+    consumer: Attachment, delivery: DeliverySide
+) -> None:
+    delivery.say(jobs("1-0", "2-0"))
+    begin(consumer)
+    delivery.die()
+    consumer.recall("1-0")
+    consumer.answer("done", "", None, 1.0)
+    while consumer._sock is None or not delivery.peer:
+        consumer._look(0.01)
+    attach = delivery.hear()[0]
+    told = ids(attach["holds"]) + [ticket[0] for ticket, _ in attach["results"]]
+    assert told in (["1-0"], ["2-0", "1-0"])  # what was sent into the dead link comes back by comparison
+
+
+def test_where_a_job_is_stuck_goes_out_while_it_runs(consumer: Attachment, delivery: DeliverySide) -> None:
+    delivery.say(jobs("1-0"))
+    consumer.stuck("nowhere")
+    begin(consumer)
+    consumer.stuck("line 3")
+    assert delivery.hear()[-1] == {"kind": "stuck", "id": "1-0", "stack": "line 3"}
+
+
+def test_a_complaint_waits_for_a_delivery_child(consumer: Attachment, delivery: DeliverySide) -> None:
+    consumer.trouble("1-0", "closed everything")
+    delivery.say(jobs("2-0"))
+    work(consumer)
+    assert {"kind": "trouble", "id": "1-0", "text": "closed everything"} in delivery.hear()
+
+
+def test_the_idle_are_asked_how_long_they_may_wait_and_may_leave(delivery: DeliverySide) -> None:
+    asked: list[Attachment] = []
+
+    def idle() -> float:
+        asked.append(consumer)
+        if len(asked) == 3:
+            consumer.stop()
+        return 0.001
+
+    consumer = Attachment(delivery.connect, IDENTITY, delivery.links.append, SystemClock(), idle)
+    assert consumer.next_job() is None
+    assert len(asked) == 3
+    consumer.leave(0.0)
+    os.close(consumer._waker)
