@@ -100,7 +100,7 @@ class LogFile:
 
     def reopen(self) -> None:
         """Continue in the file that has the name now (after a rotation)."""
-        if self._fd != _NO_FILE and self._pid == os.getpid():
+        if self._fd != _NO_FILE and self._pid == os.getpid() and self._is_ours():
             try:
                 os.close(self._fd)
             except OSError:
@@ -109,8 +109,8 @@ class LogFile:
 
     def _look(self) -> None:
         """Make sure that the descriptor is ours, open, and still the file of that name."""
-        if self._pid != os.getpid():
-            # After a fork the number may belong to somebody else already: forget it, never close it.
+        if self._pid != os.getpid() or (self._fd != _NO_FILE and not self._is_ours()):
+            # After a fork, or when user code closed it, the number may be somebody else's: forget it, never close it.
             self._pid = os.getpid()
             self._fd = _NO_FILE
         now_s = self._clock.monotonic_s()
@@ -134,6 +134,13 @@ class LogFile:
                 os.makedirs(os.path.dirname(self.path), 0o750, exist_ok=True)
                 self._fd = _open_append(self.path)
         self._inode = os.fstat(self._fd).st_ino
+
+    def _is_ours(self) -> bool:
+        """Whether the number still leads to what was opened."""
+        try:
+            return os.fstat(self._fd).st_ino == self._inode
+        except OSError:
+            return False
 
     def _is_current(self) -> bool:
         try:
