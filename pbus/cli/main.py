@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "backend": Entry("pbus.cli.backend:backend", "List and show backends."),
     "program": Entry("pbus.cli.program:program", "List and restart programs."),
     "system": Entry("pbus.cli.system:system", "List and show business systems."),
+    "autoscale": Entry("pbus.cli.autoscale:autoscale", "Try settings of the autoscaler over recorded work."),
     "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
 }
 

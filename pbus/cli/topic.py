@@ -1,4 +1,4 @@
-"""``pbus topic ls|show|pause|resume|rm``: subscriptions, whether the bus runs or not."""
+"""``pbus topic ls|show|pause|resume|scale|restart|rm``: subscriptions, whether the bus runs or not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pbus.cli.context import Context, pass_context
 from pbus.cli.facts import facts
 from pbus.cli.grid import Cell, count, duration, plain, show, state, wait
 from pbus.cli.output import brief, escape, output_option
+from pbus.cli.scaling_view import scaling_lines
 from pbus.errors import Exit
 
 if TYPE_CHECKING:
@@ -47,10 +48,26 @@ def list_topics(context: Context, pattern: str) -> int:
     if pattern and not names:
         stock.topic(pattern)
     states = running_states(settings)
-    rows = [row_of(stock, name, states) for name in names]
-    show(context.output, "topics", _COLUMNS, rows, _HEADS, cells)
+    _table(context, stock, names, states)
     stock.check()
     return Exit.DONE
+
+
+def _table(context: Context, stock: Stock, names: Sequence[tuple[str, str]], states: States) -> None:
+    from pbus.cli.scale import orders_of
+
+    orders = orders_of(stock.settings)
+    rows = [row_of(stock, name, states) for name in names]
+    for row in rows:
+        row["orders"] = [order.words for order in orders.get(f"{row['queue']}/{row['topic']}", ())]
+    if any(row["orders"] for row in rows):
+        show(context.output, "topics", _COLUMNS, rows, (*_HEADS, "order"), lambda row: [*cells(row), _orders(row)])
+    else:
+        show(context.output, "topics", _COLUMNS, rows, _HEADS, cells)
+
+
+def _orders(row: Mapping[str, Any]) -> Cell:
+    return plain("; ".join(row["orders"]) or "-")
 
 
 def _matches(name: tuple[str, str], pattern: str) -> bool:
@@ -77,6 +94,7 @@ def row_of(stock: Stock, name: tuple[str, str], states: States) -> dict[str, Any
         "queue": name[0], "topic": name[1], "state": now, **{column: known.get(column) for column in _COUNTED},
         "oldest_wait_s": round(known["oldest_wait_s"], 3) if known else None,
         "handler": handler_of(section) if section else "",
+        **{key: states.get(name, {}).get(key) for key in ("concurrency", "capacity", "scaling")},
     }
 
 
@@ -104,8 +122,7 @@ def topic_table(context: Context, stock: Stock, names: Sequence[tuple[str, str]]
     """The table of ``topic ls`` as a part of something else."""
     from pbus.cli.stores import running_states
 
-    states = running_states(stock.settings)
-    show(context.output, "topics", _COLUMNS, [row_of(stock, name, states) for name in names], _HEADS, cells)
+    _table(context, stock, names, running_states(stock.settings))
 
 
 @topic.command("restart")
@@ -125,12 +142,39 @@ def restart_topics(context: Context, glob: str, wait: bool) -> int:
     return restart(context, "consumer", glob, wait)
 
 
+@topic.command("scale")
+@click.argument("glob", metavar="GLOB")
+@click.argument("number", required=False, type=click.IntRange(0), metavar="[N]")
+@click.option("--min", "least", type=click.IntRange(0), metavar="N", help="At least so many.")
+@click.option("--max", "most", type=click.IntRange(0), metavar="N", help="At most so many.")
+@click.option("--from", "begin", default="", metavar="TIME", help="From then on: '2027-12-31 19:50' or '19:50'.")
+@click.option("--to", "end", default="", metavar="TIME", help="Until then (default: until it is reset).")
+@click.option("--for", "lasting", default="", metavar="DURATION", help="For so long: 30m, 2h.")
+@click.option("--reset", is_flag=True, help="Take all orders about these topics back.")
+@output_option
+@pass_context
+def scale_topics(
+    context: Context, glob: str, number: int | None, least: int | None, most: int | None, begin: str, end: str,
+    lasting: str, reset: bool,
+) -> int:
+    """
+    Order N consumers (or calls) at once for the topics that GLOB matches, or other bounds, for a time.
+
+    'pbus topic scale gift/credit 12 --for 1h' holds 12. With --min and --max the autoscaler goes on between them:
+    'pbus topic scale "gift/*" --min 40 --max 120 --from "2027-12-31 19:50" --to 22:30'. Orders outlive a restart.
+    """
+    from pbus.cli.scale import scale
+
+    return scale(context, glob, number, (least, most), (begin, end, lasting), reset)
+
+
 @topic.command("show")
 @click.argument("path", metavar="QUEUE/TOPIC")
 @output_option
 @pass_context
 def show_topic(context: Context, path: str) -> int:
-    """Show one topic: its handler, its rules, where its jobs are, and what they died of."""
+    """Show one topic: its handler, its rules, how it is scaled, where its jobs are, and what they died of."""
+    from pbus.cli.scale import orders_of
     from pbus.cli.stores import queue_driver, running_states, take_stock
 
     settings = context.settings()
@@ -142,7 +186,8 @@ def show_topic(context: Context, path: str) -> int:
     if name in stock.topics:
         with queue_driver(stock, name[0]) as driver:
             groups = [dataclasses.asdict(group) for group in driver.dead_groups(*name)[:_GROUPS]]
-    row |= {"dead_groups": groups, "rules": _rules(settings, name)}
+    orders = [order.words for order in orders_of(settings).get("/".join(name), ())]
+    row |= {"dead_groups": groups, "rules": _rules(settings, name), "orders": orders}
     if context.output.form == "table":
         facts(context.output, _said(row))
     else:
@@ -186,7 +231,7 @@ def _said(row: Mapping[str, Any]) -> list[tuple[str, Cell]]:
         bounds = str(slots["min"]) if slots["min"] == slots["max"] else f"{slots['min']}-{slots['max']}"
         limit = f"{duration(rules['timeout_s'])} an attempt" if rules["timeout_s"] else "none"
         lines += [
-            ("concurrency", plain(bounds)),
+            ("concurrency", plain(bounds)), *scaling_lines(row),
             ("timeout", plain(limit + (", unknown ends are held" if rules["on_unknown"] == "hold" else ""))),
             ("retry", plain(f"{retry['attempts']} attempts within {duration(retry['for_s'])}" if retry["for_s"]
                             else f"{retry['attempts']} attempts")),

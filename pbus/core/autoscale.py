@@ -84,6 +84,8 @@ class _Draft:
     wanted: int
     limited_by: Limit
     why: str
+    by: str = ""
+    """Where its bounds are those of a person: how that is said."""
 
 
 def decide(
@@ -167,13 +169,15 @@ def _draft(
     path: str, known: TopicState, rules: TopicRules, node: NodeSample, queued: float, policy: PacePolicy
 ) -> _Draft:
     """What the topic itself asks for."""
-    least, most = bounds(rules, node.overrides.get(path), node.wall_s)
+    order = node.overrides.get(path)
+    least, most = bounds(rules, order, node.wall_s)
+    by = " by order" if order is not None and order.holds(node.wall_s) else ""
     sample = node.topics.get(path)
     if sample is None:
         wanted = min(max(known.pace.wanted, least), most)
         need = Need(places=float(known.pace.wanted), words="not measured: what it has holds")
         return _Draft(path=path, rules=rules, sample=TopicSample(places=wanted), held=known.pace, state=known,
-                      need=need, least=least, most=most, wanted=wanted, limited_by=Limit.NONE, why=need.words)
+                      need=need, least=least, most=most, wanted=wanted, limited_by=Limit.NONE, why=need.words, by=by)
     work = demand.learn(known.work, sample, node.interval_s)
     need = demand.need(work, sample, rules, known.pace.wanted)
     gradient = gradients.learn(known.gradient, sample, node.at_s, interval_s=node.interval_s, need=need.places,
@@ -181,7 +185,8 @@ def _draft(
     pace = paces.follow(known.pace, need.places, node.at_s, policy)
     state = replace(known, work=work, gradient=gradient, pace=pace, costs=known.costs.learn(sample))
     return _bound(_Draft(path=path, rules=rules, sample=sample, held=known.pace, state=state, need=need,
-                         least=least, most=most, wanted=pace.wanted, limited_by=Limit.NONE, why=need.words))
+                         least=least, most=most, wanted=pace.wanted, limited_by=Limit.NONE, why=need.words,
+                         by=by))
 
 
 def _queued(rules: Mapping[str, TopicRules], node: NodeSample) -> dict[str, float]:
@@ -204,9 +209,11 @@ def _bound(draft: _Draft) -> _Draft:
         draft = replace(draft, wanted=gradient.places, limited_by=Limit.BUSY if gradient.is_busy else Limit.LATENCY,
                         why=f"{draft.why}; {_latency(gradient)}")
     if draft.wanted < draft.least:
-        return replace(draft, wanted=draft.least, limited_by=Limit.NONE, why=f"{draft.why}; min is {draft.least}")
+        why = f"{draft.why}; min is {draft.least}{draft.by}"
+        return replace(draft, wanted=draft.least, limited_by=Limit.NONE, why=why)
     if draft.wanted > draft.most:
-        return replace(draft, wanted=draft.most, limited_by=Limit.MAX, why=f"{draft.why}; max is {draft.most}")
+        why = f"{draft.why}; max is {draft.most}{draft.by}"
+        return replace(draft, wanted=draft.most, limited_by=Limit.MAX, why=why)
     return draft
 
 

@@ -11,10 +11,11 @@ Rule: pure; what one version wrote a later one reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from pbus.core.autoscale_simulation import Load, recorded
 from pbus.core.autoscale_terms import NodeSample, Plan, TopicSample
 
 FOLDER: Final = "samples"
@@ -79,3 +80,23 @@ def moments(lines: Iterable[str]) -> Iterator[Moment]:
             path: (TopicSample(**dict(zip(_FIELDS, row, strict=False))), int(row[len(_FIELDS)]))
             for path, row in document["topics"].items()
         })
+
+
+def loads_of(recording: Sequence[Moment], path: str) -> list[Load]:
+    """The work of one topic over all of *recording*; in seconds that it is not in, nothing came."""
+    loads: list[Load] = []
+    service_s, until_s = 0.0, recording[0].wall_s - recording[0].interval_s if recording else 0.0
+    known = next((each.service_s for moment in recording if (each := _seen(moment, path)) and each.service_s), 0.0)
+    for moment in recording:
+        gap_s = moment.wall_s - moment.interval_s - until_s
+        if gap_s > 0.5 * moment.interval_s:
+            loads.append(Load(for_s=gap_s, per_s=0.0, service_s=service_s))
+        until_s = moment.wall_s
+        sample = _seen(moment, path) or TopicSample()
+        service_s = sample.service_s or service_s or known
+        loads += recorded([replace(sample, service_s=service_s or None)], moment.interval_s)
+    return loads
+
+
+def _seen(moment: Moment, path: str) -> TopicSample | None:
+    return moment.topics[path][0] if path in moment.topics else None

@@ -35,6 +35,9 @@ SMOOTH: Final = 0.2
 Path = tuple[str, str]
 """(queue, topic)."""
 
+Sender = tuple[str, int]
+"""(role, index) of a child."""
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -52,13 +55,15 @@ class _Seen:
 class _Work:
     """What delivery children said of a topic since the last sample; ``standings``: the last of each child."""
 
-    standings: dict[int, tuple[bool, int, int]] = field(default_factory=dict)
+    standings: dict[Sender, tuple[bool, int, int]] = field(default_factory=dict)
     done: int = 0
     timed: int = 0
     run_s: float = 0.0
     p95_s: float = 0.0
     busy: int = 0
     retry_after_s: float = 0.0
+    is_measured: bool = False
+    """Somebody sees its attempts, so the store need not be asked."""
     refused: int = 0
     """Busy answers since the last look at the store: attempts that ended, and that no total of the store counts."""
 
@@ -84,8 +89,8 @@ class Sampler:
         self._rules = rules
         self._seen: dict[str, _Seen] = {}
         self._work: dict[str, _Work] = {path: _Work() for path in rules}
-        self._work_s: dict[int, float] = {}
-        self._backends: dict[str, dict[int, Mapping[str, int]]] = {}
+        self._work_s: dict[Sender, float] = {}
+        self._backends: dict[str, dict[Sender, Mapping[str, int]]] = {}
         self._machine = MachineSample()
         self._processes: Mapping[str, Mapping[str, Any]] = {}
         self._samples: dict[str, TopicSample] = {}
@@ -113,25 +118,19 @@ class Sampler:
             work.refused = 0
 
     def worked(self, frame: Mapping[str, Any]) -> None:
-        """A frame ``work`` of a delivery child."""
-        child = int(frame["child"])
-        self._work_s[child] = self._work_s.get(child, 0.0) + float(frame["interval_s"])
+        """A frame ``work``: of a delivery child, or of an ingest child about what programs pop there."""
+        sender = str(frame.get("role", "delivery")), int(frame["child"])
+        self._work_s[sender] = self._work_s.get(sender, 0.0) + float(frame.get("interval_s", 1.0))
         for path, said in frame["topics"].items():
             work = self._work.get(path)
             if work is None:
                 continue
             if "places" in said:
-                work.standings[child] = bool(said["is_open"]), int(said["places"]), int(said["running"])
+                work.standings[sender] = bool(said["is_open"]), int(said["places"]), int(said["running"])
             if "done" in said:
-                work.done += said["done"]
-                work.timed += said["timed"]
-                work.run_s += said["run_s"]
-                work.p95_s = max(work.p95_s, said["p95_s"])
-                work.busy += said["busy"]
-                work.refused += said["busy"]
-                work.retry_after_s = max(work.retry_after_s, said["retry_after_s"])
+                _add(work, said)
         for name, fields in frame["backends"].items():
-            self._backends.setdefault(name, {})[child] = fields
+            self._backends.setdefault(name, {})[sender] = fields
 
     def machine(self, frame: Mapping[str, Any]) -> None:
         """A frame ``machine`` of the master."""
@@ -144,12 +143,6 @@ class Sampler:
             cores=float(frame["cores"]), cores_used=used,
             memory_bytes=int(frame["memory_bytes"]), memory_free_bytes=int(frame["memory_free_bytes"]),
         )
-
-    def children(self, living: int) -> None:
-        """There are so many delivery children now; what others said before is over."""
-        for work in self._work.values():
-            for child in [child for child in work.standings if child >= living]:
-                del work.standings[child]
 
     # -- what is asked --------------------------------------------------------------------------
 
@@ -241,7 +234,7 @@ class Sampler:
         Where no delivery child sees them (programs that pop their jobs themselves) the store tells how many there
         were, and Little's law how long they took.
         """
-        if work.standings or work.done:
+        if work.standings or work.is_measured:
             return work.done / work_s, work.run_s / work.timed if work.timed else None
         if not (seen.ended and seen.over_s):
             return 0.0, None
@@ -258,6 +251,19 @@ class Sampler:
             })
             for name, told in self._backends.items()
         }
+
+
+def _add(work: _Work, said: Mapping[str, Any]) -> None:
+    """Attempts that ended. Who counts those of programs knows no more than how many, and what they took."""
+    done, busy = int(said["done"]), int(said.get("busy", 0))
+    work.is_measured = True
+    work.done += done
+    work.timed += int(said.get("timed", done))
+    work.run_s += float(said.get("run_s", said.get("run_s_sum", 0.0)))
+    work.p95_s = max(work.p95_s, float(said.get("p95_s", 0.0)))
+    work.busy += busy
+    work.refused += busy
+    work.retry_after_s = max(work.retry_after_s, float(said.get("retry_after_s", 0.0)))
 
 
 def _ended(numbers: TopicNumbers) -> int:
