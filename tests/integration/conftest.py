@@ -3,3 +3,4 @@
 from __future__ import annotations
 
 from tests.support.idle_bus import idle_bus  # noqa: F401 - found by name
+from tests.support.shop import shop  # noqa: F401 - found by name

@@ -5,73 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from tests.support.bus import Bus, BusFactory
+from tests.support.bus import BusFactory
 from tests.support.redis_server import RedisServer
+from tests.support.shop import OpenShop, Shop
 from tests.support.waiting import until
-
-HANDLERS = Path(__file__).parents[1] / "support" / "handlers"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One line of the handler's notes."""
-
-    id: str
-    attempt: int
-    pid: int
-    redelivered: bool
-    word: str
-    text: str
-
-
-class Shop:
-    """A bus with one Python topic, and what its handler noted."""
-
-    def __init__(self, bus: Bus, runs_file: Path) -> None:
-        self.bus = bus
-        self._runs_file = runs_file
-        self._redis = redis.Redis(port=bus.port)
-
-    def push(self, *bodies: str) -> None:
-        self._redis.lpush("gift", *bodies)
-
-    def runs(self, word: str = "begin") -> list[Run]:
-        text = self._runs_file.read_text() if self._runs_file.exists() else ""
-        found = []
-        for line in text.splitlines():
-            job_id, attempt, pid, redelivered, kind, body = line.split(" ", 5)
-            if kind == word:
-                found.append(Run(job_id, int(attempt), int(pid), redelivered == "1", kind, body))
-        return found
-
-    def bodies(self, word: str = "end") -> list[str]:
-        return [run.text for run in self.runs(word)]
-
-    def numbers(self) -> dict[str, Any]:
-        return self.bus.topic("gift", "credit")
-
-    def settled(self, timeout_s: float = 20.0) -> dict[str, Any]:
-        """Wait until nothing is ready, running or delayed; the numbers then."""
-        def over() -> dict[str, Any] | None:
-            row = self.numbers()
-            return row if not (row["ready"] or row["running"] or row["delayed"]) else None
-
-        return until(over, timeout_s, lambda: f"everything is settled: {self.numbers()}\n{self.bus.tail()}") or {}
-
-    def close(self) -> None:
-        self._redis.close()
-
-
-OpenShop = Callable[..., Shop]
-
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
@@ -81,35 +25,6 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.close()
-
-
-@pytest.fixture
-def shop(bus_factory: BusFactory, tmp_path: Path) -> Any:
-    shops: list[Shop] = []
-
-    def make(
-        *, call: str = "consumer_jobs:act", consumers: int = 1, path: Path = HANDLERS, deliveries: int = 1,
-        store: str = "", backoff: dict[str, Any] | None = None, **topic: Any,
-    ) -> Shop:
-        runs = tmp_path / "runs"
-        settings = {
-            "python": {"call": call, "path": str(path)}, "concurrency": consumers,
-            "retry": {"first": "50ms", "jitter": 0.0}, **topic,
-        }
-        tree: dict[str, Any] = {
-            "queue": {"gift": {"topic": {"credit": settings}}}, "delivery": {"processes": deliveries},
-        }
-        if backoff:
-            tree["supervise"] = {"backoff": backoff}
-        if store:
-            tree["storage"] = {"main": {"url": store}}
-        bus = bus_factory(tree, environment={"RUNS_FILE": str(runs)})
-        shops.append(Shop(bus, runs))
-        return shops[-1]
-
-    yield make
-    for each in shops:
-        each.close()
 
 
 # -- how an attempt ends ---------------------------------------------------------------------------
