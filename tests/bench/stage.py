@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,12 @@ class Stage:
         """Deliveries of all topics that are not settled."""
         return sum(n.ready + n.running + n.delayed for n in self.driver.numbers().values())
 
-    def drained_s(self, bus: Bus, count: int) -> float:
-        """Push *count* jobs while nothing is delivered, then let it go on; seconds until all are settled."""
+    def drained_s(self, bus: Bus, count: int, begins: Callable[[], object] = lambda: None) -> float:
+        """Push *count* jobs while nothing is delivered, then let it go on; seconds from *begins* until they are settled."""
         with _standing_still(bus):
             benchmark(bus.port, QUEUE, count, pipeline=_FILL_PIPELINE)
             assert self.backlog() >= count
+            begins()
             begin_s = time.monotonic()
         while self.backlog():
             assert time.monotonic() - begin_s < LONGEST_S, f"{self.backlog()} of {count} jobs are left\n{bus.tail()}"

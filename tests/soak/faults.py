@@ -21,6 +21,7 @@ from collections.abc import Callable
 import redis
 
 from pbus.errors import StorageError
+from pbus.storage.driver import DeadLetter
 from tests.support.ledger import OK, UNKNOWN
 from tests.support.php_fpm import PhpFpm
 from tests.support.scenario import QUEUE, Scenario
@@ -48,6 +49,7 @@ class Faults:
         self._canceller = scenario.ledger.canceller("soak")
         self._pushed = scenario.ledger.producer("soak")
         self._keys = 0
+        self._hung: set[tuple[str, str]] = set()  # retried by a person already
         self.done: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -217,8 +219,16 @@ class Faults:
         topic = self._chance.choice(self._scenario.topics)
         with contextlib.suppress(StorageError), self._scenario.driver() as driver:
             letters = driver.dead_letters(QUEUE, topic, 1000)
-            ids = [letter.id for letter in letters if letter.reason != "unknown" or topic != HOLD]
+            ids = [letter.id for letter in letters if self._is_retried(topic, letter)]
             driver.revive(QUEUE, topic, ids)
+
+    def _is_retried(self, topic: str, letter: DeadLetter) -> bool:
+        """What hangs is retried once: ever more of it would leave php-fpm no process for anything else."""
+        if letter.reason == "timeout":
+            known = (topic, letter.id) in self._hung
+            self._hung.add((topic, letter.id))
+            return not known
+        return letter.reason != "unknown" or topic != HOLD
 
     def cancel_jobs(self) -> None:
         """Push some that wait, and cancel them: some in one topic, some in all."""

@@ -87,10 +87,10 @@ class PhpFpm:
             command.append("-R")
         with open(self._folder / "php-fpm.out", "ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        until(self.answers, _STARTS_WITHIN_S, lambda: f"php-fpm answers:\n{self.log()}")
+        until(lambda: self.answers(_STARTS_WITHIN_S), _STARTS_WITHIN_S, lambda: f"php-fpm answers:\n{self.log()}")
 
-    def answers(self) -> bool:
-        """Whether a process of the pool answers php-fpm's own ping now."""
+    def answers(self, within_s: float = 2.0) -> bool:
+        """Whether a process of the pool answers php-fpm's own ping (in its turn, when all are busy)."""
         request = b"".join((
             fastcgi.begin(keep=False),
             fastcgi.params({
@@ -101,7 +101,7 @@ class PhpFpm:
         ))
         reader = fastcgi.ReplyReader()
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(2.0)
+            client.settimeout(within_s)
             client.connect(self.path)
             client.sendall(request)
             while not reader.complete and (data := client.recv(65_536)):
@@ -125,7 +125,7 @@ class PhpFpm:
         before = set(self.children())
         os.kill(self.pid, signal.SIGUSR2)
         until(
-            lambda: self.children() and not before & set(self.children()) and self.answers(),
+            lambda: self.children() and not before & set(self.children()) and self.answers(_STARTS_WITHIN_S),
             _STARTS_WITHIN_S, lambda: f"php-fpm has reloaded:\n{self.log()}",
         )
 

@@ -145,16 +145,23 @@ class Team:
         self._feeder.wait(10)
         self._feeder.stdout.close()
 
-    def rate(self, slice_s: float) -> float:
-        """Jobs a second of a backlog that is worth about so many seconds."""
+    def pids(self) -> list[int]:
+        """All its processes."""
+        return [process.pid for process in self._everybody()]
+
+    def rate(self, slice_s: float, begins: Callable[[], object], ends: Callable[[int], object]) -> float:
+        """Jobs a second of a backlog that is worth about so many seconds; *ends* is told how many jobs it was."""
         self._run(FIRST, STARTS_WITHIN_S)
         guess = self._run(GUESS, LONGEST_S)
         with self._standing_still():
             count = max(GUESS, int(guess * slice_s))
             wanted = self._counted() + self._feed(count)
+            begins()
             begin_s = time.monotonic()
         self._wait(wanted, LONGEST_S)
-        return count / (time.monotonic() - begin_s)
+        took_s = time.monotonic() - begin_s
+        ends(count)
+        return count / took_s
 
     def _run(self, jobs: int, timeout_s: float) -> float:
         begin_s = time.monotonic()
