@@ -2,8 +2,8 @@
 What the kernel knows about the children: memory and processor time, once a second.
 
 Rule: a turn looks at a bounded number of processes, so thousands of children do not cost the master more than
-hundreds do; who wants fresh figures of all (``pbus status``) asks for them. One look is one small file: 200
-children cost 0.4 % of a core (psutil, which reads five files a process, 4 %).
+hundreds do; who wants fresh figures of all (``pbus status``) asks for them. One look is one small file, 8 us; psutil,
+which also makes sure that a process is still the same one, needs 33 (of our own children we know that).
 """
 
 from __future__ import annotations

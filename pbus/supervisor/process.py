@@ -44,7 +44,7 @@ def usage(pid: int) -> Usage | None:
     """
     What *pid* takes; None: it is gone, or cannot be looked at.
 
-    One file is read, which takes a tenth of what psutil needs for the same: there may be hundreds, every second.
+    One file is read, which takes a quarter of what psutil needs for the same: there may be hundreds, every second.
     """
     fields = _stat(pid)
     if fields is None:

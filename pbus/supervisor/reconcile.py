@@ -142,14 +142,13 @@ def due(wanted: Wanted, children: Sequence[Seen], now: float) -> float:
 def _spawns(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Spawn]:
     if wanted.stopping_since is not None:
         return
-    tried = {child.place[:2] for child in children if child.place[:2] in wanted.shy and child.draining_since is None}
+    tried: set[Key] = set()
     for place in _empty(wanted, children):
         key = place[:2]
-        if wanted.not_before.get(place, 0.0) > now or key in tried:
-            continue
-        if key in wanted.shy:
-            tried.add(key)
-        yield Spawn(place)
+        if wanted.not_before.get(place, 0.0) <= now and key not in tried:
+            if key in wanted.shy:
+                tried.add(key)
+            yield Spawn(place)
 
 
 def _dumps(children: Sequence[Seen], now: float) -> Iterator[Dump]:
@@ -214,9 +213,12 @@ def _patience_ends(wanted: Wanted) -> float:
 
 
 def _empty(wanted: Wanted, children: Sequence[Seen]) -> list[Place]:
-    """Wanted places that nobody lives in (a child that leaves does not count) and that are not given up."""
-    lived_in = {
-        child.place for child in children
-        if child.alone or (child.generation == wanted.generation and child.draining_since is None)
-    }
-    return [place for place in wanted.places if place not in lived_in and place[:2] not in wanted.fatal]
+    """
+    Wanted places that nobody lives in (a child that leaves does not count) and where somebody may be born some time.
+
+    None of a key that is given up; none of a shy one while one of it is being tried.
+    """
+    staying = [child for child in children if child.generation == wanted.generation and child.draining_since is None]
+    lived_in = {child.place for child in staying} | {child.place for child in children if child.alone}
+    out = wanted.fatal | {child.place[:2] for child in staying if child.place[:2] in wanted.shy}
+    return [place for place in wanted.places if place not in lived_in and place[:2] not in out]

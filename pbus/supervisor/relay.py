@@ -10,7 +10,7 @@ What children say to the master, and where it goes: a table of frames.
     changed {files}               its code is another one on disk now; no files: it is the same again
     recall {owner, ..}            for the process of that owner: hand back what has not begun
     plan {topics}                 how much of each topic there ought to be
-    work {topics, ..}             what a delivery child measured, for who plans
+    work {topics, ..}             what a delivery or ingest child measured, for who plans
     ordered {id, ..}              answer to ``order {id, ..}``
     lane {queue, topic, state, reason, concurrency}
     backend {backend, address, state, reason, connections, limit, ..}
@@ -141,7 +141,7 @@ class Relay:
     def _work(self, child: Handle, frame: Mapping[str, Any]) -> None:
         fields = {name: value for name, value in frame.items() if name != "kind"}
         for other in self._children.hearing(WORK):
-            other.tell(WORK, **fields | {"child": child.index})
+            other.tell(WORK, **fields | {"role": child.spec.role, "child": child.index})
 
     def _delayed(self, _: Handle, frame: Mapping[str, Any]) -> None:
         for child in self._children.hearing(DELAYED):

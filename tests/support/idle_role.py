@@ -10,7 +10,8 @@ tenth of a second), ``numbers`` (answer the numbers frame with this), ``condemn`
 the first consumer of that path killed), ``sayings`` (a file: each line that is appended to it is a frame for the
 master, ``[kind, {fields}]``; a third element is the index of who is to say it), ``heard`` (a file that gets the
 frames of the kinds in ``listens``, a line each), ``daemon`` (leave a process of another session behind), ``eat``
-(so many MiB), ``code`` (a file: what is in it says how this life goes, as one of the words above).
+(so many MiB), ``jobs`` (finish so many), ``code`` (a file: what is in it says how this life goes, in the words
+above).
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def run(child: Child) -> None:
     _misbehave(child, args)
     kept = bytearray(os.urandom(1 << 20) * args.get("eat", 0))
     _prepare(child, args)
+    said = os.path.getsize(args["sayings"]) if os.path.exists(args.get("sayings", "")) else 0
     child.ready()
+    if "sayings" in args:
+        threading.Thread(target=_say, args=(child, Path(args["sayings"]), said), daemon=True).start()
     _begin(child, args)
     _live(child, args)
     del kept
@@ -59,10 +63,11 @@ def _prepare(child: Child, args: Any) -> None:
 
 
 def _begin(child: Child, args: Any) -> None:
+    for number in range(args.get("jobs", 0)):
+        child.slot.begin(f"9-{number}")
+        child.slot.end(ok=True)
     if "daemon" in args:
         _leave_a_daemon(Path(args["daemon"]))
-    if "sayings" in args:
-        threading.Thread(target=_say, args=(child, Path(args["sayings"])), daemon=True).start()
     if args.get("fence") and child.owner.n == 1:
         child.tell("fenced")
     if "condemn" in args:
@@ -71,9 +76,8 @@ def _begin(child: Child, args: Any) -> None:
         re.match(r"(a+)+$", "a" * 64 + "b")  # one call into C that holds the lock of the interpreter
 
 
-def _say(child: Child, path: Path) -> None:
-    """Say to the master what the file has; what stood there before this life is not for it."""
-    said = path.stat().st_size if path.exists() else 0
+def _say(child: Child, path: Path, said: int) -> None:
+    """Say to the master what the file has; what stood there before this life (*said* bytes) is not for it."""
     while True:
         text = path.read_bytes()[said:] if path.exists() else b""
         for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):

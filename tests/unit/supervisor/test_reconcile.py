@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbus.supervisor.reconcile import NEVER, Kill, Seen, Spawn, Term, Wanted, due, reconcile
+from pbus.supervisor.reconcile import NEVER, Action, Dump, Kill, Seen, Spawn, Term, Wanted, due, reconcile
 
 INGEST, DELIVERY, CREDIT = ("ingest", "", 0), ("delivery", "", 0), ("consumer", "gift/credit", 0)
 PLACES = [INGEST, DELIVERY, CREDIT, ("consumer", "gift/credit", 1), ("scheduler", "", 0)]
@@ -23,7 +23,9 @@ def children(draw: st.DrawFn) -> list[Seen]:
     return [
         Seen(
             n=number, place=place, generation=draw(st.integers(1, 2)), stage=STAGES[place[0]],
-            draining_since=draw(st.none() | moments), killed=draw(st.booleans()),
+            draining_since=draw(st.none() | moments), killed=draw(st.booleans()), busy_s=draw(moments),
+            overdue_since=draw(st.none() | moments), dumps=draw(st.booleans()), dumped=draw(st.booleans()),
+            stop_s=draw(st.sampled_from([0.0, 5.0, 90.0])), alone=draw(st.booleans()),
         )
         for number, place in enumerate(homes, start=1)
     ]
@@ -36,11 +38,12 @@ def wishes(draw: st.DrawFn, stopping: bool | None = None) -> Wanted:
         places=tuple(draw(st.lists(st.sampled_from(PLACES), unique=True))), generation=2, grace_s=30.0,
         not_before=draw(st.dictionaries(st.sampled_from(PLACES), st.floats(NOW - 10, NOW + 10), max_size=3)),
         fatal=draw(st.frozensets(st.sampled_from([place[:2] for place in PLACES]), max_size=1)),
+        shy=draw(st.frozensets(st.sampled_from([place[:2] for place in PLACES]), max_size=2)),
         stopping_since=draw(moments) if is_stopping else None,
     )
 
 
-def performed(wanted: Wanted, before: list[Seen], actions: list[Spawn | Term | Kill]) -> list[Seen]:
+def performed(wanted: Wanted, before: list[Seen], actions: list[Action]) -> list[Seen]:
     """The children after *actions* were carried out at once."""
     after = {child.n: child for child in before}
     for action in actions:
@@ -49,6 +52,8 @@ def performed(wanted: Wanted, before: list[Seen], actions: list[Spawn | Term | K
                 after[n] = dataclasses.replace(after[n], draining_since=NOW)
             case Kill(n):
                 after[n] = dataclasses.replace(after[n], killed=True)
+            case Dump(n):
+                after[n] = dataclasses.replace(after[n], dumped=True)
             case Spawn(place):
                 number = len(after) + 1
                 after[number] = Seen(n=number, place=place, generation=wanted.generation, stage=STAGES[place[0]])
@@ -107,7 +112,8 @@ def test_nobody_is_told_twice(wanted: Wanted, before: list[Seen]) -> None:
 def test_children_that_are_wanted_are_left_alone(wanted: Wanted, before: list[Seen]) -> None:
     told = {action.n for action in reconcile(wanted, before, NOW) if isinstance(action, Term | Kill)}
     for child in before:
-        if child.place in wanted.places and child.generation == 2 and child.draining_since is None:
+        stays = child.generation == 2 and child.draining_since is None and child.overdue_since is None
+        if child.place in wanted.places and stays:
             assert child.n not in told
 
 
@@ -165,3 +171,67 @@ def test_stop_has_the_grace_once_for_everybody() -> None:
 def test_drain_of_one_child_has_the_grace() -> None:
     leaving = [seen(1, INGEST), seen(2, DELIVERY), seen(3, CREDIT, draining_since=NOW - 30)]
     assert reconcile(wanted(), leaving, NOW) == [Kill(3)]
+
+
+# -- counts that change, shyness, places of one's own ------------------------------------------------
+
+
+def test_place_that_is_wanted_no_more_is_left_and_a_hole_is_lived_in_again() -> None:
+    first, second, third = (("consumer", "gift/credit", index) for index in range(3))
+    crew = [seen(1, first), seen(2, second), seen(3, third)]
+    assert reconcile(wanted(places=(first, third)), crew, NOW) == [Term(2)]
+    assert reconcile(wanted(places=(first, second, third)), [crew[0], crew[2]], NOW) == [Spawn(second)]
+
+
+def test_who_leaves_for_want_of_work_may_finish_its_job_however_long_that_takes() -> None:
+    leaving = seen(1, CREDIT, draining_since=NOW - 3600, busy_s=NOW)
+    assert reconcile(wanted(places=()), [leaving], NOW + 29) == []
+    assert reconcile(wanted(places=()), [leaving], NOW + 30) == [Kill(1)]
+    assert due(wanted(places=()), [leaving], NOW) == NOW + 30
+
+
+def test_stop_of_the_bus_and_a_new_boot_give_the_grace_and_no_more() -> None:
+    leaving = seen(1, CREDIT, draining_since=NOW - 3600, busy_s=NOW)
+    assert reconcile(wanted(places=(), stopping_since=NOW - 30), [leaving], NOW) == [Kill(1)]
+    assert reconcile(wanted(places=(), stopping_since=NOW - 29), [leaving], NOW) == []
+    assert reconcile(wanted(places=(), generation=2), [leaving], NOW) == [Kill(1)]
+
+
+def test_stop_timeout_of_a_role_shortens_the_grace_and_never_prolongs_it() -> None:
+    quick, slow = seen(1, CREDIT, draining_since=NOW, stop_s=2.0), seen(2, CREDIT, draining_since=NOW, stop_s=90.0)
+    assert reconcile(wanted(places=()), [quick, slow], NOW + 2) == [Kill(1)]
+    assert due(wanted(places=()), [slow], NOW) == NOW + 30
+
+
+def test_overdue_child_has_a_second_then_writes_its_stacks_then_is_killed() -> None:
+    wish = wanted(places=(CREDIT,))
+    overdue = seen(1, CREDIT, overdue_since=NOW, dumps=True)
+    assert reconcile(wish, [overdue], NOW + 0.99) == []
+    assert reconcile(wish, [overdue], NOW + 1.0) == [Dump(1)]
+    dumped = dataclasses.replace(overdue, dumped=True)
+    assert reconcile(wish, [dumped], NOW + 1.1) == []
+    assert reconcile(wish, [dumped], NOW + 1.2) == [Kill(1)]
+    assert reconcile(wish, [seen(1, CREDIT, overdue_since=NOW)], NOW + 1.0) == [Kill(1)]
+
+
+def test_overdue_child_has_the_stop_timeout_of_its_role() -> None:
+    overdue = seen(1, CREDIT, overdue_since=NOW, stop_s=5.0)
+    assert reconcile(wanted(places=(CREDIT,)), [overdue], NOW + 4.9) == []
+    assert reconcile(wanted(places=(CREDIT,)), [overdue], NOW + 5.0) == [Kill(1)]
+
+
+def test_shy_role_is_tried_one_at_a_time() -> None:
+    places = tuple(("consumer", "gift/credit", index) for index in range(3))
+    wish = wanted(places=places, shy=frozenset({("consumer", "gift/credit")}))
+    assert reconcile(wish, [], NOW) == [Spawn(places[0])]
+    assert reconcile(wish, [seen(1, places[0])], NOW) == []
+    waits = dataclasses.replace(wish, not_before={places[0]: NOW + 5})
+    assert reconcile(waits, [], NOW) == [Spawn(places[1])]
+
+
+def test_place_of_its_own_stays_empty_until_its_last_inhabitant_has_gone() -> None:
+    place = ("program", "mailer", 0)
+    leaving = Seen(n=1, place=place, generation=1, draining_since=NOW, alone=True)
+    assert reconcile(wanted(places=(place,)), [leaving], NOW) == []
+    assert reconcile(wanted(places=(place,), generation=2), [leaving], NOW) == []
+    assert reconcile(wanted(places=(place,)), [], NOW) == [Spawn(place)]
