@@ -99,15 +99,16 @@ def pass_context(function: Callable[Concatenate[Context, P], R]) -> Callable[P, 
     return click.make_pass_decorator(Context)(function)
 
 
-def config_option() -> click.Option:
-    """``-c DIR``, the same wherever it stands on the line; ``main`` gives one to every command."""
+def config_option(short: bool = False) -> click.Option:
+    """``-c DIR``, the same wherever it stands on the line; ``main`` gives one to every command. *short*: that alone."""
 
     def choose(click_context: click.Context, _: click.Parameter, value: Any) -> None:
         context = click_context.find_object(Context)
         if value is not None and context is not None:
             context.choose_config_dir(value)
 
+    names = ["config_folder", "-c"] if short else ["-c", "--config"]
     return click.Option(
-        ["-c", "--config"], metavar="DIR", expose_value=False, is_eager=True, callback=choose,
+        names, metavar="DIR", expose_value=False, is_eager=True, callback=choose,
         help="Configuration folder (default: $PBUS_CONFIG, ./conf.d, /etc/pbus/conf.d).",
     )

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "program": Entry("pbus.cli.program:program", "List and restart programs."),
     "system": Entry("pbus.cli.system:system", "List and show business systems."),
     "autoscale": Entry("pbus.cli.autoscale:autoscale", "Try settings of the autoscaler over recorded work."),
+    "import": Entry("pbus.cli.importing:importing", "Take over the configuration and the jobs of a Pepperbus."),
     "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
 }
 
@@ -84,13 +85,15 @@ class Commands(click.Group):
 
 def with_config_option(command: click.Command) -> click.Command:
     """
-    A copy of *command*, and of every command below it, that takes ``-c DIR``.
+    A copy of *command*, and of every command below it, that takes ``-c DIR`` (and ``--config DIR``, where the command
+    does not mean a file of its own by that).
 
     click knows an option only at the command that declares it; people write it wherever they
     are on the line.
     """
     twin = copy.copy(command)
-    twin.params = [*command.params, config_option()]
+    own = [name for option in command.params for name in option.opts]
+    twin.params = [*command.params, config_option(short="--config" in own)]
     if isinstance(twin, click.Group):
         twin.commands = {name: with_config_option(child) for name, child in twin.commands.items()}
     return twin
