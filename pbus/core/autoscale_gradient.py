@@ -39,6 +39,9 @@ TRIAL_SKIPS_S: Final = 1.0
 """Attempts that end in the first second of a trial began before it."""
 TRIAL_JOBS: Final = 30
 TRIAL_PART: Final = 0.6
+WRONG_FIRST_S: Final = 10.0
+"""A trial that showed nothing is not repeated before; twice as long after each further one."""
+WRONG_MAX_S: Final = 60.0
 PROBE_FIRST_S: Final = 30.0
 PROBE_MAX_S: Final = 300.0
 ELASTIC: Final = 0.3
@@ -86,6 +89,7 @@ class Gradient:
         rests_until_s: No growth before: a backend said that it was busy.
         probe_at_s, probe_wait_s: When a limit that holds is tried with fewer, and the wait before that.
         is_busy: It was last lowered because of what the backend said, not of latency.
+        trusts_until_s, trusts_s: No fall because of latency before: the last trials were wrong. And for how long.
     """
 
     base_s: float = 0.0
@@ -98,6 +102,8 @@ class Gradient:
     probe_at_s: float = 0.0
     probe_wait_s: float = PROBE_FIRST_S
     is_busy: bool = False
+    trusts_until_s: float = 0.0
+    trusts_s: float = 0.0
 
     @property
     def is_limited(self) -> bool:
@@ -133,7 +139,7 @@ def learn(
     is_full = sample.ready > 0 or busy >= 0.8 * sample.places
     if gradient.is_limited:
         return _follow(gradient, now_s, need, busy, queued if is_full else 0.0, is_full)
-    if is_full and (queued > 0 or _is_slower(gradient, busy)):
+    if is_full and (queued > 0 or (_is_slower(gradient, busy) and now_s >= gradient.trusts_until_s)):
         return _fall(gradient, _useful(gradient, busy, queued), busy, now_s)
     return _rebase(gradient, busy)
 
@@ -212,8 +218,10 @@ def _judge(gradient: Gradient, trial: Trial, service_s: float, now_s: float) -> 
     wait_s = min(gradient.probe_wait_s * 2, PROBE_MAX_S) if is_elastic else PROBE_FIRST_S
     gradient = replace(gradient, trial=None, probe_wait_s=wait_s, probe_at_s=now_s + wait_s)
     if not is_elastic:
-        return replace(gradient, base_s=service_s, base_load=fewer, service_s=service_s, limit=trial.wrong)
-    return replace(gradient, base_s=min(gradient.base_s, service_s), limit=trial.right)
+        trusts_s = min(max(gradient.trusts_s * 2, WRONG_FIRST_S), WRONG_MAX_S)
+        return replace(gradient, base_s=service_s, base_load=fewer, service_s=service_s, limit=trial.wrong,
+                       trusts_s=trusts_s, trusts_until_s=now_s + trusts_s)
+    return replace(gradient, base_s=min(gradient.base_s, service_s), limit=trial.right, trusts_s=0.0)
 
 
 def _follow(gradient: Gradient, now_s: float, need: float, busy: float, queued: float, is_full: bool) -> Gradient:
