@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pbus.config.values import written_duration
 from pbus.core.names import is_name
 from pbus.errors import ConfigError, Problem
 
@@ -292,7 +293,7 @@ def _backend(name: str, backends: Mapping[str, Any], converted: Converted, readi
     if most := reading.number(old, key, "max_conn_num"):
         section["max_connections"] = most
     if connect_s := reading.number(old, key, "connect_timeout") / _NS:
-        section["connect_timeout"] = duration(connect_s)
+        section["connect_timeout"] = written_duration(connect_s)
     known[name] = section
     return reading.number(old, key, "read_timeout") / _NS
 
@@ -329,7 +330,7 @@ def _required(table: Mapping[str, Any], key: str, name: str, reading: _Reading) 
 
 def _pace(workers: int, timeout_s: float) -> dict[str, Any]:
     pace: dict[str, Any] = {"concurrency": {"min": 1, "max": max(1, workers)}}
-    return pace | ({"timeout": duration(timeout_s)} if timeout_s else {})
+    return pace | ({"timeout": written_duration(timeout_s)} if timeout_s else {})
 
 
 def _retry(old: Mapping[str, Any], where: str, handler: dict[str, Any], reading: _Reading) -> int:
@@ -339,7 +340,7 @@ def _retry(old: Mapping[str, Any], where: str, handler: dict[str, Any], reading:
     if attempts == 1:
         handler |= {"retry": {"attempts": 1}, "on_unknown": "hold"}
     else:
-        handler["retry"] = {"attempts": attempts, "for": duration(time_s)}
+        handler["retry"] = {"attempts": attempts, "for": written_duration(time_s)}
     return attempts
 
 
@@ -361,12 +362,6 @@ def _tags(value: Any, converted: Converted) -> None:
 
 
 # -- TOML -----------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """*seconds* as the configuration writes them, exact to the millisecond."""
-    ms = round(seconds * 1000)
-    return f"{ms}ms" if ms % 1000 else f"{ms // 1000}s"
 
 
 def to_toml(converted: Converted, source: str, storage: str = "") -> str:

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from pbus.cli.pepperbus_config import attempts_of, convert, duration, to_toml, toml_value
+from pbus.cli.pepperbus_config import attempts_of, convert, to_toml, toml_value
 from pbus.config.load import load
 from pbus.config.schema import Settings
 from pbus.errors import ConfigError
@@ -90,7 +90,7 @@ def test_command_topic(tmp_path: Path) -> None:
     }
     assert tree["concurrency"] == {"min": 1, "max": 4}
     assert tree["timeout"] == "0s"
-    assert tree["retry"] == {"attempts": 4, "for": "60s"}
+    assert tree["retry"] == {"attempts": 4, "for": "1m"}
 
 
 @pytest.mark.parametrize("change", [
@@ -254,13 +254,6 @@ def test_stored_jobs_are_where_the_topic_says() -> None:
 @hypothesis.given(st.text(st.characters(exclude_categories=("Cs",)), max_size=80))
 def test_any_text_survives_toml(text: str) -> None:
     assert tomllib.loads(f"x = {toml_value(text)}")["x"] == text.replace("${", "$${")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (3, "3s"), (0.2, "200ms"), (2.5, "2500ms"), (86_400, "86400s"), (1e-9, "0s")]
-)
-def test_durations_are_exact_to_the_millisecond(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 _NUMBERS = st.integers(-5, 2**70) | st.floats(allow_nan=False, allow_infinity=False)
