@@ -234,7 +234,6 @@ class LinesConsumer:
 
     def _judge_idle(self, program: LinesProgram) -> None:
         if program.status is None:
-            program.say("ERROR", f"{program.over}: killed")
             program.kill()
         self._ended_idle(program)
 

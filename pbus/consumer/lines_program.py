@@ -26,7 +26,7 @@ from pbus.consumer.kin import Kin
 from pbus.consumer.launch import Launch
 from pbus.consumer.running import Log, Running
 
-GOING_S: Final = 1.0
+GOING_S: Final = 0.4
 """A program that has closed its input or its output is about to end; after so long it is not."""
 
 
@@ -159,9 +159,9 @@ class LinesProgram(Running):
 
     # -- its end ----------------------------------------------------------------------------------
 
-    def closed(self, fd: int) -> None:
+    def closed(self, level: str) -> None:
         """It closed an output: without its standard output it cannot answer any more."""
-        if fd == self.out_fds[0]:
+        if level == "INFO":
             self._goes("closed its standard output")
 
     def _goes(self, why: str) -> None:
@@ -174,7 +174,6 @@ class LinesProgram(Running):
             self.over = self.over or f"{self.name} {self.how()}"
         elif self._going_s and self._clock.monotonic_s() >= self._going_s:
             self.over = f"{self.name} {self._why} and went on: killed"
-            self.say("ERROR", self.over)
             self.kill()
 
     def hang_up(self) -> None:

@@ -67,7 +67,7 @@ class Voice:
         os.set_blocking(fd, False)
         self.fd = fd
         self.tail = b""
-        self._level = level
+        self.level = level
         self._log = log
         self._tag = tag
         self._pid = pid
@@ -104,7 +104,7 @@ class Voice:
         if lines:
             text = b"\n".join(lines)
             self.tail = (self.tail + b"\n" + text[-TAIL_BYTES:])[-TAIL_BYTES:]
-            self._log.write(self._tag.job_id, self._level, text.decode("utf-8", "replace"), self._pid)
+            self._log.write(self._tag.job_id, self.level, text.decode("utf-8", "replace"), self._pid)
 
 
 class Running:
@@ -144,6 +144,7 @@ class Running:
         self.started_s = clock.monotonic_s()
         self.poll = select.poll()
         self._voices: dict[int, Voice] = {}
+        self._open: list[int] = []  # pipes that it has not closed, standard output first
         self._wake_fd = wake_fd
         for pipe, level, show, limit in (
             (self._process.stdout, "INFO", take, answer_bytes), (self._process.stderr, "ERROR", None, OUTPUT_BYTES),
@@ -151,6 +152,7 @@ class Running:
             if pipe is not None:
                 voice = Voice(pipe.fileno(), level, log, self.tag, self.pid, show, limit)
                 self._voices[voice.fd] = voice
+                self._open.append(voice.fd)
                 self.poll.register(voice.fd, select.POLLIN)
         self.poll.register(kin.news_fd, select.POLLIN)
         if wake_fd >= 0:
@@ -165,8 +167,8 @@ class Running:
 
     @property
     def out_fds(self) -> list[int]:
-        """What must be read of it."""
-        return list(self._voices)
+        """What can be read of it."""
+        return list(self._open)
 
     @property
     def age_s(self) -> float:
@@ -213,14 +215,17 @@ class Running:
 
     def read(self, fd: int) -> bool:
         """Read once from one of its pipes; False: it has closed it."""
+        if fd not in self._open:
+            return False
         if self._voices[fd].read() != 0:
             return True
+        self._open.remove(fd)
         self.poll.unregister(fd)
-        self.closed(fd)
+        self.closed(self._voices[fd].level)
         return False
 
-    def closed(self, fd: int) -> None:
-        """It has closed one of its pipes, and may live on."""
+    def closed(self, level: str) -> None:
+        """It has closed the pipe of that *level*, and may live on."""
 
     def look(self) -> bool:
         """Whether it has ended; then what it said last has been read."""
@@ -286,7 +291,7 @@ class Running:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
-        self._voices = {}
+        self._voices, self._open = {}, []
         self._process.returncode = self.status if self.status is not None else -signal.SIGKILL
         self._kin.forget(self.pid)
 

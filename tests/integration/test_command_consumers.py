@@ -1,0 +1,322 @@
+"""Topics that a program runs, in Python and in PHP: what each end of a job means, and who survives whose death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.test_python_consumers import Shop
+from tests.support.bus import BusFactory
+from tests.support.programs import requires
+from tests.support.waiting import until
+
+HANDLERS = Path(__file__).parents[1] / "support" / "handlers"
+ARGV = {
+    "python": [sys.executable, str(HANDLERS / "lines_jobs.py")],
+    "php": ["php", "-d", "memory_limit=64M", "-d", "display_errors=stderr", str(HANDLERS / "lines_jobs.php")],
+}
+
+OpenShop = Callable[..., Shop]
+
+
+@pytest.fixture(params=["python", "php"])
+def argv(request: pytest.FixtureRequest) -> list[str]:
+    if request.param == "php":
+        requires("php")
+    return ARGV[request.param]
+
+
+@pytest.fixture
+def shop(bus_factory: BusFactory, tmp_path: Path) -> Any:
+    """A bus with one topic whose handler is a program."""
+    shops: list[Shop] = []
+
+    def make(
+        argv: list[str], *, consumers: int = 1, command: dict[str, Any] | None = None,
+        env: dict[str, str] | None = None, states: tuple[str, ...] = ("running",),
+        other: dict[str, Any] | None = None, backoff: dict[str, Any] | None = None, deliveries: int = 1, **topic: Any,
+    ) -> Shop:
+        runs = tmp_path / "runs"
+        handler = {"argv": argv, "env": {"RUNS_FILE": str(runs), **(env or {})}, **(command or {})}
+        settings = {"command": handler, "concurrency": consumers, "retry": {"first": "50ms", "jitter": 0.0}, **topic}
+        tree: dict[str, Any] = {
+            "queue": {"gift": {"topic": {"credit": settings, **(other or {})}}}, "delivery": {"processes": deliveries},
+        }
+        if backoff:
+            tree["supervise"] = {"backoff": backoff}
+        shops.append(Shop(bus_factory(tree, states=states), runs))
+        return shops[-1]
+
+    yield make
+    for each in shops:
+        each.close()
+
+
+def events_by_verdict(here: Shop) -> dict[str, str]:
+    return {event["verdict"]: event["error"] for event in here.bus.events("job.failed")}
+
+
+# -- how a job ends ------------------------------------------------------------------------------------
+
+
+def test_answers_are_what_becomes_of_jobs(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv)
+    here.push("ok 1", "fail-once no such user", "retry-once 0.3", "dead no such gift", "ok 2")
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["dead"]) == (4, 1)
+    runs = Counter(run.text for run in here.runs())
+    assert runs == {"ok 1": 1, "fail-once no such user": 2, "retry-once 0.3": 2, "dead no such gift": 1, "ok 2": 1}
+    assert "no such user" in events_by_verdict(here)["failed"]
+    assert here.bus.events("job.dead")[0]["error"].endswith("no such gift")
+    assert here.bus.events("child.exited") == []
+
+
+def test_an_exit_with_a_status_is_a_failure_and_its_last_words_are_the_error(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv)
+    here.push("exit-once 3", "ok 1", "ok 2")
+    assert here.settled()["done_total"] == 3
+    (event,) = here.bus.events("job.failed")
+    assert event["verdict"] == "failed"
+    assert "exited with status 3" in event["error"]
+    if "php" not in argv:
+        assert "no 3" in event["error"]
+    assert Counter(run.text for run in here.runs())["ok 1"] == 1
+
+
+def test_what_php_cannot_catch_is_the_error_of_its_job(shop: OpenShop) -> None:
+    requires("php")
+    here = shop(ARGV["php"])
+    here.push("memory-once x", "ok 1")
+    assert here.settled()["done_total"] == 2
+    (event,) = here.bus.events("job.failed")
+    assert "exited with status 255" in event["error"]
+    assert "Allowed memory size" in event["error"]
+
+
+def test_a_job_that_kills_its_program_three_times_is_dead_and_the_others_run_once(
+    shop: OpenShop, argv: list[str]
+) -> None:
+    here = shop(argv, consumers=2)
+    here.push("kill x", *(f"ok {number}" for number in range(50)))
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["dead"]) == (50, 1)
+    runs = Counter(run.text for run in here.runs())
+    assert runs.pop("kill x") == 3
+    assert set(runs.values()) == {1}
+    assert here.bus.events("job.dead")[0]["error"].startswith("killed its consumer 3 times")
+    assert here.bus.events("child.exited") == []
+
+
+def test_a_killed_consumer_takes_its_program_with_it_and_costs_its_job_a_crash(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv)
+    here.push("sleep-once 60", *(f"ok {number}" for number in range(20)))
+    until(lambda: here.runs(), 10, "it has begun")
+    (program,) = [run.pid for run in here.runs()]
+    os.kill(here.bus.pids("consumer")[0], signal.SIGKILL)
+    assert here.settled()["done_total"] == 21
+    assert not psutil.pid_exists(program)
+    assert Counter(run.text for run in here.runs()).most_common(1) == [("sleep-once 60", 2)]
+
+
+def test_a_job_beyond_the_timeout_ends_its_program_and_is_tried_again(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv, timeout="500ms")
+    here.push("sleep-once 60", "ok 1")
+    assert here.settled()["done_total"] == 2
+    assert list(events_by_verdict(here)) == ["timeout"]
+
+
+def test_a_program_that_does_not_listen_to_term_is_killed_when_its_job_is_overdue(shop: OpenShop) -> None:
+    here = shop(ARGV["python"], timeout="500ms", env={"IGNORES_TERM": "1"})
+    here.push("sleep-once 60", "ok 1")
+    assert here.settled()["done_total"] == 2
+    assert list(events_by_verdict(here)) == ["timeout"]
+
+
+def test_output_reaches_the_topics_log_under_its_job(shop: OpenShop) -> None:
+    requires("php")
+    here = shop(ARGV["php"])
+    here.push("say hello")
+    here.settled()
+    run = here.runs()[0]
+    lines = here.bus.topic_log("gift", "credit").splitlines()
+    for said, level in (("printed hello", "INFO"), ("without an end", "INFO"), ("complained hello", "ERROR")):
+        (line,) = [line for line in lines if line.endswith(said)]
+        assert f" {run.pid} {run.id} {level} " in line
+
+
+# -- programs that misbehave ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "verdict", "said"),
+    [
+        ("stranger-once", "failed", "answered the unknown job '4711-0'"),
+        ("broken-once", "failed", "which is no JSON"),
+        ("mute-once", "crashed", "closed its standard output"),
+        ("daemon-once 30", "failed", "exited with status 4"),
+    ],
+)
+def test_a_program_that_breaks_the_protocol_fails_its_job_clearly_and_is_replaced(
+    shop: OpenShop, word: str, verdict: str, said: str
+) -> None:
+    here = shop(ARGV["python"])
+    here.push(word, *(f"ok {number}" for number in range(10)))
+    assert here.settled(timeout_s=10.0)["done_total"] == 11
+    assert said in events_by_verdict(here)[verdict]
+    assert said in here.bus.topic_log("gift", "credit")
+    assert len({run.pid for run in here.runs()}) == 2
+    assert here.bus.events("child.exited") == []
+
+
+def test_a_hundred_megabytes_of_output_grow_nobody_and_hold_up_nobody(shop: OpenShop) -> None:
+    here = shop(ARGV["python"])
+    (consumer,) = [psutil.Process(pid) for pid in here.bus.pids("consumer")]
+    before = consumer.memory_info().rss
+    here.push("spill 100", "ok 1")
+    assert here.settled(60)["done_total"] == 2
+    grown = consumer.memory_info().rss - before
+    assert grown < 20 * 1024 * 1024
+    log = Path(here.bus.settings.node.log_dir) / "topic" / "gift.credit.log"
+    assert log.stat().st_size <= 65 * 1024 * 1024
+
+
+def test_what_a_program_leaves_behind_ends_with_it(shop: OpenShop) -> None:
+    here = shop(ARGV["python"], command={"max_jobs": 1})
+    here.push("leaver 60", "leaver 60", "ok 1")
+    assert here.settled()["done_total"] == 3
+    folder = str(here.bus.folder)
+
+    def sleepers() -> list[int]:
+        master = psutil.Process(here.bus.status()["processes"][0]["pid"])
+        return [child.pid for child in master.children(recursive=True) if child.name() == "sleep"]
+
+    until(lambda: not sleepers(), 5, lambda: f"nobody is left behind below {folder}: {sleepers()}")
+
+
+# -- programs that cannot be run ----------------------------------------------------------------------------
+
+
+def test_a_program_that_does_not_exist_is_named_by_the_check(bus_factory: BusFactory) -> None:
+    topic = {"command": {"argv": ["/nowhere/at-all"]}}
+    bus = bus_factory({"queue": {"gift": {"topic": {"credit": topic}}}}, start=False)
+    answer = bus.cli("config", "check")
+    assert answer.returncode == 78
+    assert "queue.gift.topic.credit.command.argv: there is no program /nowhere/at-all" in answer.stdout + answer.stderr
+
+
+def test_a_program_that_is_gone_is_a_problem_that_names_it_and_its_neighbour_runs_on(
+    shop: OpenShop, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!{sys.executable}\n")
+    program.chmod(0o755)
+    runs = {"RUNS_FILE": str(tmp_path / "runs")}
+    neighbour = {"command": {"argv": ARGV["python"], "env": runs}, "retry": {"first": "50ms"}}
+    here = shop([str(program)], other={"other": neighbour}, states=("running", "degraded"), backoff={"first": "20ms"})
+    program.unlink()
+    here.push("ok 1")
+    until(lambda: str(program) in str(here.bus.status()["problems"]), 15, lambda: f"{here.bus.status()['problems']}")
+    until(lambda: here.bus.topic("gift", "other")["done_total"] == 1, 10, "the neighbour runs")
+    until(lambda: here.numbers()["state"] == "fatal", 15, lambda: f"{here.numbers()}")
+    assert here.numbers()["ready"] == 1
+    assert here.runs()
+    assert here.bus.events("job.failed") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; sys.exit('no database')", "no database"),
+        ("import os, time; os.close(0); time.sleep(60)", "closed its standard input"),
+        ("import os, time; os.close(1); time.sleep(60)", "closed its standard output"),
+    ],
+)
+def test_a_program_that_never_takes_a_job_costs_no_attempt_and_is_given_up(
+    shop: OpenShop, code: str, said: str
+) -> None:
+    here = shop([sys.executable, "-c", code], states=("running", "degraded"), backoff={"first": "10ms", "fatal": 4})
+    here.push("ok 1", "ok 2")
+    until(lambda: here.numbers()["state"] == "fatal", 30, lambda: f"{here.numbers()}")
+    assert said in str(here.bus.status()["problems"])
+    until(lambda: here.numbers()["ready"] == 2, 10, lambda: f"the jobs wait: {here.numbers()}")
+    assert here.bus.events("job.failed") == []
+    assert here.numbers()["failed_total"] == 0
+
+
+# -- recycling, and the end --------------------------------------------------------------------------------
+
+
+def test_a_program_is_replaced_after_its_jobs_and_no_job_runs_twice(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv, command={"max_jobs": 10})
+    here.push(*(f"ok {number}" for number in range(100)))
+    assert here.settled()["done_total"] == 100
+    jobs = Counter(run.pid for run in here.runs())
+    assert len(jobs) >= 10
+    assert max(jobs.values()) <= 10
+    assert len(here.bodies()) == 100
+    assert here.bus.events("child.exited") == []
+
+
+def test_a_program_that_has_grown_is_replaced_between_two_jobs(shop: OpenShop) -> None:
+    here = shop(ARGV["python"], command={"max_rss": "60MiB"})
+    for number in range(12):
+        here.push(f"grow {10 + number % 2}")
+        until(lambda mark=number: len(here.bodies()) > mark, 10, "it is done")
+    assert here.settled()["done_total"] == 12
+    assert len({run.pid for run in here.runs()}) >= 2
+    assert "max_rss" in here.bus.topic_log("gift", "credit")
+    assert here.bus.events("job.failed") == []
+
+
+def test_an_idle_program_is_replaced_when_it_is_old(shop: OpenShop) -> None:
+    here = shop(ARGV["python"], command={"max_age": "300ms"})
+    until(lambda: here.bus.topic_log("gift", "credit").count("max_age") >= 2, 10, "it is replaced again and again")
+    here.push("ok 1")
+    assert here.settled()["done_total"] == 1
+    assert here.bus.status()["problems"] == []
+
+
+def test_stop_lets_the_begun_job_finish_and_keeps_the_rest(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv)
+    here.push("sleep 1", *(f"ok {number}" for number in range(20)))
+    until(lambda: here.runs(), 10, "the first has begun")
+    assert here.bus.stop() == 0
+    assert "sleep 1" in here.bodies()
+    here.bus.start()
+    assert here.settled()["done_total"] == 21
+    assert len(here.runs()) == len(here.bodies()) == 21
+
+
+def test_an_idle_bus_with_programs_stops_at_once(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv, consumers=2)
+    here.push("ok 1")
+    here.settled()
+    assert here.bus.stop(timeout_s=2.5) == 0
+
+
+def test_a_killed_delivery_child_has_no_job_run_twice(shop: OpenShop, argv: list[str]) -> None:
+    here = shop(argv, consumers=2)
+    for round_ in range(3):
+        here.push(*(f"sleep 0.01 {round_}.{number}" for number in range(100)))
+        until(lambda mark=round_ * 100 + 30: len(here.bodies()) >= mark, 10, "work is under way")
+        here.bus.kill("delivery")
+    assert here.settled(40)["done_total"] == 300
+    assert Counter(here.bodies("begin")).most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize("body", ["kill x", "sleep 60"])
+def test_with_hold_what_may_have_run_waits_for_a_person(shop: OpenShop, argv: list[str], body: str) -> None:
+    here = shop(argv, on_unknown="hold", timeout="500ms")
+    here.push(body, *(f"ok {number}" for number in range(10)))
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["dead"]) == (10, 1)
+    assert here.bodies("begin").count(body) == 1
+    assert len(here.bus.events("job.unknown")) == 1
