@@ -76,8 +76,10 @@ class Consumer:
         self._pusher = PushClient(address(args["ingest"].listen[0]), child.tokens["push"])
         self._recycling = Recycling(self._settings, self._clock.monotonic_s(), random.random)
         self._jobs = 0
+        self._last = ""  # id of the job that was begun last
         self._look_at_s = 0.0
         self._look_around_s = 0.0
+        self._looked_after = 0
         self._leaves = False
 
     # -- boot -------------------------------------------------------------------------------------
@@ -134,6 +136,7 @@ class Consumer:
 
     def _run(self, raw: RawJob) -> int | None:
         job_id: str = raw[attach.ID]
+        self._last = job_id
         self._slot.begin(job_id)
         self._output.begin(job_id)
         begun_s = self._clock.monotonic_s()
@@ -146,7 +149,7 @@ class Consumer:
         self._slot.end(_ok(answer))
         self._jobs += 1
         if ended_s >= self._look_at_s or self._jobs == self._recycling.jobs:
-            self._look(ended_s, job_id)
+            self._look(ended_s)
         return answer.exit_status
 
     def _job(self, raw: RawJob) -> Job:
@@ -159,15 +162,17 @@ class Consumer:
     def _idle(self) -> float:
         """Before each wait for work; how long it may last."""
         now_s = self._clock.monotonic_s()
-        self._look(now_s, "")
+        self._look(now_s)
+        if self._looked_after != self._jobs:
+            return LOOK_S  # what the last job has done is looked at in a moment
         return self._recycling.left_s(now_s)
 
-    def _look(self, now_s: float, job_id: str) -> None:
+    def _look(self, now_s: float) -> None:
         """Between two jobs: whether this process has to be replaced, and now and then what became of it."""
         self._look_at_s = now_s + min(LOOK_S, self._recycling.pause_s)
         if now_s >= self._look_around_s:
             self._look_around_s = now_s + LOOK_S
-            self._look_around(job_id)
+            self._look_around()
         why = self._recycling.due(self._jobs, now_s)
         if why and not self._leaves:
             self._leaves = True
@@ -175,25 +180,26 @@ class Consumer:
             self._child.log.info("consumer.recycled", why=why, jobs=self._jobs, rss_bytes=rss_bytes())
             self._attachment.stop()
 
-    def _look_around(self, job_id: str) -> None:
+    def _look_around(self) -> None:
         """What user code did to the process: closed descriptors, forked children that came back, a full log."""
+        self._looked_after = self._jobs
         if self._forks.take_returned():
-            self._complain(job_id, RETURNED)
+            self._complain(RETURNED)
         if self._descriptors.bound():
-            self._log.write(job_id, "WARNING", _FULL, os.getpid())
+            self._log.write(self._last, "WARNING", _FULL, os.getpid())
         if self._descriptors.mend():
-            self._complain(job_id, _MENDED)
+            self._complain(_MENDED)
         if self._child.is_deaf and not self._leaves:
             self._leaves = True
-            self._complain(job_id, _DEAF)
+            self._complain(_DEAF)
             self._attachment.stop()
         elif self._attachment.robbed:
-            self._complain(job_id, _CLOSED)
+            self._complain(_CLOSED)
         self._attachment.robbed = False
 
-    def _complain(self, job_id: str, text: str) -> None:
-        self._log.write(job_id, "ERROR", text, os.getpid())
-        self._attachment.trouble(job_id, text)
+    def _complain(self, text: str) -> None:
+        self._log.write(self._last, "ERROR", text, os.getpid())
+        self._attachment.trouble(self._last, text)
 
     # -- the listener -----------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ import os
 import signal
 from collections.abc import Callable
 
+from pbus.config.values import signal_number
+
 
 class StopSignal:
     """
@@ -18,11 +20,11 @@ class StopSignal:
 
     Args:
         name: As configured: ``TERM``, ``SIGUSR1`` ..
-        runs: Whether a job runs now.
+        runs: Answers whether a job runs now.
     """
 
     def __init__(self, name: str, runs: Callable[[], object]) -> None:
-        self._signum = signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+        self._signum = signal_number(name)
         self._before = signal.getsignal(self._signum)
         self._runs = runs
 

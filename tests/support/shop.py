@@ -37,7 +37,11 @@ class Shop:
         self._redis = redis.Redis(port=bus.port)
 
     def push(self, *bodies: str) -> None:
-        self._redis.lpush("gift", *bodies)
+        self.push_to("gift", *bodies)
+
+    def push_to(self, queue: str, *bodies: str) -> None:
+        """Push to another queue than ours."""
+        self._redis.lpush(queue, *bodies)
 
     def runs(self, word: str = "begin") -> list[Run]:
         text = self.runs_file.read_text() if self.runs_file.exists() else ""
@@ -77,7 +81,8 @@ def shop(bus_factory: BusFactory, tmp_path: Path) -> Iterator[OpenShop]:
     def make(
         *, call: str = "consumer_jobs:act", consumers: int = 1, path: Path = HANDLERS, deliveries: int = 1,
         store: str = "", backoff: dict[str, Any] | None = None, python: dict[str, Any] | None = None,
-        queues: dict[str, Any] | None = None, listen: list[str] | None = None, **topic: Any,
+        queues: dict[str, Any] | None = None, listen: list[str] | None = None,
+        states: tuple[str, ...] = ("running",), **topic: Any,
     ) -> Shop:
         runs = tmp_path / "runs"
         settings = {
@@ -93,7 +98,7 @@ def shop(bus_factory: BusFactory, tmp_path: Path) -> Iterator[OpenShop]:
             tree["supervise"] = {"backoff": backoff}
         if store:
             tree["storage"] = {"main": {"url": store}}
-        bus = bus_factory(tree, environment={"RUNS_FILE": str(runs)})
+        bus = bus_factory(tree, environment={"RUNS_FILE": str(runs)}, states=states)
         shops.append(Shop(bus, runs))
         return shops[-1]
 

@@ -156,7 +156,7 @@ def _fork_exit(job: Any, rest: str) -> None:
 def _shout(job: Any, rest: str) -> None:
     """Print *rest* MiB, as lines and past Python."""
     block = ("x" * 99 + "\n") * 10_486
-    for _ in range(int(rest)):
+    for _ in range(int(rest.split()[0])):
         sys.stdout.write(block)
         os.write(1, block.encode())
 
@@ -167,7 +167,7 @@ def _leave_thread(job: Any, rest: str) -> None:
 
 def _leak(job: Any, rest: str) -> None:
     """Keep *rest* MiB for ever."""
-    KEPT.append(bytearray(int(rest) << 20))
+    KEPT.append(bytearray(os.urandom(1 << 20) * int(rest.split()[0])))
 
 
 def _daemon(job: Any, rest: str) -> None:
@@ -177,7 +177,7 @@ def _daemon(job: Any, rest: str) -> None:
 
 def _spin(job: Any, rest: str) -> None:
     """Busy for *rest* seconds, without ever giving up the processor."""
-    until_s = time.monotonic() + float(rest)
+    until_s = time.monotonic() + float(rest.split()[0])
     while time.monotonic() < until_s:
         pass
 
