@@ -25,6 +25,10 @@ Path = tuple[str, str]
 """(queue, topic)."""
 
 
+def _unread() -> None:
+    return None
+
+
 class Accounts:
     """The duty. Remembers the totals of its last look."""
 
@@ -32,22 +36,24 @@ class Accounts:
 
     def __init__(
         self, store: Store, rules: Mapping[Path, Rules], problem: Callable[[str, str], None],
-        log: structlog.typing.FilteringBoundLogger,
+        log: structlog.typing.FilteringBoundLogger, latest: Callable[[], Mapping[Path, TopicNumbers] | None] = _unread,
     ) -> None:
         """
         Args:
             rules: Which topics hold.
+            latest: Numbers of all topics that somebody has read a moment ago; None: nobody has.
             problem: Raises, or with an empty text lifts, what ``pbus status`` shows.
         """
         self._store = store
         self._holding = {path for path, allowed in rules.items() if allowed.hold}
         self._problem = problem
         self._log = log.bind(storage=store.name)
+        self._latest = latest
         self._known: dict[Path, TopicNumbers] | None = None
         self._told: set[Path] = set()
 
     def turn(self) -> float:
-        numbers = dict(self._store.driver.numbers())
+        numbers = dict(self._latest() or self._store.driver.numbers())
         for path, now in numbers.items():
             if self._known is not None:
                 self._compare(path, self._known.get(path, TopicNumbers()), now)

@@ -112,9 +112,11 @@ class Scheduler:
                 child.log,
             )
             duties, living = [nodes], nodes.living
+        looks = Looks(store, self._sampler, child.clock, living)
         return [
-            Looks(store, self._sampler, child.clock, living), *duties, self._reclaim(store), Due(store), Trim(store),
-            Checkpoint(store), Fitness(store, child.problem), Accounts(store, self._rules, child.problem, child.log),
+            looks, *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
+            Fitness(store, child.problem),
+            Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest),
         ]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:

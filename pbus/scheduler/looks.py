@@ -32,6 +32,8 @@ class Looks:
         self._clock = clock
         self._nodes = nodes
         self._all_at_s = -math.inf
+        self.latest: Numbers | None = None
+        """Of all topics, at most ALL_S old; None: not looked yet since the store is back."""
         self._queues = frozenset(spec.name for spec in store.queues)
 
     def turn(self) -> float:
@@ -41,11 +43,12 @@ class Looks:
         if every:
             self._all_at_s = now_s + ALL_S - 0.5
         if queues:
-            numbers = self._store.driver.numbers() if every else self._store.driver.numbers(sorted(queues))
+            numbers = self._store.driver.numbers(None if every else sorted(queues))
+            self.latest = numbers if every else self.latest
             self._sampler.looked(numbers, self._clock.monotonic_s(), self._nodes())
         now_s = self._clock.monotonic_s()
         return 1.0 - now_s % 1.0
 
     def interrupted(self) -> None:
         """The next look is one at everything."""
-        self._all_at_s = -math.inf
+        self._all_at_s, self.latest = -math.inf, None

@@ -62,6 +62,8 @@ class _Work:
     p95_s: float = 0.0
     busy: int = 0
     retry_after_s: float = 0.0
+    is_news: bool = True
+    """Another place, or open where it was not: the sample has to say so."""
     is_measured: bool = False
     """Somebody sees its attempts, so the store need not be asked."""
     refused: int = 0
@@ -77,6 +79,7 @@ class _Work:
 
     def clear(self) -> None:
         """The sample has it."""
+        self.is_news = False
         self.done = self.timed = self.busy = 0
         self.run_s = self.p95_s = self.retry_after_s = 0.0
 
@@ -127,6 +130,7 @@ class Sampler:
                 continue
             if "places" in said:
                 work.standings[sender] = bool(said["is_open"]), int(said["places"]), int(said["running"])
+                work.is_news = True
             if "done" in said:
                 _add(work, said)
         for name, fields in frame["backends"].items():
@@ -162,10 +166,10 @@ class Sampler:
 
     def _is_awake(self, path: str) -> bool:
         """Nobody but the store would know of a job where no process is there to take it."""
-        known, seen = self._samples.get(path), self._seen.get(path)
-        if known is None or seen is None or not known.is_quiet or self._work[path].is_said:
+        known, seen, work = self._samples.get(path), self._seen.get(path), self._work[path]
+        if known is None or seen is None or not known.is_quiet or not known.places or work.is_said or work.is_news:
             return True
-        return bool(seen.numbers.ready or seen.numbers.running or seen.arrived or not known.places)
+        return bool(seen.arrived or seen.numbers.ready or seen.numbers.running)
 
     def sample(
         self, now_s: float, wall_s: float, wanted: Mapping[str, int], overrides: Mapping[str, Override]
@@ -182,12 +186,12 @@ class Sampler:
         self._at_s = now_s
         work_s = max(self._work_s.values(), default=1.0)
         self._work_s.clear()
-        for path, rules in self._rules.items():
-            seen = self._seen.get(path)
+        for path in self.awake():
+            seen, rules = self._seen.get(path), self._rules[path]
             if seen is None or now_s - seen.at_s > STALE_S:
                 self._samples.pop(path, None)
-                continue
-            self._samples[path] = self._topic(path, rules, seen, work_s, wanted.get(path, rules.least))
+            else:
+                self._samples[path] = self._topic(path, rules, seen, work_s, wanted.get(path, rules.least))
         return NodeSample(
             at_s=now_s, wall_s=wall_s, interval_s=interval_s, topics=dict(self._samples), backends=self._all_backends(),
             machine=self._machine, overrides=overrides,
@@ -201,10 +205,6 @@ class Sampler:
         else:
             places = int(processes.get("places", 0)) if processes and rules.kind is Kind.PROCESSES else wanted
         known = self._samples.get(path)
-        if (known is not None and known.is_quiet and not (seen.arrived or work.is_said)
-                and not (numbers.ready or numbers.running)
-                and (known.places, known.is_open) == (places, is_open) and not known.starting and processes is None):
-            return known
         done, service_s = self._attempts(seen, work, work_s)
         sample = TopicSample(
             arrivals_per_s=self._arrivals_per_s(seen, known),
