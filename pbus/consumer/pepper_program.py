@@ -176,7 +176,7 @@ class PepperConsumer:
             how = running.how()
             running.bury()
         status = running.status
-        if status == 0:
+        if status == 0 and stopped != "timeout":  # a call that our signal interrupted may look like a success
             word, reason = "done", ""
         elif stopped or status is None:
             word, reason = stopped, self._reason_of(stopped)
