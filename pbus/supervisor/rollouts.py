@@ -99,7 +99,8 @@ class Rollouts:
         child, key = death.handle, death.handle.spec.key
         if key in self._rollouts and child.stays:
             now = self._clock.monotonic_s()
-            after = rules.died(self._rollouts[key], _member(child), death.how, now)
+            late = "" if child.overdue_since is None else " (its job was out of time)"
+            after = rules.died(self._rollouts[key], _member(child), death.how + late, now)
             self._take(key, (after, []), "")
 
     def settle(self) -> None:

@@ -112,9 +112,9 @@ class IdleBus:
         return sorted(leftovers.holders(self.folder))
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Lines of its log with that event."""
+        """Lines of its log with that event, or all of them."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [event for event in map(json.loads, lines) if event["event"] == name]
+        return [event for event in map(json.loads, lines) if name in ("", event["event"])]
 
     def say(self, kind: str, *index: int, role: str = "scheduler", **fields: Any) -> None:
         """Have the child of *role* (of that *index*, else each) that has ``sayings(role)`` say that frame."""
