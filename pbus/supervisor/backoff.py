@@ -3,9 +3,10 @@ Between the lives of a child: how long its place stays empty, and when it is giv
 
 Rule: judged per role and topic, not per process, so four consumers that die of the same import
 count as one crash loop. A life is *short* when it ended before it was ready or less than QUICK_S
-later: the wait grows. A short life that finished no job was *useless*: too many of them, and the
-place is given up. A life that a job ended is neither: the job is to blame, it is bounded by ``crash_limit``, and
-several such jobs in a row must not stop a topic. No clock and no dice here: both are handed in.
+later: the wait grows. So is one that gave up by itself within SLOW_S with nothing done. A short life
+that finished no job was *useless*: too many of them, and the place is given up. A life that a job
+ended is neither: the job is to blame, it is bounded by ``crash_limit``, and several such jobs in a
+row must not stop a topic. No clock and no dice here: both are handed in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Final
 from pbus.config.schema import Backoff
 
 QUICK_S: Final = 1.0
+SLOW_S: Final = 60.0
+"""Who waits half a minute for its database, and then gives up, was of as little use as who did so at once."""
 BOOT_TRIES: Final = 3
 IN_JOB_S: Final = 1.0
 """A place whose child died of its job stays empty for no longer than this."""
@@ -36,6 +39,7 @@ class Life:
         failed_boot: It said by itself why it cannot start.
         killed: Somebody else sent it KILL (an operator, the kernel for want of memory).
         in_job: It had begun a job, and had not finished it.
+        gave_up: It said by itself why it cannot go on.
         reason: How it ended, for people.
     """
 
@@ -44,12 +48,17 @@ class Life:
     failed_boot: bool
     killed: bool = False
     in_job: bool = False
+    gave_up: bool = False
     reason: str
 
     @property
     def short(self) -> bool:
         """Whether the next one has to wait longer; who worked and was killed from outside is not to blame."""
-        return self.ready_s is None or (self.ready_s < QUICK_S and not (self.killed and self.finished))
+        if self.ready_s is None:
+            return True
+        if self.gave_up and not self.finished and not self.in_job:
+            return self.ready_s < SLOW_S
+        return self.ready_s < QUICK_S and not (self.killed and self.finished)
 
     @property
     def useless(self) -> bool:

@@ -348,7 +348,8 @@ class Children:
         failed_boot = bool(child.failure) and ready_s is None
         life = Life(
             ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=death.exit_status == -signal.SIGKILL,
-            in_job=child.spec.role == "consumer" and bool(death.row.current), reason=death.how,
+            in_job=child.spec.role == CONSUMER and bool(death.row.current), gave_up=bool(child.failure),
+            reason=death.how,
         )
         was_fatal = history.fatal
         self._not_before[child.place] = history.died(life, now, random.random())

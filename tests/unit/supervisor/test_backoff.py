@@ -16,10 +16,10 @@ POLICY = Backoff(first_s=0.1, factor=2.0, max_s=60.0, fatal=10, window_s=300.0)
 
 def life(
     ready_s: float | None = None, finished: int = 0, failed_boot: bool = False, killed: bool = False,
-    in_job: bool = False,
+    in_job: bool = False, gave_up: bool = False,
 ) -> Life:
     return Life(
-        ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=killed, in_job=in_job,
+        ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=killed, in_job=in_job, gave_up=gave_up,
         reason="exit status 1",
     )
 
@@ -103,3 +103,25 @@ def test_job_that_kills_its_process_costs_little_however_long_that_has_lived(rea
 )
 def test_lives_are_judged_by_length_use_and_end(one: Life, short: bool, useless: bool) -> None:
     assert (one.short, one.useless) == (short, useless)
+
+
+def test_who_gives_up_after_a_while_with_nothing_done_was_of_no_use_either() -> None:
+    history = History(POLICY)
+    waits = []
+    for number in range(10):
+        now = number * 10.0
+        waits.append(history.died(life(ready_s=3.0, gave_up=True), now, 0.0) - now)
+    assert waits[:4] == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert history.fatal
+
+
+@pytest.mark.parametrize("good", [
+    life(ready_s=3.0, gave_up=True, finished=1), life(ready_s=61.0, gave_up=True), life(ready_s=3.0),
+    life(ready_s=3.0, gave_up=True, in_job=True),
+], ids=["has worked", "has lived", "ended without a word", "died of its job"])
+def test_who_gives_up_after_it_was_of_use_is_no_crash_loop(good: Life) -> None:
+    history = History(POLICY)
+    for number in range(20):
+        history.died(good, number * 10.0, 0.0)
+    assert history.fatal == ""
+    assert history.in_a_row == 0
