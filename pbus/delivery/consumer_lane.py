@@ -20,21 +20,28 @@ listener thread hands it back while user code runs. Nothing is sent to such a co
 from __future__ import annotations
 
 import itertools
-import signal
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pbus.clock import Clock
 from pbus.codec.frames import encode
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.consumer_hand import (
+    VERDICTS,
+    Connection,
+    Consumer,
+    Life,
+    frames_of,
+    outcome_of,
+    overdue_outcome,
+    signal_name,
+)
 from pbus.delivery.lane import Desk
-from pbus.delivery.pace import FRAME_WORK_S, Pace
+from pbus.delivery.pace import FRAME_WORK_S
 from pbus.delivery.throttle import Throttle
 from pbus.storage.driver import Want
 
-FRAME_BYTES: Final = 1024 * 1024
 SEVERED_S: Final = 0.1
 """A process that still lives so long after its connection ended has not ended with it."""
 STATUS_S: Final = 1.0
@@ -43,64 +50,6 @@ KILL_AGAIN_S: Final = 1.0
 OVERRUN_S: Final = 2 * FRAME_WORK_S
 """A frame that takes so long has a slow job in it."""
 RECALL_AGAIN_S: Final = 1.0
-ERROR_BYTES: Final = 2000
-"""An error text is cut at its end; where a job was stuck stands there."""
-
-_VERDICTS: Final = {
-    "done": Verdict.DONE, "failed": Verdict.FAILED, "retry": Verdict.RETRY_ASKED, "permanent": Verdict.PERMANENT,
-    "crashed": Verdict.CRASHED, "timeout": Verdict.TIMEOUT,
-}
-
-
-class Connection(Protocol):
-    """What of consumer_link.Link is used here."""
-
-    def send(self, data: bytes) -> None:
-        """Queue *data*. Never blocks."""
-
-    def close(self) -> None:
-        """End it. Idempotent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """
-    What is known of a consumer process from outside.
-
-    Attributes:
-        alive: It may still run user code.
-        current: Id of the job it has begun, empty for none; None: nobody knows any more.
-        current_s: For how long, seconds.
-        exit_status: Its status, or minus the signal that ended it; None: not known (yet).
-    """
-
-    alive: bool
-    current: str | None
-    current_s: float = 0.0
-    exit_status: int | None = None
-
-
-@dataclass(slots=True)
-class Consumer:
-    """One consumer process of the lane."""
-
-    owner: str
-    pid: int
-    link: Connection | None
-    since_s: float
-    hand: dict[str, Delivery] = field(default_factory=dict)  # unanswered, in the order they are worked on
-    pace: Pace = field(default_factory=Pace)
-    leaving: bool = False       # it takes nothing more
-    overdue: str = ""           # the job that exceeded the timeout; the master was asked to kill
-    asked_s: float = 0.0        # when
-    stack: str = ""             # in which lines it was then
-    fed_s: float = 0.0          # when it got its last frame
-    recalled_s: float = 0.0     # when what waits was called back
-    suspect: str = ""           # the job that looked overdue at the last tick
-    dead_since_s: float = 0.0   # the process is gone; its status is waited for
-    detached_s: float = 0.0     # when its connection ended
-    severed: bool = False       # it lived on without one: results may have been lost on the way
-    unwritten: set[str] = field(default_factory=set)  # ids of results that must be written before it gets more
 
 
 class ConsumerLane:
@@ -210,7 +159,7 @@ class ConsumerLane:
                 consumer.since_s = consumer.fed_s
             for delivery in jobs:
                 consumer.hand[delivery.id] = delivery
-            for frame in _frames(jobs):
+            for frame in frames_of(jobs):
                 consumer.link.send(frame)
 
     def known(self, owner: str) -> set[str]:
@@ -261,7 +210,7 @@ class ConsumerLane:
         for ticket, result in frame["results"]:
             delivery = known.pop(ticket[0]) if ticket[0] in known else self._delivery(owner, ticket)
             consumer.unwritten.add(ticket[0])
-            self._desk.finish(delivery, _outcome(result, consumer.pid))
+            self._desk.finish(delivery, outcome_of(result, consumer.pid))
         for ticket in frame["holds"]:
             job_id = ticket[0]
             consumer.hand[job_id] = known.pop(job_id) if job_id in known else self._delivery(owner, ticket)
@@ -345,7 +294,7 @@ class ConsumerLane:
         if delivery is None:
             return False
         if consumer.overdue == delivery.id:
-            if _VERDICTS.get(result["verdict"]) not in (Verdict.TIMEOUT, Verdict.CRASHED):
+            if VERDICTS.get(result["verdict"]) not in (Verdict.TIMEOUT, Verdict.CRASHED):
                 return True
             consumer.overdue = ""
         del consumer.hand[delivery.id]
@@ -353,7 +302,7 @@ class ConsumerLane:
         consumer.pace.answered(result["run_s"], len(delivery.body))
         if self._hold:
             consumer.unwritten.add(result["id"])
-        self._desk.finish(delivery, _outcome(result, consumer.pid))
+        self._desk.finish(delivery, outcome_of(result, consumer.pid))
         return True
 
     def _handed_back(self, consumer: Consumer, frame: dict[str, Any]) -> list[str]:
@@ -389,7 +338,7 @@ class ConsumerLane:
                 outcome = self._last_outcome(consumer, job_id, life)
                 may_have_run &= life.current is None
             elif job_id == consumer.overdue:
-                outcome = _overdue(consumer, self._timeout_s)
+                outcome = overdue_outcome(consumer, self._timeout_s)
             else:
                 verdict = Verdict.UNSURE if may_have_run else Verdict.RELEASED
                 error = "its consumer died without a connection" if may_have_run else ""
@@ -403,13 +352,13 @@ class ConsumerLane:
         """What became of the job that its dead consumer had begun."""
         target = f"pid {consumer.pid}"
         if job_id == consumer.overdue:
-            return _overdue(consumer, self._timeout_s)
+            return overdue_outcome(consumer, self._timeout_s)
         if life.current is None or self._killed or consumer.overdue:
             return Outcome(verdict=Verdict.UNSURE, error="its consumer was stopped", target=target)
         if life.exit_status is not None and life.exit_status >= 0:
             text = f"consumer {consumer.pid} exited with status {life.exit_status} while holding the job"
             return Outcome(verdict=Verdict.FAILED, error=text, target=target)
-        text = f"consumer {consumer.pid} died of {_signal_name(life.exit_status)}"
+        text = f"consumer {consumer.pid} died of {signal_name(life.exit_status)}"
         return Outcome(verdict=Verdict.CRASHED, error=text, target=target)
 
     def _watch(self, consumer: Consumer) -> None:
@@ -497,48 +446,3 @@ class Attached:
 
 def _nobody(*_: str) -> None:
     """Nobody wants to know."""
-
-
-def _overdue(consumer: Consumer, timeout_s: float) -> Outcome:
-    """The process was killed because of its job; the innermost lines of where it was are kept in any case."""
-    text = f"no answer within {timeout_s:g} s, its consumer was killed"
-    where, room = consumer.stack.encode("utf-8", "replace"), ERROR_BYTES - len(text)
-    if where:
-        text += "; it was here:\n" + (where if len(where) <= room else b"..." + where[-room:]).decode("utf-8", "ignore")
-    return Outcome(
-        verdict=Verdict.TIMEOUT, error=text, run_s=timeout_s, target=f"pid {consumer.pid}",
-        stderr=where if len(where) > room else b"",
-    )
-
-
-def _outcome(result: dict[str, Any], pid: int) -> Outcome:
-    return Outcome(
-        verdict=_VERDICTS.get(result["verdict"], Verdict.FAILED), error=result["error"], delay_s=result["delay"],
-        run_s=result["run_s"], target=f"pid {pid}",
-    )
-
-
-def _frames(deliveries: Sequence[Delivery]) -> Iterable[bytes]:
-    """``jobs`` frames, each of about FRAME_BYTES at most."""
-    jobs: list[list[Any]] = []
-    size = 0
-    for delivery in deliveries:
-        if jobs and size + len(delivery.body) > FRAME_BYTES:
-            yield encode("jobs", jobs=jobs)
-            jobs, size = [], 0
-        size += len(delivery.body)
-        jobs.append([
-            delivery.id, delivery.attempt, delivery.redelivered, delivery.body, delivery.traceparent,
-            delivery.content_type, delivery.crashes, delivery.first_ms, delivery.forgiven,
-        ])
-    if jobs:
-        yield encode("jobs", jobs=jobs)
-
-
-def _signal_name(exit_status: int | None) -> str:
-    if exit_status is None:
-        return "an unknown cause"
-    try:
-        return signal.Signals(-exit_status).name
-    except ValueError:
-        return f"signal {-exit_status}"

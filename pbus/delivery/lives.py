@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pbus.clock import Clock
 from pbus.core.names import Owner
-from pbus.delivery.consumer_lane import Life
+from pbus.delivery.consumer_hand import Life
 from pbus.supervisor import process
 from pbus.supervisor.scoreboard import Scoreboard, SlotView
 

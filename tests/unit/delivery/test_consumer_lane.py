@@ -8,7 +8,8 @@ from pbus.clock import FakeClock
 from pbus.codec.frames import FrameReader
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
-from pbus.delivery.consumer_lane import KILL_AGAIN_S, OVERRUN_S, STATUS_S, Attached, ConsumerLane, Life
+from pbus.delivery.consumer_hand import Life
+from pbus.delivery.consumer_lane import KILL_AGAIN_S, OVERRUN_S, STATUS_S, Attached, ConsumerLane
 from tests.support.memory_store import delivery
 
 OWNER = "n/b/5.9"
