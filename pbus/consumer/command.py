@@ -31,7 +31,7 @@ from pbus.consumer.lines_program import LinesProgram
 from pbus.consumer.link import RECEIPTS_S, attachment_of
 from pbus.consumer.pepper_program import PepperConsumer
 from pbus.consumer.recycling import Limits, Recycling
-from pbus.consumer.running import Running
+from pbus.consumer.running import Running, time_to_stop_s
 from pbus.consumer.watch import CodeWatch
 from pbus.supervisor.child import Child
 from pbus.telemetry.topic_log import TopicLog
@@ -89,7 +89,7 @@ class LinesConsumer:
         self._handler: CommandHandler = args["handler"]
         self._launch = launch
         self._stop_signal = signal_number(self._handler.stop_signal)
-        self._stop_timeout_s = self._handler.stop_timeout_s or child.grace_s
+        self._stop_timeout_s = time_to_stop_s(self._handler.stop_timeout_s, child.grace_s)
         self._encoder = Encoder(args["queue"], args["topic"])
         self._kin = Kin(child.clock)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

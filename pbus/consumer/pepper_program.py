@@ -26,7 +26,7 @@ from pbus.consumer.door import Door, DoorError, reachable
 from pbus.consumer.kin import FamilyMemory, Kin
 from pbus.consumer.launch import Launch, LaunchError
 from pbus.consumer.recycling import Recycling
-from pbus.consumer.running import Log, Running
+from pbus.consumer.running import Log, Running, time_to_stop_s
 from pbus.core.tokens import PEPPER
 from pbus.supervisor.child import Child
 
@@ -41,7 +41,6 @@ LONGEST_HASTE_S: Final = 1.0
 LOOK_S: Final = 1.0
 """So often is looked at its memory, and for a door that is closed."""
 OVERDUE_S: Final = 1.0
-OVERDUE_SHARE: Final = 0.7
 SETTLE_S: Final = 10.0
 
 
@@ -66,7 +65,7 @@ class PepperConsumer:
         self._timeout_s: float = args["timeout_s"]
         self._launch = launch
         self._stop_signal = signal_number(self._handler.stop_signal)
-        self._stop_timeout_s = self._handler.stop_timeout_s or child.grace_s
+        self._stop_timeout_s = time_to_stop_s(self._handler.stop_timeout_s, child.grace_s)
         self._kin = Kin(child.clock)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._overdue = False
@@ -191,10 +190,10 @@ class PepperConsumer:
             self._judge(running, how, age_s, held)
 
     def _time_to_stop_s(self, stopped: str) -> float:
-        """The master, which wants the end of an overdue job, kills us all when the same time is over."""
+        """For how long the master waits for the end of an overdue job, or of us."""
         if stopped == "stopped":
             return self._stop_timeout_s
-        return OVERDUE_SHARE * (self._handler.stop_timeout_s or OVERDUE_S)
+        return time_to_stop_s(self._handler.stop_timeout_s, OVERDUE_S)
 
     def _reason_of(self, stopped: str) -> str:
         if stopped == "timeout":

@@ -21,7 +21,7 @@ from pbus.consumer.command import watch_code
 from pbus.consumer.kin import Kin
 from pbus.consumer.launch import Launch, LaunchError
 from pbus.consumer.recycling import Recycling
-from pbus.consumer.running import Log, Running
+from pbus.consumer.running import Log, Running, time_to_stop_s
 from pbus.supervisor.child import Child
 from pbus.telemetry.topic_log import ProgramLog
 
@@ -66,7 +66,7 @@ class ProgramKeeper:
             heard=program.log,
         )
         self._stop_signal = signal_number(program.stop_signal)
-        self._stop_timeout_s = program.stop_timeout_s or child.grace_s
+        self._stop_timeout_s = time_to_stop_s(program.stop_timeout_s, child.grace_s)
         self._kin = Kin(child.clock)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 

@@ -32,6 +32,7 @@ OUTPUT_BYTES: Final = 16 * 1024
 """A line of output without an end is cut here."""
 KILLED_S: Final = 5.0
 STRAGGLERS_S: Final = 1.0
+WITHIN: Final = 0.8
 
 
 class Log(Protocol):
@@ -294,6 +295,12 @@ class Running:
         self._voices, self._open = {}, []
         self._process.returncode = self.status if self.status is not None else -signal.SIGKILL
         self._kin.forget(self.pid)
+
+
+def time_to_stop_s(configured_s: float, grace_s: float) -> float:
+    """How long a program may take to finish: a little less than after which the master kills us all."""
+    whole_s = configured_s or grace_s
+    return max(WITHIN * whole_s, whole_s - 1.0)
 
 
 def signal_name(number: int) -> str:
