@@ -226,7 +226,8 @@ class Committer:
             self._busy = True
             while self._waiting:
                 self._gather()
-                self._write(self._take())
+                if batch := self._take():  # none: who waited was refused meanwhile
+                    self._write(batch)
             self._busy = False
 
     def _gather(self) -> None:

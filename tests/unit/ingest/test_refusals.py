@@ -206,12 +206,17 @@ def slow() -> Iterator[Door]:
     door.close()
 
 
-def _passes(door: Door, share: float) -> None:
-    """So much of the call_timeout passes, tick by tick."""
+def _ticks(door: Door, share: float) -> None:
+    """So much of the call_timeout passes, tick by tick, and the loop does not turn."""
     tick_s = CALL_TIMEOUT_S * committer.PATIENCE / committer._TICKS
     for _ in range(round(share * CALL_TIMEOUT_S / tick_s)):
         door.clock.ahead_s += tick_s
         door.store.committer._tick()
+
+
+def _passes(door: Door, share: float) -> None:
+    """So much of the call_timeout passes, tick by tick."""
+    _ticks(door, share)
     gevent.sleep(0)
 
 
@@ -247,6 +252,20 @@ def test_nobody_waits_behind_a_slow_write_for_long(slow: Door) -> None:
     assert first.read() == 1
     assert slow.client().ask("LPUSH", "gift", "d") == 2
     assert [push.body for append in slow.driver.appends for push in append] == [b"a", b"d"]
+
+
+def test_pushes_go_on_when_all_who_waited_for_company_were_refused(slow: Door) -> None:
+    first, second = _stuck(slow), _waiting(slow)
+    _passes(slow, committer.PATIENCE)
+
+    # The write returns, the next one waits a moment for others, and in that moment it is too late.
+    slow.driver.go.rawlink(lambda _: _ticks(slow, committer.PATIENCE / committer._TICKS))
+    slow.driver.go.set()
+
+    assert first.read() == 1
+    assert second.read().startswith("UNAVAILABLE the store 'main' is slow (this push waited for")
+    slow.until(lambda: slow.store.committer.idle)
+    assert slow.client().ask("LPUSH", "gift", "c") == 2
 
 
 def test_who_came_late_is_not_refused_with_those_who_waited(slow: Door) -> None:
