@@ -1,4 +1,4 @@
-"""Handlers that keep the ledger, as tests put them into a configuration: PHP, Python, HTTP."""
+"""Handlers that keep the ledger, as tests put them into a configuration: PHP (php-fpm, a program), Python, HTTP."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _ROOT = Path(__file__).parents[2]
 _HANDLERS = Path(__file__).parent / "handlers"
 
 PHP_SCRIPT = _HANDLERS / "ledger.php"
+PHP_PROGRAM = _HANDLERS / "ledger_lines.php"
 
 
 def fastcgi_handler(ledger: Ledger, address: str) -> str:
@@ -23,6 +24,11 @@ def fastcgi_handler(ledger: Ledger, address: str) -> str:
 def python_handler() -> str:
     """TOML of a Python function; start the bus with ``python_environment``."""
     return f'{{ call = "ledger_jobs:record", path = "{_HANDLERS}" }}'
+
+
+def command_handler() -> str:
+    """TOML of a PHP program; start the bus with ``python_environment``."""
+    return f'{{ argv = ["php", "{PHP_PROGRAM}"] }}'
 
 
 def python_environment(ledger: Ledger) -> dict[str, str]:

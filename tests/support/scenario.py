@@ -28,9 +28,12 @@ from tests.support import standing
 from tests.support.bus import Bus, BusFactory
 from tests.support.fault_proxy import FaultProxy
 from tests.support.ledger import OK, Ledger, Standing
-from tests.support.ledger_handlers import HttpHandler, fastcgi_handler, python_environment, python_handler
+from tests.support.ledger_handlers import (
+    HttpHandler, command_handler, fastcgi_handler, python_environment, python_handler,
+)
 from tests.support.php_fpm import PhpFpm
 from tests.support.producers import RedisPy
+from tests.support.programs import requires
 from tests.support.redis_server import RedisServer
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
@@ -85,6 +88,11 @@ class Scenario:
     def python(self, concurrency: int = 2, more: str = "") -> str:
         """TOML of a topic with the Python handler of the ledger."""
         return f"python = {python_handler()}\nconcurrency = {concurrency}\n{more}\n"
+
+    def command(self, concurrency: int = 2, more: str = "") -> str:
+        """TOML of a topic with the PHP program of the ledger."""
+        requires("php")
+        return f"command = {command_handler()}\nconcurrency = {concurrency}\n{more}\n"
 
     def fpm(self, **settings: str) -> PhpFpm:
         """A private php-fpm; ends with the test."""
