@@ -416,3 +416,83 @@ def test_timeout_while_connecting_bounds_the_whole_attempt():
         silent.close()
         for each in (full, *stuffing):
             each.close()
+
+
+# -- another share while it runs --------------------------------------------------------------------------
+
+
+def test_lane_that_shrinks_finishes_what_runs_and_starts_no_more():
+    release, running = threading.Event(), threading.Semaphore(0)
+
+    def plan(_: FastcgiRequest, __: int) -> Plan:
+        running.release()
+        release.wait(10.0)
+        return (Pause(0.05), DONE)
+
+    stub = FastcgiStub(answering(plan))
+    try:
+        with fastcgi(stub, slots=6) as calls:
+            eventually(lambda: calls.lane.wants(), 5.0, "the ping is answered")
+            calls.lane.accept([delivery(n) for n in range(12)])
+            eventually(lambda: running._value == 6, 5.0, "six run")
+            calls.lane.resize(2, 2)
+            assert (calls.lane.concurrency, calls.lane.busy) == (2, 12), "nothing is killed, nothing is given back"
+            release.set()
+            at_once: list[int] = []
+
+            def is_over() -> bool:
+                if len(calls.desk.outcomes) >= 6:
+                    at_once.append(len(calls.lane._running))
+                return len(calls.desk.outcomes) == 12
+
+            eventually(is_over, 10.0, "all are done")
+        assert {outcome.verdict for _, outcome in calls.desk.outcomes} == {Verdict.DONE}
+        assert max(at_once) == 2
+    finally:
+        release.set()
+        stub.close()
+
+
+def test_lane_that_grows_begins_what_waits_at_once():
+    together = threading.Barrier(4)
+
+    def plan(_: FastcgiRequest, __: int) -> Plan:
+        together.wait(10.0)  # breaks unless four calls are under way
+        return (DONE,)
+
+    stub = FastcgiStub(answering(plan))
+    try:
+        with fastcgi(stub, slots=1) as calls:
+            eventually(lambda: calls.lane.wants(), 5.0, "the ping is answered")
+            calls.lane.accept([delivery(n) for n in range(4)])
+            wakes = calls.desk.wakes
+            calls.lane.resize(4, 4)
+            assert calls.desk.wakes > wakes, "there is room"
+            eventually(lambda: len(calls.desk.outcomes) == 4, 10.0, "all are done")
+        assert {outcome.verdict for _, outcome in calls.desk.outcomes} == {Verdict.DONE}
+    finally:
+        stub.close()
+
+
+def test_lane_whose_share_is_nothing_gives_back_what_has_not_begun(switch, application):
+    switch.plan = (Pause(0.2), DONE)
+    with fastcgi(application, slots=2) as calls:
+        eventually(lambda: calls.lane.wants(), 5.0, "the ping is answered")
+        calls.lane.accept([delivery(n) for n in range(5)])
+        eventually(lambda: calls.lane._running, 5.0, "two run")
+        calls.lane.resize(0, 1)
+        eventually(lambda: len(calls.desk.outcomes) == 5, 10.0, "all have ended")
+        assert calls.lane.wants() == []
+        verdicts = [outcome.verdict for _, outcome in calls.desk.outcomes]
+        assert verdicts.count(Verdict.DONE) == 2
+        assert verdicts.count(Verdict.RELEASED) == 3
+        calls.lane.resize(1, 1)
+        assert calls.lane.wants()
+
+
+def test_rate_of_a_topic_is_shared_by_the_share_of_its_calls(application):
+    with fastcgi(application, slots=4, rate_per_s=100.0) as calls:
+        calls.lane.resize(1, 4)
+        assert calls.lane._throttle.rate_per_s == 25.0
+        calls.lane.resize(3, 4)
+        assert calls.lane._throttle.rate_per_s == 75.0

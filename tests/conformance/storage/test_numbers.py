@@ -12,6 +12,16 @@ def test_numbers_of_an_empty_topic_are_zero(world: World) -> None:
     assert world.store.numbers() == {("gift", "credit"): TopicNumbers()}
 
 
+def test_numbers_of_some_queues_are_those_of_all(world: World) -> None:
+    world.declare(gift("credit", "mail"), gift(name="order"))
+    world.append(*"abc")
+    some = world.store.numbers(["gift"])
+    assert sorted(some) == [("gift", "credit"), ("gift", "mail")]
+    assert some["gift", "mail"].ready == 3
+    assert world.store.numbers(["nobody's"]) == {}
+    assert world.store.numbers([]) == {}
+
+
 def test_numbers_cover_every_topic(world: World) -> None:
     world.declare(gift("credit", "mail"), gift(name="order"))
 

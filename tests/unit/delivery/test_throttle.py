@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gevent
+import gevent.event
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbus.clock import FakeClock
+from pbus.clock import FakeClock, SystemClock
 from pbus.delivery.throttle import EVEN_S, Bucket, Throttle, throttle_of
 
 
@@ -83,3 +84,27 @@ def test_children_get_their_part_of_a_rate_and_no_rate_is_no_throttle():
     assert part is not None
     assert part.rate_per_s == pytest.approx(30.0)
     assert throttle_of(0.0, 1.0, lambda: None, FakeClock()) is None
+
+
+def test_another_rate_holds_from_now_on():
+    bucket, now_s, found = Bucket(10.0), 0.0, []
+    while now_s < 20.0:
+        if not found or now_s < 10.0 <= now_s + 0.01:
+            bucket.change(100.0 if now_s > 5.0 else 10.0, now_s)
+        count = bucket.room(now_s)
+        bucket.spend(count, now_s)
+        found += [now_s] * count
+        now_s += 0.01
+    assert 95 <= sum(each < 10.0 for each in found) <= 105
+    assert 950 <= sum(each >= 10.0 for each in found) <= 1050
+
+
+def test_who_waits_for_room_is_woken_when_the_new_rate_has_it():
+    woken = gevent.event.Event()
+    throttle = Throttle(0.01, woken.set, SystemClock())
+    throttle.spend(1)
+    assert throttle.room() == 0
+    throttle.change(1000.0)
+    assert woken.wait(5.0)
+    assert throttle.rate_per_s == 1000.0
+    throttle.close()
