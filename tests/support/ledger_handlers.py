@@ -14,6 +14,7 @@ _HANDLERS = Path(__file__).parent / "handlers"
 
 PHP_SCRIPT = _HANDLERS / "ledger.php"
 PHP_PROGRAM = _HANDLERS / "ledger_lines.php"
+PEPPER_PROGRAM = _HANDLERS / "ledger_pepper.py"
 
 
 def fastcgi_handler(ledger: Ledger, address: str) -> str:
@@ -29,6 +30,11 @@ def python_handler() -> str:
 def command_handler() -> str:
     """TOML of a PHP program; start the bus with ``python_environment``."""
     return f'{{ argv = ["php", "{PHP_PROGRAM}"] }}'
+
+
+def program_handler() -> str:
+    """TOML of a program that takes its jobs by its token; start the bus with ``python_environment``."""
+    return f'{{ argv = ["{sys.executable}", "{PEPPER_PROGRAM}"], protocol = "pepper", stop_signal = "INT" }}'
 
 
 def python_environment(ledger: Ledger) -> dict[str, str]:

@@ -29,7 +29,7 @@ from tests.support.bus import Bus, BusFactory
 from tests.support.fault_proxy import FaultProxy
 from tests.support.ledger import OK, Ledger, Standing
 from tests.support.ledger_handlers import (
-    HttpHandler, command_handler, fastcgi_handler, python_environment, python_handler,
+    HttpHandler, command_handler, fastcgi_handler, program_handler, python_environment, python_handler,
 )
 from tests.support.php_fpm import PhpFpm
 from tests.support.producers import RedisPy
@@ -93,6 +93,10 @@ class Scenario:
         """TOML of a topic with the PHP program of the ledger."""
         requires("php")
         return f"command = {command_handler()}\nconcurrency = {concurrency}\n{more}\n"
+
+    def program(self, concurrency: int = 2, more: str = "") -> str:
+        """TOML of a topic with the program of the ledger that takes its jobs by its token."""
+        return f"command = {program_handler()}\nconcurrency = {concurrency}\n{more}\n"
 
     def fpm(self, **settings: str) -> PhpFpm:
         """A private php-fpm; ends with the test."""
