@@ -257,7 +257,7 @@ def _topic(settings: Settings, tree: Tree, path: KeyPath, topic: Topic) -> None:
         _python(tree, (*path, "python"), topic.python)
     if topic.command is not None:
         _command(settings, tree, (*path, "command"), topic.command)
-    _concurrency(tree, (*path, "concurrency"), topic.concurrency, topic.pull is not None)
+    _concurrency(tree, (*path, "concurrency"), topic.concurrency)
     _retry(tree, (*path, "retry"), topic.retry)
     _brake(tree, (*path, "brake"), topic.brake)
 
@@ -323,9 +323,7 @@ def _programs(settings: Settings, tree: Tree) -> None:
             _exists_in(tree, (*path, "system"), program.system, settings.system, "system")
 
 
-def _concurrency(tree: Tree, path: KeyPath, concurrency: Concurrency, pull: bool) -> None:
-    if concurrency.min == 0 and not pull:
-        tree.add((*path, "min"), "is 0, at least 1 is needed: nothing would run the jobs in this version of pbus")
+def _concurrency(tree: Tree, path: KeyPath, concurrency: Concurrency) -> None:
     _ordered(
         tree, path, "min", "max", (concurrency.min, concurrency.max),
         f"min = {concurrency.min} is more than max = {concurrency.max}",

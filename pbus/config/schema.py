@@ -312,7 +312,7 @@ class PullHandler:
 class Concurrency:
     """``concurrency = { min, max }`` or one number."""
 
-    min: int = setting("processes or calls at once; concurrency = 8 is { min = 8, max = 8 }", "int", 1, least=0, most=10_000)
+    min: int = setting("processes or calls at once; concurrency = 8 is { min = 8, max = 8 }; 0: a process is started when there is a job", "int", 1, least=0, most=10_000)
     max: int = setting("at most; default: min; how many of them there are follows the work", "int", 1, least=1, most=10_000)
 
 
