@@ -34,6 +34,9 @@ OVERHEAD_MAX: Final = 2.0
 HASTE_MAX: Final = 3.0
 """When little or none of catch_up is left, the backlog is to go so many times faster than at first, no more."""
 
+UNCLAIMED_S: Final = 3.0
+"""Jobs that wait for so long beside idle places are not made faster by more places."""
+
 NEGLIGIBLE: Final = 0.01
 """So few busy places are none: smoothed arrivals never reach 0."""
 
@@ -54,6 +57,7 @@ class Work:
             places are busy: the way to the handler and back, which the handler's own time does not contain.
         places, ready: At the end of the last interval: places that could run jobs, deliveries that waited.
         behind_s: For so long more has waited than there are places, and for longer than a job takes.
+        unclaimed_s: For so long jobs have waited while half of the places had none: they wait for their keys.
     """
 
     arrivals_per_s: float = 0.0
@@ -63,6 +67,7 @@ class Work:
     places: int = 0
     ready: int = 0
     behind_s: float = 0.0
+    unclaimed_s: float = 0.0
 
     @property
     def occupied_s(self) -> float | None:
@@ -97,6 +102,7 @@ def learn(work: Work, sample: TopicSample, interval_s: float) -> Work:
         work, arrivals_per_s=arrivals, surprise=surprise, service_s=service_s,
         overhead=_overhead(work, sample, interval_s), places=sample.places, ready=sample.ready,
         behind_s=work.behind_s + interval_s if _is_behind(sample, service_s) else 0.0,
+        unclaimed_s=work.unclaimed_s + interval_s if sample.ready and sample.running < 0.5 * sample.places else 0.0,
     )
 
 
@@ -152,7 +158,8 @@ def need(work: Work, sample: TopicSample, rules: TopicRules, wanted: int) -> Nee
     busy = min(work.arrivals_per_s, rate) * occupied_s
     spare = SPARE * math.sqrt(busy)
     left_s = max(rules.catch_up_s - max(0.0, work.behind_s - NOTICED_S), rules.catch_up_s / HASTE_MAX, 0.001)
-    catching = min(sample.ready / left_s, rate) * occupied_s
+    is_stuck = work.unclaimed_s >= UNCLAIMED_S
+    catching = 0.0 if is_stuck else min(sample.ready / left_s, rate) * occupied_s
     burst = min(busy + catching, rate * occupied_s, max(busy, float(sample.ready + sample.running)))
     if busy + burst < NEGLIGIBLE and not (sample.ready or sample.running):
         return Need(places=0.0, words="nothing to do")
@@ -160,7 +167,8 @@ def need(work: Work, sample: TopicSample, rules: TopicRules, wanted: int) -> Nee
     if burst > busy + spare:
         return Need(places=burst, words=f"{words}; {sample.ready:,} waiting are to be gone within "
                                         f"{duration(left_s)}: {amount(burst - busy)} more")
-    return Need(places=busy + spare, words=f"{words}, {amount(spare)} to spare")
+    keys = f"; {sample.ready:,} waiting are not for idle places: they wait for their keys" if is_stuck else ""
+    return Need(places=busy + spare, words=f"{words}, {amount(spare)} to spare{keys}")
 
 
 def _unknown(sample: TopicSample, wanted: int) -> Need:

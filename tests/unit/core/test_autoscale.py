@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbus.core.autoscale import State, bounds, decide
+from pbus.core.autoscale import State, bounds, decide, taken_over
 from pbus.core.autoscale_terms import (
     BackendSample, Decision, Kind, Limit, MachineSample, NodeSample, Override, Plan, TopicRules, TopicSample,
 )
@@ -421,3 +421,52 @@ def test_a_decision_can_be_sent() -> None:
     assert fields["limited_by"] == "none"
     assert fields["capacity"]["limited_by"] == "its max of 32"
     assert one(BUSY).is_change is False
+
+
+# -- who was there before, nobody there, and what more places do not help -------------------------------
+
+
+def test_a_number_that_was_taken_over_holds_until_it_was_measured_and_is_no_change() -> None:
+    node = Node(t=RULES)
+    node.state = taken_over({"t": 12}, 0.0)
+
+    first = node.tick(t=TopicSample(places=12)).topics["t"]
+
+    assert (first.was, first.wanted, first.is_change) == (12, 12, False)
+    assert node.settle(10, t=TopicSample(places=12)).topics["t"].wanted == 12
+    assert node.settle(60, t=TopicSample(places=1)).topics["t"].wanted == 1
+
+
+def test_a_topic_without_a_place_gets_one_with_its_first_job_and_loses_it_when_nothing_comes() -> None:
+    node = Node(t=replace(RULES, least=0))
+    assert node.settle(5, t=TopicSample()).topics["t"].wanted == 0
+    assert node.tick(t=TopicSample(arrivals_per_s=1.0, ready=1)).topics["t"].wanted == 1
+    node.settle(5, t=TopicSample(places=1, done_per_s=1.0, arrivals_per_s=1.0, service_s=0.01))
+    assert node.settle(90, t=TopicSample(places=1)).topics["t"].wanted == 0
+
+
+def test_jobs_that_wait_for_their_keys_start_nobody() -> None:
+    node = Node(t=RULES)
+    sample = TopicSample(arrivals_per_s=10.0, done_per_s=10.0, service_s=0.1, ready=5000, running=1, oldest_wait_s=90.0)
+
+    last = node.settle(60, t=replace(sample, places=4)).topics["t"]
+
+    assert last.wanted <= 4
+    assert "they wait for their keys" in last.reason
+
+
+def test_an_order_is_named_in_the_reason() -> None:
+    node = Node(t=RULES)
+    plan = node.settle(5, t=TopicSample(), overrides={"t": Override(least=5, most=5)})
+    assert "min is 5 by order" in plan.topics["t"].reason
+
+
+def test_what_else_runs_on_the_machine_takes_nothing_from_those_that_work() -> None:
+    """Half of the machine is ours in any case; the kernel shares it."""
+    machine = MachineSample(cores=4.0, cores_used=4.0)
+    busy = replace(BUSY, cores=0.5)
+    assert one(busy, machine=machine).wanted == 12
+    hungry = replace(HUNGRY, cores=2.5, places=32, done_per_s=600.0, running=32)
+    decision = one(hungry, replace(RULES, most=400), machine=machine)
+    assert decision.limited_by is Limit.PROCESSOR
+    assert 28 <= decision.wanted <= 34, "what ours have already is not taken away"
