@@ -19,7 +19,7 @@ CONNECT_S: Final = 2.0
 def attachment_of(child: Child, idle: Callable[[], float] | None = None) -> Attachment:
     """The attachment of *child*, a consumer; *idle* as there."""
     args = child.spec.args
-    path = os.path.join(child.run_dir, f"delivery.{child.index % args['deliveries']}.sock")
+    path = child.door(f"delivery.{child.index % args['deliveries']}")
     identity = {"owner": str(child.owner), "queue": args["queue"], "topic": args["topic"], "pid": os.getpid()}
 
     def connect() -> socket.socket:

@@ -34,6 +34,11 @@ class Lives:
         alive = row.alive and process.is_same(row.pid, row.birth)
         return Life(alive=alive, current=row.current, current_s=self._age_s(row), exit_status=row.exit_status)
 
+    def is_process(self, who: Owner, pid: int) -> bool:
+        """Whether *pid* is the process that the master has forked under that name."""
+        row = self._scoreboard.slot(who.slot).read()
+        return row.n == who.n and row.pid == pid
+
     def orphans(self) -> list[tuple[SlotView, float]]:
         """
         Living consumers at work whose delivery child is dead, and for how long (s) their job runs.

@@ -199,7 +199,8 @@ class DeliveryChild:
         """A consumer of this boot and of a topic that is fed here; nothing can be settled for another boot's."""
         lane = self._lanes.get((frame["queue"], frame["topic"]))
         who, us = Owner.parse(frame["owner"]), self._child.owner
-        if isinstance(lane, ConsumerLane) and (who.node, who.boot) == (us.node, us.boot):
+        is_ours = (who.node, who.boot) == (us.node, us.boot) and self._lives.is_process(who, link.peer_pid)
+        if isinstance(lane, ConsumerLane) and is_ours:
             return lane.attach(link, frame)
         self._child.log.warning("consumer.refused", owner=str(who), queue=frame["queue"], topic=frame["topic"])
         return None

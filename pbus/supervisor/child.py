@@ -75,7 +75,7 @@ class Child:
         self, *, spec: RoleSpec, index: int, owner: Owner, slot: Slot, scoreboard: Scoreboard,
         listener_fds: Mapping[str, int], control_fd: int, master_pid: int,
         log: structlog.typing.FilteringBoundLogger, clock: Clock, run_dir: str, grace_s: float,
-        tokens: Mapping[str, str] | None = None, token_key: bytes = b"",
+        tokens: Mapping[str, str] | None = None, token_key: bytes = b"", doors: Mapping[str, str] | None = None,
     ) -> None:
         self.spec = spec
         self.index = index
@@ -88,6 +88,7 @@ class Child:
         self.grace_s = grace_s
         self.tokens = dict(tokens or {})
         self.token_key = token_key
+        self._doors = dict(doors or {})
         self.dropped = 0
         self._listener_fds = dict(listener_fds)
         self._control_fd = control_fd
@@ -165,6 +166,10 @@ class Child:
         Made at the first look, so that they are gevent's sockets where gevent is patched in.
         """
         return {name: socket.socket(fileno=fd) for name, fd in self._listener_fds.items()}
+
+    def door(self, name: str) -> str:
+        """Path of one of our own children's sockets (``delivery.0``), as this process reaches it."""
+        return self._doors.get(name) or os.path.join(self.run_dir, f"{name}.sock")
 
     # -- drain --------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from typing import Final
 from pbus.clock import Clock
 from pbus.config.values import Address
 from pbus.errors import BootError, Exit
-from pbus.supervisor import listeners
+from pbus.supervisor import foreign, listeners
 from pbus.supervisor.lock import BootLocks, PidLock
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.spawn import identity
@@ -33,7 +33,6 @@ AFTER_GRACE_S: Final = 5.0
 _UNIX_MODE: Final = 0o666
 _FOLDER_MODE: Final = 0o750
 _TOPIC_LOGS: Final = "topic"
-_INNER_DOORS: Final = "delivery."
 _DOOR_KEYS: Final = {"ingest": "ingest.listen", "dashboard": "dashboard.listen"}
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -146,7 +145,7 @@ class House:
         answers as long as the slowest job takes. Our own children's doors stay until the end.
         """
         for name, sock in self.doors.items():
-            if not name.startswith(_INNER_DOORS):
+            if not foreign.is_inner(name):
                 sock.close()
 
     def move_out(self) -> None:
@@ -163,11 +162,13 @@ class House:
         os.close(self._pid_lock.fd)
 
     def give_logs_away(self) -> None:
-        """Children that run as another user append to the same log file."""
+        """Children that run as another user append to the same log file, or to one of their own."""
         if self.uid != -1:
             with contextlib.suppress(OSError):
                 # The folder is theirs: a link that they put there must not give them somebody else's file.
                 os.chown(os.path.join(self._plan.log_dir, logs.FILE_NAME), self.uid, -1, follow_symlinks=False)
+        with contextlib.suppress(OSError):  # their own writing tells what is wrong
+            foreign.give_logs(self._plan.roles, self._plan.log_dir)
 
     # -- steps --------------------------------------------------------------------------------
 
@@ -191,7 +192,7 @@ class House:
     def _bind(self, name: str, address: Address) -> bool:
         key = _DOOR_KEYS.get(name.partition(".")[0], "node.run_dir")
         try:
-            self.doors[name] = listeners.bind(address, _UNIX_MODE if name.startswith("ingest.") else 0o600, self.uid)
+            self.doors[name] = listeners.bind(address, self._mode(name), self.uid)
         except BootError as error:
             raise BootError(f"{key}: {error}; configure another one", error.exit_status) from error
         except listeners.Busy:
@@ -202,6 +203,11 @@ class House:
                 raise BootError(f"{key}: {listeners.in_use(address)}", Exit.TEMPORARY) from None
             return False
         return True
+
+    def _mode(self, name: str) -> int:
+        """Of the socket file of a door, where it has one."""
+        for_foreign = foreign.is_inner(name) and any(spec.user for spec in self._plan.roles)
+        return _UNIX_MODE if name.startswith("ingest.") or for_foreign else 0o600
 
     def _folder(self, key: str, path: str, mode: int = 0, gid: int = -1) -> None:
         """Make *path*, which *key* names, ours; without a *mode*, a folder that was there before keeps its own."""

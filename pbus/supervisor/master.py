@@ -308,7 +308,8 @@ class Master:
         return Nursery(
             node=plan.node, boot=self._house.boot, boot_lock_fd=self._house.boot_lock_fd, run_dir=plan.run_dir,
             log_dir=plan.log_dir, log_settings=plan.log, secrets=plan.secrets, grace_s=plan.grace_s, user=plan.user,
-            scoreboard=self._children.scoreboard, clock=self._clock, listeners=self._house.doors, forget=self._forget,
+            scoreboard=self._children.scoreboard, clock=self._clock, listeners=self._house.doors, doors=plan.doors,
+            forget=self._forget,
             token_key=self._token_key,
         )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import faulthandler
 import gc
 import grp
@@ -30,10 +31,11 @@ from typing import Any, Final, NoReturn
 import setproctitle
 
 from pbus.clock import Clock
+from pbus.config.values import Address
 from pbus.core import tokens
 from pbus.core.names import Owner
 from pbus.errors import BootError, Exit, PbusError
-from pbus.supervisor import process
+from pbus.supervisor import foreign, process
 from pbus.supervisor.child import Child
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard, Slot
@@ -59,6 +61,7 @@ class Nursery:
         user: Run the children as this user; empty: as the master.
         scoreboard, clock: Shared.
         listeners: Every listening socket by its name.
+        doors: Where they are.
         forget: Closes what the master has open; called in the child, first thing.
         token_key: What the tokens of consumers are made with.
     """
@@ -75,6 +78,7 @@ class Nursery:
     scoreboard: Scoreboard
     clock: Clock
     listeners: Mapping[str, socket.socket]
+    doors: Mapping[str, Address]
     forget: Callable[[], None]
     token_key: bytes = b""
 
@@ -147,13 +151,14 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
         os.setsid()
         process.brand(newborn.n)
         _leave_out(nursery.secrets)
+    way = foreign.ways(spec, nursery.doors, nursery.log_dir)
     trouble = _dress(spec, nursery.user)
     process.die_with_parent(signal.SIGTERM)
     if os.getppid() != master_pid:
         os._exit(Exit.TEMPORARY)
     listener_fds = {name: nursery.listeners[name].detach() for name in kept(spec, index, nursery.listeners)}
     holds = [nursery.boot_lock_fd] if spec.holds_claims else []
-    close_all_but([0, 1, 2, control_fd, *holds, *listener_fds.values()])
+    close_all_but([0, 1, 2, control_fd, *holds, *way.fds, *listener_fds.values()])
     _open_stdin()
     if not spec.own_group:
         _allow_descriptors()
@@ -161,13 +166,15 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     newborn.slot.update(pid=os.getpid(), birth=process.birth(os.getpid()))
     bound: dict[str, Any] = {"role": spec.role, "index": index} | ({"path": spec.path} if spec.path else {})
     logs.configure(
-        nursery.log_settings, nursery.log_dir, secrets=nursery.secrets, clock=nursery.clock, node=nursery.node, **bound
+        nursery.log_settings, way.log_dir or nursery.log_dir, secrets=nursery.secrets, clock=nursery.clock,
+        node=nursery.node, **bound,
     )
     owner = Owner(nursery.node, nursery.boot, newborn.slot.slot, newborn.n)
     key = nursery.token_key
     made = {kind: tokens.make(key, kind, owner, spec.path) for kind in tokens.KINDS} if spec.role == "consumer" else {}
     child = Child(
-        spec=spec, index=index, owner=owner, tokens=made, token_key=key if spec.checks_tokens else b"",
+        spec=dataclasses.replace(spec, args=foreign.moved(spec.args, way)), doors=way.doors, index=index, owner=owner,
+        tokens=made, token_key=key if spec.checks_tokens else b"",
         slot=newborn.slot, scoreboard=nursery.scoreboard, listener_fds=listener_fds, control_fd=control_fd,
         master_pid=master_pid,
         log=logs.get(), clock=nursery.clock, run_dir=nursery.run_dir, grace_s=nursery.grace_s,

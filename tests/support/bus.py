@@ -56,6 +56,7 @@ class Bus:
         port: Of the first TCP address of [ingest].
         process: The master.
         out: File with what the master printed (stdout and stderr).
+        python: Interpreter that it runs in.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -63,6 +64,7 @@ class Bus:
         self.conf = folder / "conf.d"
         self.out = folder / "start.out"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
+        self.python = sys.executable
         self.process: subprocess.Popen[bytes] | None = None
         self._settings: Settings | None = None
 
@@ -72,7 +74,7 @@ class Bus:
         """``pbus start`` without waiting for anything."""
         with self.out.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pbus", "start", "-c", str(self.conf)], stdin=subprocess.DEVNULL, stdout=out,
+                [self.python, "-m", "pbus", "start", "-c", str(self.conf)], stdin=subprocess.DEVNULL, stdout=out,
                 stderr=subprocess.STDOUT, env=self.environment, cwd=self.folder, start_new_session=True,
                 preexec_fn=leftovers.end_with_the_tests,
             )
