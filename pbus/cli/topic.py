@@ -1,4 +1,4 @@
-"""``pbus topic ls|show|pause|resume|scale|restart|rm``: subscriptions, whether the bus runs or not."""
+"""``pbus topic ls|show|pause|resume|scale|restart|debug|rm``: subscriptions, whether the bus runs or not."""
 
 from __future__ import annotations
 
@@ -140,6 +140,22 @@ def restart_topics(context: Context, glob: str, wait: bool) -> int:
     from pbus.cli.rollouts import restart
 
     return restart(context, "consumer", glob, wait)
+
+
+@topic.command("debug")
+@click.argument("path", metavar="QUEUE/TOPIC")
+@click.argument("body", required=False, metavar="[BODY|-|@FILE]")
+@click.option("--job", "job_id", default="", metavar="ID", help="A job that the store still has; it stays as it is.")
+@click.option("--pdb", "post_mortem", is_flag=True, help="Python: look around where an exception was raised.")
+@output_option
+@pass_context
+def debug_topic(context: Context, path: str, body: str | None, job_id: str, post_mortem: bool) -> int:
+    """Run the handler of a topic once, in this terminal and outside the bus; exit 0 if the job would be done."""
+    from pbus.cli.debug import debug
+
+    if (body is None) == (not job_id):
+        raise click.UsageError("say which job, in one way: BODY, - (standard input), @FILE or --job ID")
+    return debug(context, path, body, job_id, post_mortem)
 
 
 @topic.command("scale")

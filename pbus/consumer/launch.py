@@ -13,7 +13,7 @@ import pwd
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -38,6 +38,7 @@ class Launch:
         talks: It is written to by a pipe; else its standard input is empty.
         heard: Its output is read by pipes; else it goes nowhere.
         shown: What people are told instead of its arguments (a token stands in them).
+        terminal: It has our standard error, and what is not spoken with it.
     """
 
     argv: Sequence[str]
@@ -48,6 +49,7 @@ class Launch:
     talks: bool = False
     heard: bool = True
     shown: str = ""
+    terminal: bool = False
 
     @property
     def name(self) -> str:
@@ -77,14 +79,22 @@ class Launch:
         paths = [os.path.join(self.cwd, argument) for argument in self.argv]
         return [path for path in paths if os.path.isfile(path)]
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def in_terminal(self, argv: Sequence[str]) -> Launch:
+        """The same with *argv*, for a person who looks on."""
+        return replace(self, argv=argv, shown=self.name, terminal=True)
+
+    def _pipes(self) -> dict[str, Any]:
+        if self.terminal:
+            return dict.fromkeys(("stdin", "stdout"), subprocess.PIPE) if self.talks else {}
         output = subprocess.PIPE if self.heard else subprocess.DEVNULL
+        return {"stdin": subprocess.PIPE if self.talks else subprocess.DEVNULL, "stdout": output, "stderr": output}
+
+    def _start(self) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
                 list(self.argv), cwd=self.cwd or None, env={**os.environ, **self._identity_env(), **self.env},
-                stdin=subprocess.PIPE if self.talks else subprocess.DEVNULL, stdout=output, stderr=output, bufsize=0,
                 preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 - it takes no lock, see there
-                **self._identity(),
+                bufsize=0, **self._pipes(), **self._identity(),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise LaunchError(f"cannot start {self.name!r}: {self._reason(error)}") from error
