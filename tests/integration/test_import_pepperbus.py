@@ -20,10 +20,12 @@ import redis
 from pbus.cli.main import main
 from pbus.cli.pepperbus_jobs import PAUSED_KEY
 from tests.support.bus import ROOT, Bus, write_config
+from tests.support.programs import requires, requires_php_redis
 from tests.support.redis_server import RedisServer
 from tests.support.seeds import generator
 from tests.support.waiting import until
 
+PROGRAM = Path(__file__).parents[1] / "support" / "handlers" / "pepper_program.php"
 QUEUE = "gift"
 RETRIED, ONCE = "credit", "mail"
 
@@ -137,6 +139,29 @@ def test_every_list_comes_to_its_topic_as_it_was(bus: Bus, old: Old) -> None:
     assert old.left() == {}
     states = json.loads(pbus(bus, "topic", "ls", "-o", "json").stdout)["topics"]
     assert {row["state"] for row in states} == {"stopped"}, "nothing stays paused"
+
+
+def test_unchanged_worker_of_the_old_bus_goes_on_with_its_jobs(tmp_path: Path, old: Old, bus: Bus) -> None:
+    requires("php")
+    requires_php_redis()
+    storage = {"type": "redis", "address": f"127.0.0.1:{old.server.port}"}
+    old.file.write_text(json.dumps({QUEUE: {"password": "pw", "topic": {RETRIED: {
+        "run_type": 2, "script": str(PROGRAM), "entry": "Gift,credit", "max_children": 2, "is_retry": True,
+        "retry_time": 60, "storage": storage,
+    }}}}))
+    for number in range(10):
+        old.store(RETRIED, "list", number, content=f"ok {number}")
+    old.store(RETRIED, "list_retry", 10, made=2, content="ok 10")
+    assert take_over(bus, old).returncode == 0, "it is moved"
+    runs = tmp_path / "runs"
+    bus.environment["RUNS_FILE"] = str(runs)
+
+    bus.start()
+
+    until(lambda: bus.topic(QUEUE, RETRIED)["done_total"] == 11, 20, "all jobs are done")
+    lines = [line.split(" ", 5) for line in runs.read_text().splitlines()]
+    began = Counter((text, attempt) for _, attempt, _, _, word, text in lines if word == "begin")
+    assert began == Counter({(f"ok {number}", "1"): 1 for number in range(10)} | {("ok 10", "3"): 1})
 
 
 def test_order_is_that_of_the_list(bus: Bus, old: Old) -> None:
