@@ -59,7 +59,8 @@ class PushRefused(PushError):
     The job is certainly not stored.
 
     Attributes:
-        temporary: The same push may work later: the queue or the store is full or away, or the bus was not reached.
+        temporary: The same push may work later: the queue or the store is full or away, or the bus was not reached (it
+            may be stopping). A handler that lets this out is repeated a second later, and no attempt is counted.
     """
 
     def __init__(self, text: str, code: str = "", *, temporary: bool = False) -> None:

@@ -39,7 +39,7 @@ class Answer:
     How one attempt ended.
 
     Attributes:
-        verdict: ``done``, ``failed``, ``retry`` or ``permanent``.
+        verdict: ``done``, ``failed``, ``retry``, ``permanent`` or ``busy`` (what it pushed was refused for now).
         error: Text for people, at most ERROR_BYTES.
         delay_s: What the handler asked to wait before the next attempt; None: the policy decides.
         exit_status: The handler called ``sys.exit``: the process ends with this.
@@ -130,6 +130,8 @@ class PythonHandler:
             return Answer("retry", _said(retry.reason), _seconds(retry.after_s))
         except pbus.Dead as dead:
             return Answer("permanent", _said(dead.reason))
+        except pbus.PushRefused as refused:
+            return Answer("busy" if refused.temporary else "failed", error_text(refused))
         except SystemExit as leave:
             status = _exit_status(leave)
             return Answer("failed", f"handler called sys.exit({_said(leave.code)})", exit_status=status)

@@ -24,7 +24,7 @@ ERROR_BYTES: Final = 2000
 
 VERDICTS: Final = {
     "done": Verdict.DONE, "failed": Verdict.FAILED, "retry": Verdict.RETRY_ASKED, "permanent": Verdict.PERMANENT,
-    "crashed": Verdict.CRASHED, "timeout": Verdict.TIMEOUT,
+    "busy": Verdict.BUSY, "crashed": Verdict.CRASHED, "timeout": Verdict.TIMEOUT,
 }
 """What a consumer may say of an attempt; the last two are for one that runs a program and outlives it."""
 

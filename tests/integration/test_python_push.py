@@ -71,6 +71,19 @@ def test_a_refusal_is_an_exception_that_says_why(shop: OpenShop) -> None:
     assert "refused QUEUEFULL True" in log
 
 
+def test_a_temporary_refusal_that_is_let_out_costs_no_attempt(shop: OpenShop) -> None:
+    here = shop(queues={"mail": {"topic": {"send": {"pull": {}}}, "max_backlog": 1}}, retry={"attempts": 1})
+    here.push_to("mail", "the queue is full")
+    here.push("push mail x")
+    until(lambda: len(here.runs()) >= 2, 10, "it is tried again")
+    client = redis.Redis(port=here.bus.port)
+    assert client.rpop("mail/send") == b"the queue is full"
+    client.close()
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["dead"]) == (1, 0)
+    assert {run.attempt for run in here.runs()} == {1}
+
+
 def test_a_repeated_attempt_with_a_dedupe_key_pushes_once(shop: OpenShop) -> None:
     here = shop(call="push_jobs:push_then_die", queues=mail(), path=HANDLERS)
     here.push("x")

@@ -41,6 +41,15 @@ def again_wrongly(job):
 def again_never(job):
     raise pbus.Retry(after_s=float("inf"))
 
+def refused_for_now(job):
+    raise pbus.PushRefused("mail is full", "QUEUEFULL", temporary=True)
+
+def refused(job):
+    raise pbus.PushRefused("no such queue", "NOQUEUE")
+
+def maybe_stored(job):
+    raise pbus.MaybeStored("silence")
+
 def dead(job):
     raise pbus.Dead("no such gift")
 
@@ -153,6 +162,13 @@ def test_retry_carries_the_wish_and_the_reason(folder: Path) -> None:
 
 def test_a_wish_that_is_no_time_leaves_it_to_the_policy(folder: Path) -> None:
     assert run(folder, "again_wrongly") == Answer("retry", "", None)
+
+
+def test_a_push_that_was_refused_for_now_is_busy_and_any_other_is_a_failure(folder: Path) -> None:
+    assert run(folder, "refused_for_now").verdict == "busy"
+    assert "mail is full" in run(folder, "refused_for_now").error
+    assert run(folder, "refused").verdict == "failed"
+    assert run(folder, "maybe_stored").verdict == "failed"
 
 
 def test_dead_is_permanent(folder: Path) -> None:

@@ -174,7 +174,7 @@ def test_what_was_claimed_for_a_consumer_that_has_gone_goes_back(stage: Stage) -
     ("said", "verdict"),
     [
         ("done", Verdict.DONE), ("failed", Verdict.FAILED), ("retry", Verdict.RETRY_ASKED),
-        ("permanent", Verdict.PERMANENT),
+        ("permanent", Verdict.PERMANENT), ("busy", Verdict.BUSY),
     ],
 )
 def test_a_result_becomes_the_outcome_it_names(stage: Stage, said: str, verdict: Verdict) -> None:
