@@ -102,11 +102,14 @@ def colour(state: str) -> str:
     return "red" if state in _BAD else "yellow"
 
 
-def grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) -> Iterator[str]:
-    """A table as lines, narrower where the terminal is."""
+def grid(
+    heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output, spare: Sequence[str] = ()
+) -> Iterator[str]:
+    """A table as lines, narrower where the terminal is: at last the columns *spare* are left out, in that order."""
+    heads, rows = _fitting(heads, rows, output, spare)
     right = [head.startswith(">") for head in heads]
     titles = [head.removeprefix(">").upper() for head in heads]
-    widths = [max([len(title), *(columns_of(row[place][0]) for row in rows)]) for place, title in enumerate(titles)]
+    widths = _widths(titles, rows)
     columns = shutil.get_terminal_size().columns
     narrow = output.terminal and sum(widths) + len(_GAP) * (len(widths) - 1) > columns
     gap = _GAP[1:] if narrow else _GAP
@@ -120,6 +123,24 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output) -
             _cell(output, text, colour, width, is_right)
             for (text, colour), width, is_right in zip(row, widths, right, strict=True)
         ).rstrip()
+
+
+def _fitting(
+    heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output, spare: Sequence[str]
+) -> tuple[Sequence[str], Sequence[Sequence[Cell]]]:
+    """The table without as many of *spare* as have to go."""
+    columns = shutil.get_terminal_size().columns if output.terminal else 1 << 30
+    for name in spare:
+        widths = _widths([head.removeprefix(">") for head in heads], rows)
+        if sum(widths) + len(widths) - 1 <= columns:
+            break
+        kept = [place for place, head in enumerate(heads) if head.removeprefix(">") != name]
+        heads, rows = [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    return heads, rows
+
+
+def _widths(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[int]:
+    return [max([len(title), *(columns_of(row[place][0]) for row in rows)]) for place, title in enumerate(titles)]
 
 
 def _cell(output: Output, text: str, colour: str, width: int, right: bool) -> str:

@@ -43,7 +43,10 @@ def restart(context: Context, role: str, glob: str, wait: bool) -> int:
         ended = _wait(context, role, begun)
         rows = [_ended(noun, row, ended.get(row["path"])) for row in begun]
     show(context.output, f"{noun}s", (noun, "result", "reason"), rows, (noun, "result", "reason"), _cells(noun))
-    return Exit.FAILED if any(row["result"] == "failed" for row in rows) else Exit.DONE
+    failed = [row for row in rows if row["result"] == "failed"]
+    for row in failed:
+        context.output.say(f"{row[noun]}: {row['reason']}")  # all of it: the table may have cut it off
+    return Exit.FAILED if failed else Exit.DONE
 
 
 def _wait(context: Context, role: str, begun: Sequence[Row]) -> dict[str, Row]:

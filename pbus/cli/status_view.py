@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pbus.cli.grid import Cell, colour, count, duration, grid, size, wait
+from pbus.cli.grid import Cell, colour, count, duration, grid, number, size, wait
 from pbus.cli.output import Output, escape
 
 _PROCESS: Final = ("role", "pid", "state", "rss_bytes", "uptime_s", "restarts", "running")
@@ -53,16 +53,27 @@ def lines(answer: Mapping[str, Any], output: Output) -> Iterator[str]:
     yield from grid(_process_heads, [_process(row) for row in _folded(answer["processes"])], output)
     if answer["topics"]:
         yield ""
-        yield from grid(_topic_heads, [_topic(row) for row in answer["topics"]], output)
+        heads, rows = list(_topic_heads), [_topic(row) for row in answer["topics"]]
+        if any(row["capacity"]["max_per_s"] is not None for row in answer["topics"]):
+            heads.append(">can do")
+            rows = [[*row, _can_do(topic)] for row, topic in zip(rows, answer["topics"], strict=True)]
+        yield from grid(heads, rows, output, _TOPIC_SPARE)
 
 
 def _problems(answer: Mapping[str, Any]) -> list[str]:
     """What is wrong, each once: of texts where one begins with the other, the longer. Then why topics do not run."""
     told = list(dict.fromkeys(answer["problems"]))
     told = [text for text in told if not any(other != text and other.startswith(text) for other in told)]
-    idle = [row for row in answer["topics"] if row.get("reason")]
+    idle = [row for row in answer["topics"] if row.get("reason") and not _is_told(row, told)]
     reasons = [f"{row['queue']}/{row['topic']} {row['state']}: {row['reason']}" for row in idle]
     return list(dict.fromkeys([*told, *reasons]))
+
+
+def _is_told(row: Mapping[str, Any], told: Sequence[str]) -> bool:
+    """Whether a problem already says why that topic does not run."""
+    path = f"{row['queue']}/{row['topic']}"
+    begins = (f"{path} {row['state']}: ", *((f"consumer {path}: ",) if row["state"] == "fatal" else ()))
+    return any(text.startswith(begins) for text in told)
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -72,6 +83,8 @@ _topic_heads: Final = (
     "topic", "state", ">ready", ">running", ">delayed", ">dead", ">oldest", ">done", ">failed", ">slots",
 )
 """A leading ``>`` stands for a column of numbers."""
+_TOPIC_SPARE: Final = ("done", "failed", "delayed", "oldest")
+"""What a narrow terminal does without, in this order; ``pbus topic show`` and ``-o`` have everything."""
 
 
 def _process(row: Mapping[str, Any]) -> list[Cell]:
@@ -101,6 +114,12 @@ def _topic(row: Mapping[str, Any]) -> list[Cell]:
         count(row["failed_total"], "yellow"),
         (f"{slots['now']} of {limits}" if slots["max"] else "-", ""),
     ]
+
+
+def _can_do(row: Mapping[str, Any]) -> Cell:
+    """What the topic could do at most."""
+    most = row["capacity"]["max_per_s"]
+    return ("-", "bright_black") if most is None else (f"{number(round(most, 1) if most < 10 else round(most))}/s", "")
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -125,7 +125,7 @@ class Relay:
             self._log.info("child.problem_over", child=child.name, problem=name)
 
     def _fail(self, child: Handle, frame: Mapping[str, Any]) -> None:
-        child.failure = str(frame["text"])
+        child.failure = " ".join(str(frame["text"]).split())  # it becomes part of sentences; the log has its lines
 
     def _kill(self, child: Handle, frame: Mapping[str, Any]) -> None:
         owner = Owner.parse(frame["owner"])

@@ -73,6 +73,8 @@ class Facts:
     """Path of a topic -> what the last scaling plan says of it."""
     rollouts: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
     """(role, path) whose code has ever changed -> stage, code, files, reason, old."""
+    deaths: Mapping[Key, str] = field(default_factory=dict)
+    """(role, path) -> how the last process of it ended that was not told to."""
     programs: Sequence[RoleSpec] = ()
 
 
@@ -167,7 +169,7 @@ def _program(facts: Facts, spec: RoleSpec) -> dict[str, Any]:
     if spec.key in facts.fatal:
         state, reason = "fatal", facts.fatal[spec.key]
     elif not ready:
-        state = "starting" if any(child.stays for child in here) else "down"
+        state, reason = "starting" if any(child.stays for child in here) else "down", facts.deaths.get(spec.key, "")
     elif rollout.get("stage") == FAILED:
         state, reason = "rollout-failed", str(rollout["reason"])
     elif len(ready) < spec.count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -36,6 +37,14 @@ def answer(**fields: Any) -> dict[str, Any]:
         "processes": [process("master", 1, state="running"), process("ingest", 2)], "topics": [topic("credit")],
     }
     return {**base, **fields}
+
+
+escaped = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def shown(told: dict[str, Any]) -> str:
@@ -83,6 +92,33 @@ def test_reason_of_a_topic_stands_above_and_cannot_move_the_cursor() -> None:
 def test_reason_of_a_topic_that_is_a_problem_already_is_shown_once() -> None:
     text = shown(answer(problems=["gift/web down: refused"], topics=[topic("web", state="down", reason="refused")]))
     assert [line for line in text.split("\n") if "!" in line] == ["  ! gift/web down: refused"]
+
+
+@pytest.mark.parametrize(("state", "problem"), [
+    ("rollout-failed", "gift/credit rollout-failed: exit status 1 (changed: jobs.py); the old processes go on"),
+    ("fatal", "consumer gift/credit: ended 10 times: exit status 1; given up"),
+])
+def test_reason_of_a_topic_that_a_problem_says_better_is_not_shown_again(state: str, problem: str) -> None:
+    told = answer(problems=[problem], topics=[topic("credit", state=state, reason="exit status 1")])
+    assert [line for line in shown(told).split("\n") if "!" in line] == [f"  ! {problem}"]
+
+
+def test_what_a_topic_can_do_is_a_column_once_it_is_known() -> None:
+    able = {"now_per_s": 100.0, "max_per_s": 2600.4, "limited_by": "backend live-php 48/48"}
+    heads, first, second = shown(answer(topics=[topic("credit", capacity=able), topic("mail")])).split("\n")[-3:]
+    assert heads.endswith("SLOTS  CAN DO")
+    assert first.endswith("1 of 1  2600/s")
+    assert second.endswith("1 of 1       -")
+
+
+def test_a_narrow_terminal_does_without_the_columns_that_matter_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [topic("notify-followers", state="rollout-failed"), topic("credit")]
+    text = [escaped.sub("", line) for line in lines(answer(topics=rows), Output(stdout=Terminal()))]
+    assert all(len(line) <= 80 for line in text)
+    assert "DONE" not in text[-3]
+    assert "READY" in text[-3]
+    assert "SLOTS" in text[-3]
 
 
 def test_a_problem_that_several_processes_tell_is_shown_once_at_its_longest() -> None:
