@@ -74,6 +74,7 @@ class DeliveryChild:
         self._backend_board = BackendBoard(self._backends, child.tell, child.clock)
         self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
         self._lanes: dict[tuple[str, str], Lane] = {(lane.queue, lane.topic): lane for lane in self._make_lanes()}
+        self._by_path = {topic_path(*name): lane for name, lane in self._lanes.items()}
         self._door = Door(child.listeners[f"delivery.{child.index}"], self._admit)
         self._told: dict[tuple[str, str], LaneState] = {}
         self._stopped: dict[tuple[str, str], str] = {}  # topics that do not run, as the log has it
@@ -163,6 +164,7 @@ class DeliveryChild:
             if isinstance(lane, CallLane):
                 of_node = max(1, total)
                 lane.resize(share_of(of_node, self._processes, self._child.index), of_node)
+                self._work.look_at(path)
 
     def _expect(self, frame: Mapping[str, Any]) -> None:
         """How many consumers of topics attach here from now on, and to all delivery children: they share the rate."""
@@ -170,6 +172,7 @@ class DeliveryChild:
             lane = self._lanes.get(split_topic_path(path))
             if isinstance(lane, ConsumerLane):
                 lane.expected = here
+                self._work.look_at(path)
                 if here and path in self._rates:
                     throttle, rate_per_s = self._rates[path]
                     throttle.change(rate_per_s * here / total)
@@ -178,11 +181,15 @@ class DeliveryChild:
         """At each full second: what attempts took, for whoever plans."""
         while True:
             gevent.sleep(1.0 - self._clock.monotonic_s() % 1.0)
+            self._work.begin(self._clock.monotonic_s())
             told = {
                 backend.name: fields for backend in self._backends
                 if backend.name and backend.is_used and is_telling(fields := backend_fields(backend))
             }
-            lanes = ((topic_path(*path), self._standing(lane)) for path, lane in self._lanes.items())
+            lanes = [
+                (path, self._standing(lane)) for path, lane in self._by_path.items()
+                if lane.busy or self._work.wants(path)
+            ]
             frame = self._work.frame(lanes, told, self._clock.monotonic_s())
             if frame is not None:
                 self._child.tell("work", **frame)

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
@@ -22,6 +21,9 @@ from pbus.delivery.backend import Backend
 
 AGAIN_S: Final = 30.0
 """What has not changed is told again so often: frames may be dropped, and listeners replaced."""
+
+ALL_S: Final = 5.0
+"""Lanes that have nothing in hand are looked at so often: there may be a thousand."""
 
 _ATTEMPTS: Final = frozenset({
     Verdict.DONE, Verdict.FAILED, Verdict.RETRY_ASKED, Verdict.PERMANENT, Verdict.TIMEOUT, Verdict.CRASHED,
@@ -71,8 +73,7 @@ class Tally:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """
     How a lane stands now.
 
@@ -98,6 +99,24 @@ class Work:
         self._told_backends: dict[str, dict[str, int]] = {}
         self._all_again_s = -math.inf
         self._since_s: float | None = None
+        self._all_at_s = -math.inf
+        self._is_all = True
+        self._marked: set[str] = set()
+
+    def begin(self, now_s: float) -> None:
+        """A frame is about to be made: which lanes are to be looked at is asked next."""
+        self._is_all = now_s >= self._all_at_s
+        if self._is_all:
+            self._all_at_s = now_s + ALL_S - 0.5
+
+    def look_at(self, path: str) -> None:
+        """How that lane stands has changed."""
+        self._marked.add(path)
+
+    def wants(self, path: str) -> bool:
+        """Whether the next frame is to know how the lane of that topic stands, although it has nothing in hand."""
+        told = self._told.get(path)
+        return self._is_all or path in self._marked or (told is not None and told.running > 0)
 
     def ended(self, delivery: Delivery, outcome: Outcome) -> None:
         """What came of an attempt; ends that say nothing about the handler are left out."""
@@ -126,7 +145,7 @@ class Work:
         The fields of the next frame; None: there is nothing to say.
 
         Args:
-            lanes: (``queue/topic``, how it stands) of all lanes of the child.
+            lanes: (``queue/topic``, how it stands) of lanes that have something in hand, and of those it ``wants``.
             backends: Name -> ``backend_fields``, of those that say anything.
             now_s: Monotonic.
         """
@@ -142,6 +161,7 @@ class Work:
                     "is_open": standing.is_open, "places": standing.places, "running": standing.running,
                 }
         tallies, self._tallies = self._tallies, {}
+        self._marked.clear()
         for (queue, topic), tally in tallies.items():
             topics.setdefault(f"{queue}/{topic}", {}).update(tally.fields())
         changed = {name: fields for name, fields in backends.items() if self._told_backends.get(name) != fields}

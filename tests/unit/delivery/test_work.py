@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbus.core.outcome import Outcome, Verdict
-from pbus.delivery.work import AGAIN_S, Standing, Tally, Work
+from pbus.delivery.work import AGAIN_S, ALL_S, Standing, Tally, Work
 from tests.support.call_desk import delivery
 
 IDLE = Standing(is_open=True, places=2, running=0)
@@ -80,6 +80,23 @@ def test_a_lane_that_works_is_told_every_second() -> None:
     work, busy = Work(0), [("gift/credit", Standing(True, 2, 1))]
     work.frame(busy, {}, 10.0)
     assert work.frame(busy, {}, 11.0) is not None
+
+
+def test_of_many_lanes_those_are_looked_at_that_may_have_changed() -> None:
+    work = Work(0)
+    work.begin(10.0)
+    assert work.wants("gift/credit"), "all, at first"
+    work.frame([("gift/credit", Standing(True, 2, 1))], {}, 10.0)
+    work.begin(11.0)
+    assert work.wants("gift/credit"), "it had something in hand"
+    work.frame(LANES, {}, 11.0)
+    work.begin(12.0)
+    assert not work.wants("gift/credit")
+    work.look_at("gift/credit")
+    assert work.wants("gift/credit")
+    work.frame(LANES, {}, 12.0)
+    work.begin(10.0 + ALL_S)
+    assert work.wants("gift/credit"), "all, now and then"
 
 
 def test_the_frame_says_over_what_time_it_counted() -> None:
