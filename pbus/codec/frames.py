@@ -13,7 +13,7 @@ what of it outlives a delivery child: ``[id, attempt, redelivered, crashes, firs
     consumer -> delivery   attach     owner, queue, topic, pid, holds [ticket], results [[ticket, result]]
                            result     id, verdict (done|failed|retry|permanent|busy|crashed|timeout), error, delay, run_s
                            unstarted  ids, leaving (it takes nothing more)
-                           stuck      id, stack: where that job is, which is out of time
+                           stuck      id, place, stack: where that job is, which is out of time
                            trouble    id, text: what the handler did to its own process
     delivery -> consumer   attached   link (serial number of the delivery child)
                            jobs       jobs [job]

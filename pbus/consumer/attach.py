@@ -204,13 +204,13 @@ class Attachment:
         finally:
             self._lock.release()
 
-    def stuck(self, stack: str) -> None:
-        """Tell in which lines the job is that runs. Never waits."""
+    def stuck(self, place: str, stack: str) -> None:
+        """Tell in which line the job is that runs, and how it came there. Never waits."""
         if not self._lock.acquire(timeout=LISTENER_S):
             return
         try:
             if self._begun is not None:
-                self._send_soon(encode("stuck", id=self._begun[ID], stack=stack))
+                self._send_soon(encode("stuck", id=self._begun[ID], place=place, stack=stack))
         finally:
             self._lock.release()
 

@@ -208,7 +208,7 @@ class Consumer:
 
     def _overdue(self) -> None:
         """Delivery has decided, the master kills: tell where the job is, and begin nothing more."""
-        self._attachment.stuck(stack.of_job(self._handler.loop))
+        self._attachment.stuck(*stack.of_job(self._handler.loop))
         self._attachment.stop()
 
     def _follow_logs(self, _: dict[str, Any]) -> None:

@@ -12,16 +12,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Final
 
+from pbus.consumer.origin import is_users
+
 EVERY_S: Final = 2.0
 SETTLED_S: Final = 0.5
 TOLD_FILES: Final = 20
-_FOREIGN: Final = ("site-packages", "dist-packages")
 _ABSENT: Final = (0, 0, 0)
 
 State = tuple[int, int, int]
@@ -135,9 +135,6 @@ class LoadedModules:
 
     def __init__(self, root: str) -> None:
         self._root = os.path.join(root, "")
-        ours = os.path.dirname(os.path.dirname(__file__))
-        places = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), ours]
-        self._others = tuple(os.path.join(os.path.realpath(place), "") for place in places)
         self._known: set[str] = set()
         self._files: set[str] = set()
 
@@ -147,13 +144,9 @@ class LoadedModules:
             if name not in self._known:
                 self._known.add(name)
                 path = _file_of(module)
-                if path and self._is_theirs(path):
+                if path.startswith(self._root) and is_users(path):
                     self._files.add(path)
         return set(self._files)
-
-    def _is_theirs(self, path: str) -> bool:
-        inside = path.startswith(self._root) and not path.startswith(self._others)
-        return inside and not any(f"{os.sep}{part}{os.sep}" in path for part in _FOREIGN)
 
 
 def _file_of(module: object) -> str:

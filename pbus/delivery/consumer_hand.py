@@ -21,6 +21,7 @@ from pbus.delivery.pace import Pace
 FRAME_BYTES: Final = 1024 * 1024
 ERROR_BYTES: Final = 2000
 """An error text is cut at its end; where a job was stuck stands there."""
+PLACE_CHARS: Final = 200
 
 VERDICTS: Final = {
     "done": Verdict.DONE, "failed": Verdict.FAILED, "retry": Verdict.RETRY_ASKED, "permanent": Verdict.PERMANENT,
@@ -70,7 +71,8 @@ class Consumer:
     leaving: bool = False       # it takes nothing more
     overdue: str = ""           # the job that exceeded the timeout; the master was asked to kill
     asked_s: float = 0.0        # when
-    stack: str = ""             # in which lines it was then
+    place: str = ""             # in which line of the user's it was then
+    stack: str = ""             # and how it came there
     fed_s: float = 0.0          # when it got its last frame
     recalled_s: float = 0.0     # when what waits was called back
     suspect: str = ""           # the job that looked overdue at the last tick
@@ -83,9 +85,10 @@ class Consumer:
 def overdue_outcome(consumer: Consumer, timeout_s: float) -> Outcome:
     """The process was killed because of its job; the innermost lines of where it was are kept in any case."""
     text = f"no answer within {timeout_s:g} s, its consumer was killed"
-    where, room = consumer.stack.encode("utf-8", "replace"), ERROR_BYTES - len(text)
+    text += f" in {consumer.place[:PLACE_CHARS]}" if consumer.place else ""
+    where, room = consumer.stack.encode("utf-8", "replace"), ERROR_BYTES - len(text.encode("utf-8", "replace"))
     if where:
-        text += "; it was here:\n" + (where if len(where) <= room else b"..." + where[-room:]).decode("utf-8", "ignore")
+        text += "\n" + (where if len(where) <= room else b"..." + where[-room:]).decode("utf-8", "ignore")
     return Outcome(
         verdict=Verdict.TIMEOUT, error=text, run_s=timeout_s, target=f"pid {consumer.pid}",
         stderr=where if len(where) > room else b"",

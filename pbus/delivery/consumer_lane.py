@@ -233,7 +233,7 @@ class ConsumerLane:
                     strangers += self._handed_back(consumer, frame)
                 case "stuck":
                     if frame["id"] == consumer.overdue:
-                        consumer.stack = frame["stack"]
+                        consumer.place, consumer.stack = frame["place"], frame["stack"]
                 case "trouble":
                     self._trouble(self.queue, self.topic, frame["id"], frame["text"])
         if strangers and consumer.link is not None:

@@ -326,10 +326,10 @@ def test_without_a_delivery_child_nothing_is_handed_back_and_the_next_is_told_of
 
 def test_where_a_job_is_stuck_goes_out_while_it_runs(consumer: Attachment, delivery: DeliverySide) -> None:
     delivery.say(jobs("1-0"))
-    consumer.stuck("nowhere")
+    consumer.stuck("nowhere", "")
     begin(consumer)
-    consumer.stuck("line 3")
-    assert delivery.hear()[-1] == {"kind": "stuck", "id": "1-0", "stack": "line 3"}
+    consumer.stuck("act (a.py:3)", "line 3")
+    assert delivery.hear()[-1] == {"kind": "stuck", "id": "1-0", "place": "act (a.py:3)", "stack": "line 3"}
 
 
 def test_a_complaint_waits_for_a_delivery_child(consumer: Attachment, delivery: DeliverySide) -> None:

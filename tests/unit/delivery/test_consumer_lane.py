@@ -91,6 +91,10 @@ def result(job_id: str, verdict: str = "done", run_s: float = 0.0001) -> dict[st
     return {"kind": "result", "id": job_id, "verdict": verdict, "error": "", "delay": None, "run_s": run_s}
 
 
+def stuck(job_id: str, stack: str, place: str = "") -> dict[str, Any]:
+    return {"kind": "stuck", "id": job_id, "place": place, "stack": stack}
+
+
 def ticket(job_id: str, attempt: int = 1, crashes: int = 0) -> list[Any]:
     return [job_id, attempt, False, crashes, 0, 0]
 
@@ -480,10 +484,10 @@ def test_where_a_job_was_stuck_is_in_its_error_innermost_lines_last(stage: Stage
     _, guest = stage.attach()
     stage.give("1-0")
     overdue(stage, "1-0")
-    guest.heard([{"kind": "stuck", "id": "9-0", "stack": "another"}, {"kind": "stuck", "id": "1-0", "stack": "here"}])
+    guest.heard([stuck("9-0", "another"), stuck("1-0", "the stack", "credit (jobs.py:4)")])
     die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
     [outcome] = stage.desk.outcomes
-    assert outcome.error == "no answer within 10 s, its consumer was killed; it was here:\nhere"
+    assert outcome.error == "no answer within 10 s, its consumer was killed in credit (jobs.py:4)\nthe stack"
     assert outcome.stderr == b""
 
 
@@ -492,7 +496,7 @@ def test_a_long_stack_is_cut_at_its_outer_end_and_kept_whole_for_the_topics_log(
     stage.give("1-0")
     overdue(stage, "1-0")
     stack = "outer " + "x" * 4000 + " inner"
-    guest.heard([{"kind": "stuck", "id": "1-0", "stack": stack}])
+    guest.heard([stuck("1-0", stack)])
     die(stage, guest, Life(alive=False, current="1-0", exit_status=-9))
     [outcome] = stage.desk.outcomes
     assert outcome.error.endswith("x inner")
