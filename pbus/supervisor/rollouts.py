@@ -61,7 +61,8 @@ class Rollouts:
         if files:
             self.begin(key, files)
         else:
-            self._take(key, rules.withdraw(self.of(key), self._members(key), self._clock.monotonic_s()), "withdrawn")
+            decided = rules.withdraw(self.of(key), self._members(key), self._clock.monotonic_s())
+            self._take(key, decided, "rollout.withdrawn")
 
     def begin(self, key: Key, files: Sequence[str] = ()) -> str:
         """
@@ -74,7 +75,7 @@ class Rollouts:
         alone = self._children.specs[key].alone
         decided = rules.begin(self.of(key), self._members(key), files, self._clock.monotonic_s(), alone=alone)
         was_fatal = self._children.forgive(key)
-        self._take(key, decided, "begun" if decided[0].is_under_way else "loaded", files=list(files))
+        self._take(key, decided, "rollout.begun" if decided[0].is_under_way else "rollout.loaded", files=list(files))
         self._scaling.fit(key)
         if decided[0].is_under_way:
             return "restarting"
@@ -188,7 +189,7 @@ class Rollouts:
         if after.stage == rules.FAILED:
             self._log.error("rollout.failed", **where, reason=after.reason, files=list(after.files))
         elif event:
-            self._log.info(f"rollout.{event}", **where, **fields)
+            self._log.info(event, **where, **fields)
         elif before.stage == rules.CANARY:
             self._log.info("rollout.canary_is_good", **where)
         elif after.stage == rules.NONE:
