@@ -403,6 +403,16 @@ class Door:
         self._clients.append(client)
         return client
 
+    def tcp_client(self, local: bool = True) -> Client:
+        """A new connection by the loopback."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = gevent.socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
+        self.greet(ours, local)
+        client = Client(theirs)
+        self._clients.append(client)
+        return client
+
     def greet(self, ours: Any, local: bool = True) -> None:
         sock = socket.socket(fileno=ours.detach())
         sock.setblocking(False)

@@ -35,8 +35,8 @@ class Program:
         self.owner, self.slot = door.process(path, n)
         self.token = tokens.make(KEY, tokens.PEPPER, self.owner, path)
 
-    def connect(self) -> Client:
-        client = self.door.client()
+    def connect(self, family: str = "unix") -> Client:
+        client = self.door.client() if family == "unix" else self.door.tcp_client()
         assert client.ask("AUTH", f"{self.path}:{self.token}") == "OK"
         return client
 
@@ -361,22 +361,26 @@ def test_program_whose_client_goes_takes_nothing_along(door: Door, client: Clien
     assert door.driver.settled == []
 
 
-def test_job_goes_back_when_its_taker_is_gone_before_the_reply(door: Door, client: Client, program: Program) -> None:
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_job_goes_back_when_its_taker_is_gone_before_the_reply(
+    door: Door, client: Client, program: Program, family: str
+) -> None:
     push(client, "a")
     door.driver.claim_go.clear()
-    waiting = program.connect().command("RPOP", TOPIC)
+    waiting = program.connect(family).command("RPOP", TOPIC)
     door.until(lambda: door.store.holder._busy)
     waiting.close()
-    door.driver.claim_go.set()
+    door.driver.claim_go.set()                        # in the same turn: nobody has seen the end of file
 
     door.until(lambda: door.driver.settled == [(Move.RELEASE, "1000-1")])
 
     assert program.pop()["content"] == "a"
 
 
-def test_job_that_was_never_read_goes_back(door: Door, client: Client, program: Program) -> None:
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_job_that_was_never_read_goes_back(door: Door, client: Client, program: Program, family: str) -> None:
     push(client, "a")
-    waiting = program.connect().command("RPOP", TOPIC)
+    waiting = program.connect(family).command("RPOP", TOPIC)
     door.until(lambda: Handed(door.child.run_dir).read(program.owner) is not None, "the kernel has the reply")
 
     waiting.close()                                   # with the reply in its socket
@@ -385,10 +389,30 @@ def test_job_that_was_never_read_goes_back(door: Door, client: Client, program: 
     assert Handed(door.child.run_dir).read(program.owner) is None
 
 
-def test_job_that_was_read_stays_when_its_connection_goes(door: Door, client: Client, program: Program) -> None:
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_job_that_was_read_is_kept_by_a_client_that_says_goodbye_and_does_not_listen(
+    door: Door, client: Client, program: Program, family: str
+) -> None:
     push(client, "a")
+    own = program.connect(family)
+    own.ask("RPOP", TOPIC)
+    own.command("PING")
+    own.close()
 
-    program.pop()                                     # reads, and closes
+    door.until(lambda: len(door.server.connections) == 1)
+    assert door.driver.settled == []
+    assert not door.store.holder._returned
+
+
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_job_that_was_read_stays_when_its_connection_goes(
+    door: Door, client: Client, program: Program, family: str
+) -> None:
+    push(client, "a")
+    own = program.connect(family)
+
+    own.ask("RPOP", TOPIC)
+    own.close()
 
     gevent.sleep(0.02)
     assert door.driver.settled == []
