@@ -40,9 +40,11 @@ class Kin:
         self._clock = clock
         self._lock = threading.Lock()
         self._born = threading.Event()
+        self._closed = False
         self._ours: dict[int, int | None] = {}  # pid -> how it ended; None while it lives
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        threading.Thread(target=self._reap, name="reaper", daemon=True).start()
+        self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
+        self._reaper.start()
 
     def start(self, launch: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         """
@@ -100,12 +102,20 @@ class Kin:
             self._clock.sleep(_NAP_S)
         return 0
 
+    def close(self) -> None:
+        """Reap nobody any more, for a process that has other children afterwards. There must be none now."""
+        self._closed = True
+        self._born.set()
+        self._reaper.join()
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        os.close(self.news_fd)
+
     def _strangers(self) -> list[int]:
         living = {pid for pid, ended in self._ours.items() if ended is None}
         return [pid for pid in children(os.getpid()) if pid not in living]
 
     def _reap(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:

@@ -66,6 +66,9 @@ class LinesProgram(Running):
         Returns:
             How it ended; None: the program ended without having read any of it (see ``over``).
         """
+        if self._kin.ended(self.pid) is not None:
+            self._notice()
+            return None
         self.tag.job_id, self._job_id, self._answer = job_id, job_id, None
         self.forget_words()
         left = self._write(memoryview(line))

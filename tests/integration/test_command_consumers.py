@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import pwd
 import signal
 import sys
 from collections import Counter
@@ -12,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from tests.integration.test_python_consumers import Shop
 from tests.support.bus import BusFactory
@@ -58,6 +62,10 @@ def shop(bus_factory: BusFactory, tmp_path: Path) -> Any:
     yield make
     for each in shops:
         each.close()
+
+
+def problems(here: Shop) -> str:
+    return str(here.bus.status()["problems"])
 
 
 def events_by_verdict(here: Shop) -> dict[str, str]:
@@ -320,3 +328,111 @@ def test_with_hold_what_may_have_run_waits_for_a_person(shop: OpenShop, argv: li
     assert (numbers["done_total"], numbers["dead"]) == (10, 1)
     assert here.bodies("begin").count(body) == 1
     assert len(here.bus.events("job.unknown")) == 1
+
+
+# -- as whom, and with what ----------------------------------------------------------------------------------
+
+
+def test_a_program_runs_as_its_user_with_its_priority_in_its_folder(shop: OpenShop, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can start programs as somebody else")
+    code = (
+        "import json, os, sys\n"
+        "for line in sys.stdin:\n"
+        "    told = [os.getuid(), os.getgroups(), os.environ['HOME'], os.nice(0), os.getcwd(), os.environ['LEVEL'],"
+        "            sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:4]]\n"
+        "    print(json.dumps(told), flush=True)\n"
+        "    print(json.dumps({'id': json.loads(line)['id'], 'ok': True}), flush=True)\n"
+    )
+    command = {"user": "nobody", "nice": 7, "cwd": "/", "max_jobs": 1}
+    here = shop(["/usr/bin/env", "python3", "-c", code], command=command, env={"LEVEL": "debug"})
+    here.push("x", "y")  # the second one is another life, started by the same process
+    here.settled()
+    entry = pwd.getpwnam("nobody")
+    told = [line.partition(" INFO ")[2] for line in here.bus.topic_log("gift", "credit").splitlines() if " [" in line]
+    assert len(told) == 2
+    for line in told:
+        uid, groups, home, nice, cwd, level, fds = json.loads(line)
+        assert (uid, home, nice, cwd, level) == (entry.pw_uid, entry.pw_dir, 7, "/", "debug")
+        assert 0 not in groups
+        assert fds[:3] == [0, 1, 2]
+        assert len(fds) <= 4  # what it listed them with
+
+
+def test_bodies_arrive_as_they_were_pushed(shop: OpenShop, tmp_path: Path) -> None:
+    code = (
+        "import base64, hashlib, json, sys\n"
+        "for line in sys.stdin:\n"
+        "    job = json.loads(line)\n"
+        "    body = base64.b64decode(job['body']) if job.get('encoding') else job['body'].encode()\n"
+        "    print('sha', hashlib.sha256(body).hexdigest())\n"
+        "    print(json.dumps({'id': job['id'], 'ok': True}), flush=True)\n"
+    )
+    here = shop([sys.executable, "-c", code])
+    bodies = [b"", b"\n", b"\xff\x00\n\r", "☃ \u2028".encode(), os.urandom(300_000), b"x" * 1_000_000]
+    with redis.Redis(port=here.bus.port) as client:
+        client.lpush("gift", *bodies)
+    assert here.settled()["done_total"] == len(bodies)
+    found = [line.split()[-1] for line in here.bus.topic_log("gift", "credit").splitlines() if " sha " in line]
+    assert found == [hashlib.sha256(body).hexdigest() for body in bodies]
+
+
+def test_programs_that_fail_with_every_job_are_told_of_and_do_not_spin(shop: OpenShop) -> None:
+    code = "import sys; sys.stdin.readline(); sys.exit('no database')"
+    here = shop([sys.executable, "-c", code], retry={"attempts": 1})
+    here.push(*(str(number) for number in range(12)))
+    until(lambda: "times in a row" in problems(here), 20, lambda: problems(here))
+    assert "no database" in problems(here)
+    assert here.settled(60)["dead"] == 12
+    assert here.bus.topic_log("gift", "credit").count(" starts") <= 14
+    assert here.bus.events("child.exited") == []
+
+
+def test_a_program_that_grows_far_beyond_its_limit_in_one_job_is_killed_and_that_is_a_crash(shop: OpenShop) -> None:
+    here = shop(ARGV["python"], command={"max_rss": "64MiB"}, crash_limit=2)
+    here.push("hoard 400", "ok 1")
+    numbers = here.settled(40)
+    assert (numbers["done_total"], numbers["dead"]) == (1, 1)
+    assert "killed its consumer 2 times" in here.bus.events("job.dead")[0]["error"]
+
+
+# -- new code ------------------------------------------------------------------------------------------------
+
+
+SCRIPT = """<?php
+while (($line = fgets(STDIN)) !== false) {
+    $job = json_decode($line, true);
+    echo "%s\\n", json_encode(['id' => $job['id'], 'ok' => true]), "\\n";
+}
+"""
+
+
+def test_a_changed_script_is_rolled_out_and_a_broken_one_is_not(shop: OpenShop, tmp_path: Path) -> None:
+    requires("php")
+    releases = tmp_path / "releases"
+    for name, code in (("one", SCRIPT % "old"), ("two", SCRIPT % "new"), ("three", "<?php this is no code")):
+        (releases / name).mkdir(parents=True)
+        (releases / name / "run.php").write_text(code)
+    current = tmp_path / "current"
+    current.symlink_to(releases / "one")
+    here = shop(["php", str(current / "run.php")], consumers=2)
+
+    def switch(name: str) -> None:
+        (tmp_path / "next").symlink_to(releases / name)
+        (tmp_path / "next").rename(current)
+
+    def all_say(word: str) -> bool:
+        mark = len(here.bus.topic_log("gift", "credit").splitlines())
+        here.push(*map(str, range(20)))
+        here.settled()
+        said = [line.split()[-1] for line in here.bus.topic_log("gift", "credit").splitlines()[mark:]]
+        return set(said) & {"old", "new"} == {word}
+
+    assert all_say("old")
+    switch("two")
+    until(lambda: all_say("new"), 30, lambda: f"new code runs: {here.numbers()}")
+    switch("three")
+    until(lambda: here.numbers()["state"] == "rollout-failed", 30, lambda: f"it is told: {here.numbers()}")
+    assert all_say("new")
+    assert here.numbers()["dead"] == 0
+    assert here.bus.events("job.failed") == []

@@ -89,13 +89,21 @@ def grow(job: dict[str, Any], rest: str) -> None:
     HOARD.append(bytearray(os.urandom(int(rest) * 1024 * 1024)))
 
 
+def hoard(job: dict[str, Any], rest: str) -> None:
+    """Grow to so many MiB, step by step, and stay there."""
+    for _ in range(int(rest) // 10):
+        grow(job, "10")
+        time.sleep(0.02)
+    time.sleep(30)
+
+
 INSTEAD = {
     "fail": fail, "retry": retry, "dead": dead, "kill": kill, "exit": leave, "stranger": stranger, "broken": broken,
     "mute": mute, "daemon": daemon,
 }
 """These answer themselves, or not at all."""
 
-BEFORE = {"leaver": leaver, "sleep": sleep, "spill": spill, "grow": grow}
+BEFORE = {"leaver": leaver, "sleep": sleep, "spill": spill, "grow": grow, "hoard": hoard}
 
 
 def act(job: dict[str, Any]) -> None:
