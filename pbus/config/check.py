@@ -257,6 +257,8 @@ def _topic(settings: Settings, tree: Tree, path: KeyPath, topic: Topic) -> None:
         _python(tree, (*path, "python"), topic.python)
     if topic.command is not None:
         _command(settings, tree, (*path, "command"), topic.command)
+        if topic.command.protocol == "pepper" and topic.rate_per_s:
+            tree.add((*path, "rate"), "is not kept for programs that take their jobs themselves (pepper)")
     _concurrency(tree, (*path, "concurrency"), topic.concurrency)
     _retry(tree, (*path, "retry"), topic.retry)
     _brake(tree, (*path, "brake"), topic.brake)
