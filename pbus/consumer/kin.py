@@ -127,7 +127,10 @@ class Kin:
 
     def _bury(self, dead: os.waitid_result) -> None:
         with self._lock:
-            os.waitpid(dead.si_pid, 0)
+            try:
+                os.waitpid(dead.si_pid, 0)
+            except ChildProcessError:
+                return  # one that could not become its program, buried by whoever started it
             if dead.si_pid in self._ours:
                 exited = dead.si_code == os.CLD_EXITED
                 self._ours[dead.si_pid] = dead.si_status if exited else -dead.si_status

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
-_LONGEST_SHOWN: Final = 60
+_LONGEST_SHOWN: Final = 80
 
 
 class LaunchError(Exception):
@@ -71,7 +71,7 @@ class Launch:
         except OSError as error:
             process.kill()
             process.wait()
-            raise LaunchError(f"cannot start {self.name!r} with nice = {self.nice}: {error.strerror}") from error
+            raise LaunchError(f"cannot start {self.argv[0]!r} with nice = {self.nice}: {error.strerror}") from error
         return process
 
     def files(self) -> list[str]:
@@ -97,14 +97,14 @@ class Launch:
                 bufsize=0, **self._pipes(), **self._identity(),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise LaunchError(f"cannot start {self.name!r}: {self._reason(error)}") from error
+            raise LaunchError(f"cannot start {self.argv[0]!r}: {self._reason(error)}") from error
 
     def _identity(self) -> dict[str, Any]:
         if not self.user or self._entry().pw_uid == os.geteuid():
             return {}
         entry = self._entry()
         if os.geteuid() != 0:
-            raise LaunchError(f"cannot start {self.name!r} as user {self.user!r}: pbus does not run as root")
+            raise LaunchError(f"cannot start {self.argv[0]!r} as user {self.user!r}: pbus does not run as root")
         return {
             "user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": os.getgrouplist(self.user, entry.pw_gid)
         }
@@ -118,7 +118,7 @@ class Launch:
         try:
             return pwd.getpwnam(self.user)
         except KeyError as error:
-            raise LaunchError(f"cannot start {self.name!r}: there is no user {self.user!r}") from error
+            raise LaunchError(f"cannot start {self.argv[0]!r}: there is no user {self.user!r}") from error
 
     def _reason(self, error: Exception) -> str:
         if not isinstance(error, OSError):
