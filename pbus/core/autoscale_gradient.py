@@ -85,6 +85,7 @@ class Gradient:
         base_load: Busy places up to which it held.
         service_s, throughput: Smoothed over a few samples; attempts a second.
         limit: Places; UNLIMITED: free.
+        tried: The limit that a trial has shown, and what it has grown by since.
         trial: The one under way.
         rests_until_s: No growth before: a backend said that it was busy.
         probe_at_s, probe_wait_s: When a limit that holds is tried with fewer, and the wait before that.
@@ -97,6 +98,7 @@ class Gradient:
     service_s: float = 0.0
     throughput: float = 0.0
     limit: float = UNLIMITED
+    tried: float = 0.0
     trial: Trial | None = None
     rests_until_s: float = 0.0
     probe_at_s: float = 0.0
@@ -207,7 +209,7 @@ def _try(gradient: Gradient, trial: Trial, sample: TopicSample, now_s: float, in
     if now_s < trial.until_s or not enough:
         return replace(gradient, trial=trial)
     if not trial.jobs:
-        return replace(gradient, trial=None, limit=trial.right)
+        return replace(gradient, trial=None, limit=trial.right, tried=trial.right)
     return _judge(gradient, trial, trial.jobs_s / trial.jobs, now_s)
 
 
@@ -220,26 +222,33 @@ def _judge(gradient: Gradient, trial: Trial, service_s: float, now_s: float) -> 
     if not is_elastic:
         trusts_s = min(max(gradient.trusts_s * 2, WRONG_FIRST_S), WRONG_MAX_S)
         return replace(gradient, base_s=service_s, base_load=fewer, service_s=service_s, limit=trial.wrong,
-                       trusts_s=trusts_s, trusts_until_s=now_s + trusts_s)
-    return replace(gradient, base_s=min(gradient.base_s, service_s), limit=trial.right, trusts_s=0.0)
+                       tried=trial.wrong, trusts_s=trusts_s, trusts_until_s=now_s + trusts_s)
+    return replace(gradient, base_s=min(gradient.base_s, service_s), limit=trial.right, tried=trial.right, trusts_s=0.0)
 
 
 def _follow(gradient: Gradient, now_s: float, need: float, busy: float, queued: float, is_full: bool) -> Gradient:
-    """The limit follows what the backend can use: down when it is a good deal less, up a little each time."""
+    """
+    The limit follows what the backend can use: up a little each time, down a little too.
+
+    A good deal less than a trial has shown is another trial, or something else that slows the backend down would
+    lower the limit, that the throughput, and that the limit.
+    """
     limit = gradient.limit
     useful = _useful(gradient, busy, queued) if is_full else limit + _slack(limit)
-    if useful < limit * 0.8 and limit - useful > 1.0:
+    shown = max(limit, gradient.tried)
+    if useful < shown * 0.8 and shown - useful > 1.0:
         return _fall(gradient, useful, busy, now_s)
     if now_s >= gradient.rests_until_s:
         moved = max(1.0, min(useful, limit + _slack(limit)))
         limit = moved if abs(moved - limit) >= LEAST_MOVE else limit
-    return _probe(_release(replace(gradient, limit=limit), need), busy, now_s, need, is_full)
+    tried = max(gradient.tried, limit)
+    return _probe(_release(replace(gradient, limit=limit, tried=tried), need), busy, now_s, need, is_full)
 
 
 def _release(gradient: Gradient, need: float) -> Gradient:
     """A limit of more than is needed by far is none."""
     if gradient.limit > 2 * need + 2:
-        return replace(gradient, limit=UNLIMITED, probe_wait_s=PROBE_FIRST_S, is_busy=False)
+        return replace(gradient, limit=UNLIMITED, tried=0.0, probe_wait_s=PROBE_FIRST_S, is_busy=False)
     return gradient
 
 
@@ -255,7 +264,7 @@ def _probe(gradient: Gradient, busy: float, now_s: float, need: float, is_full: 
 def _idle(gradient: Gradient, need: float) -> Gradient:
     """No attempt ended: nothing is learned, but a limit that is not needed goes."""
     if gradient.is_limited and need == 0:
-        return replace(gradient, limit=UNLIMITED, trial=None, is_busy=False)
+        return replace(gradient, limit=UNLIMITED, tried=0.0, trial=None, is_busy=False)
     return gradient
 
 
@@ -266,4 +275,4 @@ def _refused(gradient: Gradient, sample: TopicSample, now_s: float) -> Gradient:
     if now_s < gradient.rests_until_s and gradient.is_busy:
         return replace(gradient, rests_until_s=rests_s) if sample.retry_after_s else gradient
     limit = max(1.0, min(gradient.limit, float(max(sample.places, 1))) * BUSY_SHRINKS)
-    return replace(gradient, limit=limit, trial=None, rests_until_s=rests_s, is_busy=True)
+    return replace(gradient, limit=limit, tried=limit, trial=None, rests_until_s=rests_s, is_busy=True)

@@ -143,6 +143,19 @@ def test_jobs_that_take_longer_are_no_full_backend() -> None:
     assert run.moments[-1].sample.ready <= 50
 
 
+def test_a_full_backend_that_something_else_slows_down_keeps_its_places() -> None:
+    """From 20 ms to 26 ms: less throughput is no reason for fewer places, which would be less throughput again."""
+    jobs = work(Load(for_s=20, per_s=10, service_s=0.02), Load(for_s=40, per_s=1500, service_s=0.02, spread=0.3),
+                Load(for_s=100, per_s=1500, service_s=0.026, spread=0.3), seed=1)
+
+    run = simulate(jobs, WIDE, 160.0, farm=Farm(processes=24, overhead_s=0.001))
+
+    late = run.moments[70:]
+    assert sum(moment.sample.done_per_s for moment in late) / len(late) >= 0.93 * 24 / 0.026
+    assert sorted(moment.decision.wanted for moment in late)[len(late) // 10] >= 20
+    assert sorted(moment.decision.wanted for moment in late)[-len(late) // 10] <= 36
+
+
 # -- a constant load ------------------------------------------------------------------------------------
 
 
