@@ -42,6 +42,14 @@ def daemons(bus: Bus) -> set[int]:
     return {child.pid for pid in bus.pids("program") for child in psutil.Process(pid).children()}
 
 
+def alive(pid: int) -> bool:
+    """It is there, and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_program_runs_as_often_as_it_should_and_its_output_has_a_log(bus_factory: BusFactory) -> None:
     bus = start(bus_factory, {"processes": 2, "env": {"LEVEL": "debug"}})
     until(lambda: said(bus).count("hello from") == 2, 10, lambda: said(bus))
@@ -66,6 +74,20 @@ def test_a_killed_wrapper_takes_its_program_with_it(bus_factory: BusFactory) -> 
     (before,) = until(lambda: daemons(bus), 10, "it runs")
     os.kill(bus.pids("program")[0], signal.SIGKILL)
     until(lambda: not psutil.pid_exists(before), 5, "it died with its wrapper")
+    until(lambda: daemons(bus), 10, "another one runs")
+
+
+def test_a_program_dies_with_its_wrapper_although_the_master_stands_still(bus_factory: BusFactory) -> None:
+    bus = start(bus_factory, {})
+    (before,) = until(lambda: daemons(bus), 10, "it runs")
+    (wrapper,) = bus.pids("program")
+    assert bus.process is not None
+    bus.process.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(wrapper, signal.SIGKILL)
+        until(lambda: not alive(before), 5, "the kernel ends it")
+    finally:
+        bus.process.send_signal(signal.SIGCONT)
     until(lambda: daemons(bus), 10, "another one runs")
 
 
