@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pbus.core.autoscale_terms import Kind, Override, TopicRules
 
-FILE: Final = "orders.json"
+FILE: Final = "scale-orders.json"
 """Where they are kept, in the data directory."""
 VERSION: Final = 1
 

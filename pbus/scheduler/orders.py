@@ -1,7 +1,7 @@
 """
 The orders of people, kept in a file of the data directory, so that they survive a restart.
 
-    data_dir/orders.json    {"v": 1, "orders": [{path, least, most, from_s, until_s, made_s}, ..]}
+    data_dir/scale-orders.json    {"v": 1, "orders": [{path, least, most, from_s, until_s, made_s}, ..]}
 
 Rule: an order counts when it is on the disk. The file is replaced as a whole, never changed in place; one that cannot
 be understood is said and put aside, and never stops the bus.
