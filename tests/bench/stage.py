@@ -86,7 +86,7 @@ class Stage:
         return sum(n.ready + n.running + n.delayed for n in self.driver.numbers().values())
 
     def drained_s(self, bus: Bus, count: int, begins: Callable[[], object] = lambda: None) -> float:
-        """Push *count* jobs while nothing is delivered, then let it go on; seconds from *begins* until they are settled."""
+        """Push *count* jobs while nothing is delivered, then let it go on; seconds from *begins* to the last one."""
         with _standing_still(bus):
             benchmark(bus.port, QUEUE, count, pipeline=_FILL_PIPELINE)
             assert self.backlog() >= count
