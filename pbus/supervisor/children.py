@@ -135,11 +135,6 @@ class Children:
             key for key, history in self.histories.items() if history.in_a_row and not self.thrives(key)
         )
 
-    def ails(self, key: Key) -> bool:
-        """More of that role and topic would only die more often."""
-        history = self.histories.get(key)
-        return history is not None and bool(history.fatal or (history.in_a_row and not self.thrives(key)))
-
     def forgive(self, key: Key) -> bool:
         """Forget how that role and topic died: it is born again at once. True when it had been given up."""
         history = self.histories.pop(key, None)

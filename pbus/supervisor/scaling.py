@@ -87,7 +87,7 @@ class Scaling:
         """Have as many places as are wanted now, as far as that is possible at this moment."""
         have = self._children.indexes(key)
         missing = self.wanted(key) + self.extra(key) - len(have)
-        if missing > 0 and not self._children.ails(key):
+        if missing > 0:
             lived_in = {child.index for child in self._children.of(key)}
             self._resize(key, have.union(lowest_free(have | lived_in, missing)))
         elif missing < 0:

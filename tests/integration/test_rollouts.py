@@ -80,6 +80,27 @@ def test_bad_code_leaves_the_old_processes_where_they_are(
     assert bus.status()["problems"] == []
 
 
+def test_bad_code_that_comes_again_and_again_gives_nobody_up(idle_bus: IdleFactory) -> None:
+    bus = crew(idle_bus, count=2)
+    old = bus.pids("consumer")
+    for number in range(1, 5):
+        change(bus, {"fail": ["no module named jobs", 1]})
+        until(lambda number=number: len(bus.events("rollout.failed")) == number, 10, f"failure {number}")
+    assert bus.status()["topics"][0]["state"] == "rollout-failed"
+    assert bus.pids("consumer") == old
+    assert bus.events("child.fatal") == []
+
+
+def test_those_with_old_code_have_nothing_to_say_once_there_is_newer(idle_bus: IdleFactory) -> None:
+    bus = crew(idle_bus, count=2)
+    change(bus, {})
+    until(lambda: indexes(bus) == [0, 1, 2], 10, "the canary is ready")
+    bus.say("changed", 0, role="consumer", files=["jobs.py"])
+    bus.say("problem", 0, role="consumer", name="said", text="it was heard")
+    until(lambda: "it was heard" in bus.status()["problems"], 10, "the old one was heard")
+    assert [event["code"] for event in bus.events("rollout.begun")] == [1]
+
+
 def test_bad_code_that_is_put_back_is_no_problem_any_more(idle_bus: IdleFactory) -> None:
     bus = crew(idle_bus, count=2)
     old = bus.pids("consumer")

@@ -39,8 +39,8 @@ def run(child: Child) -> None:
     if "code" in args:
         args = {**args, **json.loads(Path(args["code"]).read_text())}
     _misbehave(child, args)
-    kept = bytearray(os.urandom(1 << 20) * args.get("eat", 0))
     _prepare(child, args)
+    kept = bytearray(os.urandom(1 << 20) * args.get("eat", 0))
     said = os.path.getsize(args["sayings"]) if os.path.exists(args.get("sayings", "")) else 0
     child.ready()
     if "sayings" in args:
