@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -116,7 +117,7 @@ def _run_pepper(handler: CommandHandler, job: Delivery, section: Topic) -> Resul
     door = _OneJob(job, section)
     try:
         argv = [
-            *handler.argv, "-q", path, "-h", "127.0.0.1", "-p", str(door.port), "-a", "debug", "-t", "1",
+            *handler.argv, "-q", path, "-h", "127.0.0.1", "-p", str(door.port), "-a", door.token, "-t", "1",
             "-H", handler.entry,
         ]
         process = _start(handler, argv, talks=False)
@@ -134,13 +135,14 @@ def _run_pepper(handler: CommandHandler, job: Delivery, section: Topic) -> Resul
 
 
 class _OneJob:
-    """A port that hands out one job, to whoever asks; a thread of its own."""
+    """A port that hands out one job, to whoever knows the token; threads of its own."""
 
     def __init__(self, job: Delivery, section: Topic) -> None:
         self.taken = self.pushed_back = False
         made = pepper.job_object(job, section.retry.policy, SystemClock().wall_s())
         self._reply = pepper.popped_json([made])
         self._id = job.id
+        self.token = secrets.token_hex(16)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -161,14 +163,21 @@ class _OneJob:
         import hiredis
 
         reader: Any = hiredis.Reader()
+        known = False
         with sock:
             try:
                 while data := sock.recv(READ_BYTES):
                     reader.feed(data)
                     while (command := reader.gets()) is not False:
-                        sock.sendall(self._answer(command))
+                        known = known or self._knows(command)
+                        sock.sendall(self._answer(command) if known else b"-NOAUTH by the token in your arguments\r\n")
             except (OSError, hiredis.ProtocolError):
                 return  # whoever that was, it does not speak as a program does
+
+    def _knows(self, command: Any) -> bool:
+        """``AUTH name:TOKEN``, as the old programs say it, or in two arguments."""
+        said = command[-1] if isinstance(command, list) and command and command[0].upper() == b"AUTH" else b""
+        return bool(said) and secrets.compare_digest(said.rpartition(b":")[2], self.token.encode())
 
     def _answer(self, command: Any) -> bytes:
         from pbus.codec.resp_reply import NULL, OK, bulk, error

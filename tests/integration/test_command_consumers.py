@@ -134,8 +134,9 @@ def test_a_killed_consumer_takes_its_program_with_it_and_costs_its_job_a_crash(s
     assert Counter(run.text for run in here.runs()).most_common(1) == [("sleep-once 60", 2)]
 
 
-def test_a_job_beyond_the_timeout_ends_its_program_and_is_tried_again(shop: OpenShop, argv: list[str]) -> None:
-    here = shop(argv, timeout="500ms")
+def test_a_job_beyond_the_timeout_ends_its_program_and_is_tried_again(shop: OpenShop) -> None:
+    requires("php")
+    here = shop(ARGV["php"], timeout="500ms")
     here.push("sleep-once 60", "ok 1")
     assert here.settled()["done_total"] == 2
     assert list(events_by_verdict(here)) == ["timeout"]
@@ -262,8 +263,9 @@ def test_a_program_that_never_takes_a_job_costs_no_attempt_and_is_given_up(
 # -- recycling, and the end --------------------------------------------------------------------------------
 
 
-def test_a_program_is_replaced_after_its_jobs_and_no_job_runs_twice(shop: OpenShop, argv: list[str]) -> None:
-    here = shop(argv, command={"max_jobs": 10})
+def test_a_program_is_replaced_after_its_jobs_and_no_job_runs_twice(shop: OpenShop) -> None:
+    requires("php")
+    here = shop(ARGV["php"], command={"max_jobs": 10})
     here.push(*(f"ok {number}" for number in range(100)))
     assert here.settled()["done_total"] == 100
     jobs = Counter(run.pid for run in here.runs())
@@ -303,15 +305,17 @@ def test_stop_lets_the_begun_job_finish_and_keeps_the_rest(shop: OpenShop, argv:
     assert len(here.runs()) == len(here.bodies()) == 21
 
 
-def test_an_idle_bus_with_programs_stops_at_once(shop: OpenShop, argv: list[str]) -> None:
-    here = shop(argv, consumers=2)
+def test_an_idle_bus_with_programs_stops_at_once(shop: OpenShop) -> None:
+    requires("php")
+    here = shop(ARGV["php"], consumers=2)
     here.push("ok 1")
     here.settled()
     assert here.bus.stop(timeout_s=2.5) == 0
 
 
-def test_a_killed_delivery_child_has_no_job_run_twice(shop: OpenShop, argv: list[str]) -> None:
-    here = shop(argv, consumers=2)
+def test_a_killed_delivery_child_has_no_job_run_twice(shop: OpenShop) -> None:
+    requires("php")
+    here = shop(ARGV["php"], consumers=2)
     for round_ in range(3):
         here.push(*(f"sleep 0.01 {round_}.{number}" for number in range(100)))
         until(lambda mark=round_ * 100 + 30: len(here.bodies()) >= mark, 10, "work is under way")
@@ -321,8 +325,9 @@ def test_a_killed_delivery_child_has_no_job_run_twice(shop: OpenShop, argv: list
 
 
 @pytest.mark.parametrize("body", ["kill x", "sleep 60"])
-def test_with_hold_what_may_have_run_waits_for_a_person(shop: OpenShop, argv: list[str], body: str) -> None:
-    here = shop(argv, on_unknown="hold", timeout="500ms")
+def test_with_hold_what_may_have_run_waits_for_a_person(shop: OpenShop, body: str) -> None:
+    requires("php")
+    here = shop(ARGV["php"], on_unknown="hold", timeout="500ms")
     here.push(body, *(f"ok {number}" for number in range(10)))
     numbers = here.settled()
     assert (numbers["done_total"], numbers["dead"]) == (10, 1)

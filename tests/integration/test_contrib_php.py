@@ -89,25 +89,23 @@ def test_a_local_socket_is_a_place_too(bus: Bus) -> None:
     assert push([place], "gift")["place"] == place
 
 
-@pytest.mark.parametrize(
-    ("queue", "body", "auth", "options", "thrown", "word"),
-    [
-        ("gone", "x", "", {}, "NoQueue", "NOQUEUE"),
-        ("gift/credit", "x", "", {}, "NoQueue", "NOQUEUE"),
-        ("nobody", "x", "", {}, "NoQueue", "NOTOPIC"),
-        ("gift", "x" * 70000, "", {}, "TooBig", "TOOBIG"),
-        ("gift", "x", "", {"dedupe": ""}, "BadValue", "BADVALUE"),
-        ("gift", "x", "", {"delayMs": -1}, "BadValue", "BADVALUE"),
-        ("shut", "x", "", {}, "AuthFailed", "NOAUTH"),
-        ("shut", "x", "shut:wrong", {}, "AuthFailed", "WRONGPASS"),
-        ("shut", "x", f"own:{SECRET}", {}, "AuthFailed", "NOPERM"),
-    ],
-)
-def test_each_refusal_is_an_exception_of_its_own_and_nothing_is_stored(
-    bus: Bus, queue: str, body: str, auth: str, options: dict[str, Any], thrown: str, word: str
-) -> None:
-    told = push([address(bus)], queue, body, auth, **options)
-    assert (told["thrown"], told["word"], told["stored"]) == (f"Pbus\\{thrown}", word, False), told
+REFUSALS: list[tuple[str, str, str, dict[str, Any], str, str]] = [
+    ("gone", "x", "", {}, "NoQueue", "NOQUEUE"),
+    ("gift/credit", "x", "", {}, "NoQueue", "NOQUEUE"),
+    ("nobody", "x", "", {}, "NoQueue", "NOTOPIC"),
+    ("gift", "x" * 70000, "", {}, "TooBig", "TOOBIG"),
+    ("gift", "x", "", {"dedupe": ""}, "BadValue", "BADVALUE"),
+    ("gift", "x", "", {"delayMs": -1}, "BadValue", "BADVALUE"),
+    ("shut", "x", "", {}, "AuthFailed", "NOAUTH"),
+    ("shut", "x", "shut:wrong", {}, "AuthFailed", "WRONGPASS"),
+    ("shut", "x", f"own:{SECRET}", {}, "AuthFailed", "NOPERM"),
+]
+
+
+def test_each_refusal_is_an_exception_of_its_own_and_nothing_is_stored(bus: Bus) -> None:
+    for queue, body, auth, options, thrown, word in REFUSALS:
+        told = push([address(bus)], queue, body, auth, **options)
+        assert (told["thrown"], told["word"], told["stored"]) == (f"Pbus\\{thrown}", word, False), told
     with redis.Redis(port=bus.port) as client:
         assert client.llen("gift") == 0
 
