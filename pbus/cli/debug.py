@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -75,9 +76,7 @@ def _runner(section: Topic, output: Output, settings: Settings, post_mortem: boo
         return run_lines(command, output) if command.protocol == "lines" else run_pepper(command)
     if section.pull is not None:
         raise click.UsageError("nothing of pbus runs its jobs: clients pull them")
-    from pbus.cli.debug_calls import run_call
-
-    return run_call(settings)
+    return lambda job, section: run_call(settings, job, section)
 
 
 # -- which job ------------------------------------------------------------------------------------------
@@ -126,6 +125,24 @@ def _stored(context: Context, queue: str, topic: str, job_id: str) -> Delivery:
     return _made_up(
         queue, topic, record.body, id=record.id, traceparent=record.traceparent, content_type=record.content_type
     )
+
+
+# -- calls ----------------------------------------------------------------------------------------------
+
+
+def run_call(settings: Settings, job: Delivery, section: Topic) -> Result:
+    """One direct call of a php-fpm script or an HTTP endpoint."""
+    # By its name, as roles are: gevent stays where the roles are, and out of every other command.
+    direct = importlib.import_module("pbus.delivery.direct")
+    outcome = direct.call(settings, job, section, SystemClock())
+    return Result(
+        verdict=str(outcome.verdict), error=outcome.error, delay_s=outcome.delay_s, status=outcome.status,
+        headers=outcome.headers, output=_text(outcome.output), stderr=_text(outcome.stderr),
+    )
+
+
+def _text(excerpt: bytes | str) -> str:
+    return excerpt.decode("utf-8", "replace") if isinstance(excerpt, bytes) else excerpt
 
 
 # -- Python ---------------------------------------------------------------------------------------------

@@ -354,7 +354,8 @@ def test_a_program_runs_as_its_user_with_its_priority_in_its_folder(shop: OpenSh
     here.push("x", "y")  # the second one is another life, started by the same process
     here.settled()
     entry = pwd.getpwnam("nobody")
-    told = [line.partition(" INFO ")[2] for line in here.bus.topic_log("gift", "credit").splitlines() if " [" in line]
+    lines = here.bus.topic_log("gift", "credit").splitlines()
+    told = [line.partition(" INFO ")[2] for line in lines if " INFO [" in line]
     assert len(told) == 2
     for line in told:
         uid, groups, home, nice, cwd, level, fds = json.loads(line)

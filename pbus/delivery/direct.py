@@ -1,13 +1,19 @@
-"""``pbus topic debug`` of php-fpm and HTTP handlers: one direct call, beside whatever the bus is doing."""
+"""
+One call of a php-fpm or HTTP handler outside of every lane, for a person who looks on.
+
+Rule: a connection of its own, no limit of time, nothing claimed or settled; what the answer means is what it means to
+a lane.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import click
-
-from pbus.cli.debug import Result, Run
-from pbus.clock import SystemClock
+from pbus.clock import Clock
+from pbus.config.schema import Settings, Topic
+from pbus.core.job import Delivery
+from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.backend import Backend
 from pbus.delivery.backends import Backends
 from pbus.delivery.caller import Client
 from pbus.delivery.connection import Connection, connect
@@ -16,60 +22,50 @@ from pbus.delivery.fastcgi_client import FastcgiClient
 from pbus.delivery.http_client import HttpClient
 from pbus.errors import HandlerRejected, HandlerUnavailable
 
-if TYPE_CHECKING:
-    from pbus.config.schema import Settings, Topic
-    from pbus.core.job import Delivery
-    from pbus.delivery.backend import Backend
-
 CONNECT_S: Final = 2.0
 
 
-def run_call(settings: Settings) -> Run:
-    """One call on a connection of its own, to the first address that answers; without a limit of time."""
-    return lambda job, section: _call(settings, job, section)
+def call(settings: Settings, job: Delivery, section: Topic, clock: Clock) -> Outcome:
+    """
+    Call the handler of *section* with *job*, at the first of its addresses that can be reached.
 
-
-def _call(settings: Settings, job: Delivery, section: Topic) -> Result:
-    backend, client = _client(settings, job, section)
+    Raises:
+        ValueError: it is a handler that is not called.
+    """
+    backend, client = _client(settings, job, section, clock)
     connection = None
     try:
         request, size = client.encode(job)
         connection = _connected(backend)
-        clock = SystemClock()
         begun_s = clock.monotonic_s()
         reader = client.new_reader()
         broken = _talk(connection, request, reader)
         if broken:
-            return Result(verdict="crashed", error=broken)
-        outcome = client.read(Exchange(reader), size, clock.monotonic_s() - begun_s)
+            return Outcome(verdict=Verdict.CRASHED, error=broken)
+        return client.read(Exchange(reader), size, clock.monotonic_s() - begun_s)
     except HandlerUnavailable as error:
-        return Result(verdict="down", error=str(error))
+        return Outcome(verdict=Verdict.DOWN, error=str(error))
     except HandlerRejected as error:
-        return Result(verdict="unsent", error=str(error))
+        return Outcome(verdict=Verdict.UNSENT, error=str(error))
     finally:
         if connection is not None:
             connection.close()
-    return Result(
-        verdict=str(outcome.verdict), error=outcome.error, delay_s=outcome.delay_s, status=outcome.status,
-        headers=outcome.headers, output=_text(outcome.output), stderr=_text(outcome.stderr),
-    )
 
 
-def _client(settings: Settings, job: Delivery, section: Topic) -> tuple[Backend, Client]:
-    backends = Backends(settings.backend, processes=1, index=0, clock=SystemClock())
+def _client(settings: Settings, job: Delivery, section: Topic, clock: Clock) -> tuple[Backend, Client]:
+    backends = Backends(settings.backend, processes=1, index=0, clock=clock)
     retry = section.retry.policy
     if section.fastcgi is not None:
         backend = backends.of_fastcgi(section.fastcgi)
         return backend, FastcgiClient(
             job.queue, job.topic, section.fastcgi, retry=retry, max_post_bytes=backend.settings.max_post_bytes,
-            address=backend.label, clock=SystemClock(),
+            address=backend.label, clock=clock,
         )
     if section.http is None:
-        raise click.UsageError("this handler is not called")
+        raise ValueError("its handler is not called")
     backend = backends.of_http(section.http)
     return backend, HttpClient(
-        job.queue, job.topic, section.http, retry=retry, max_post_bytes=backend.settings.max_post_bytes,
-        clock=SystemClock(),
+        job.queue, job.topic, section.http, retry=retry, max_post_bytes=backend.settings.max_post_bytes, clock=clock
     )
 
 
@@ -102,7 +98,3 @@ def _talk(connection: Connection, request: bytes, reader: Any) -> str:
     except (OSError, ValueError) as error:
         return f"the answer broke off: {error}"
     return "" if reader.complete else "the connection ended without a whole answer"
-
-
-def _text(excerpt: Any) -> str:
-    return excerpt.decode("utf-8", "replace") if isinstance(excerpt, bytes) else str(excerpt)
