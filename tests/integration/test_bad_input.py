@@ -348,7 +348,7 @@ def test_handler_that_does_not_import_costs_its_topic_a_wait_until_it_is_repaire
         for topic, (call, why) in wrong.items():
             [said] = [text for text in bus.status()["problems"] if text.startswith(f"consumer gift/{topic}: ")]
             assert f"did not start 3 times: exit status 1 (python handler {call!r} cannot be imported from" in said
-            assert said.endswith(f"{why}); given up, its jobs wait: repair it, then 'pbus restart'")
+            assert said.endswith(f"{why}); given up, its jobs wait: repair it, then 'pbus topic restart gift/{topic}'")
             assert why in bus.topic_log("gift", topic)
             assert bus.topic("gift", topic)["state"] == "fatal"
         _push(bus, ledger)

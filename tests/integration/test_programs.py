@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -39,7 +40,11 @@ def said(bus: Bus) -> str:
 
 def daemons(bus: Bus) -> set[int]:
     """Processes that the wrappers of the program have started."""
-    return {child.pid for pid in bus.pids("program") for child in psutil.Process(pid).children()}
+    found = set()
+    for pid in bus.pids("program"):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has gone since
+            found |= {child.pid for child in psutil.Process(pid).children()}
+    return found
 
 
 def alive(pid: int) -> bool:
