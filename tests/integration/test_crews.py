@@ -32,7 +32,9 @@ def crew(idle_bus: IdleFactory, *others: dict[str, Any], count: int = 1, **args:
         consumer(count, **spec, args={"sayings": bus.sayings("consumer"), "code": code(bus, {}), **args}),
         *others,
     ]
-    return bus.start()
+    bus.start()
+    become(bus, list(range(count)), 30)  # nobody has yet to read how its life goes
+    return bus
 
 
 def consumer(count: int, **fields: Any) -> dict[str, Any]:
