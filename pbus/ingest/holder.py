@@ -60,15 +60,17 @@ class TokenPop(Pop):
 
     Attributes:
         owner: The process in whose name the job is claimed.
-        prepared: What it held before has been settled.
+        acked: What it held before is done.
+        prepared: It is sure to hold nothing now.
     """
 
-    __slots__ = ("owner", "prepared")
+    __slots__ = ("acked", "owner", "prepared")
 
     def __init__(self, connection: Receiver, topic: TopicEntry, owner: Owner, deadline_s: float) -> None:
         super().__init__(connection, [topic], 1, deadline_s)
         self.blocks = False                           # it is answered like RPOP
         self.owner = owner
+        self.acked = False
         self.prepared = False
 
 
@@ -140,6 +142,16 @@ class Holder:
     def look(self) -> None:
         """Look at every topic somebody waits for: the store is back, or the bell was deaf."""
         self._look_all = True
+        self._wake.set()
+
+    def doubt(self) -> None:
+        """
+        A child has died: what it was claiming for a program may have reached the store after we asked.
+
+        Call it for a while after a death, or such a job waits until its program asks for another one.
+        """
+        for pop in self._waiting:
+            pop.prepared = False
         self._wake.set()
 
     def delivered(self, deliveries: Iterable[Delivery], sent: bool) -> None:
@@ -306,15 +318,19 @@ class Holder:
         self._claim([pop for pop in hungry if pop.prepared and not pop.over])
 
     def _prepare(self, pop: TokenPop) -> None:
-        """Whoever asks for the next one has finished the one before."""
+        """Whoever asks for the next one has finished the one before; what it never got goes back."""
         if self._store.away:
             return
         try:
             topic = pop.topics[0]
-            self._end(pop.owner, topic, self._held(pop.owner, topic), Verdict.DONE, "")
+            held = self._held(pop.owner, topic)
+            hand = self._hand(pop.owner)
+            if pop.acked and hand is not None:
+                held = [one for one in held if one.id != hand.job_id]
+            self._end(pop.owner, topic, held, Verdict.DONE, "")
         except StorageError:
             return                                    # tried again until its time is over
-        pop.prepared = True
+        pop.acked = pop.prepared = True
 
     def _claim(self, pops: list[TokenPop]) -> None:
         if not pops or self._store.away:

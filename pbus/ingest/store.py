@@ -35,6 +35,8 @@ _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 1.0
 WATCH_S: Final = 1.0
 """Between two looks at how full it is."""
+CALM_AFTER_S: Final = 3.0
+"""A claim sent by a process that died with it may reach the store later than its death reached us."""
 FULL_S: Final = 10.0
 """A store is said to have no room until so long after its last refusal."""
 _T = TypeVar("_T")
@@ -88,6 +90,8 @@ class Store:
         self.puller = Puller(self, self._owner, child.clock, child.log, self._account.done)
         self.holder = Holder(self, Handed(child.run_dir), self._account, child.clock, child.log)
         self._overdue = Overdue(self.holder, programs, child)
+        self._deaths = child.scoreboard.deaths
+        self._calm_s = child.clock.monotonic_s() + CALM_AFTER_S  # we may be somebody's successor
 
     def start(self) -> None:
         """Begin; ``wait_first`` tells when the first try to open is over."""
@@ -232,6 +236,8 @@ class Store:
         while True:
             self._child.clock.sleep(WATCH_S)
             self._account.tell()
+            if self._programs:
+                self._see_deaths()
             if self._programs and not self.away:
                 try:
                     self._overdue.look()
@@ -239,6 +245,14 @@ class Store:
                     continue                          # the next look is soon
                 except Exception:                     # a bug must not end the watch
                     self._child.log.exception("store.failed", storage=self.name)
+
+    def _see_deaths(self) -> None:
+        """For a while after a death, claims may come to light that nobody knows of."""
+        now_s, deaths = self._child.clock.monotonic_s(), self._child.scoreboard.deaths
+        if deaths != self._deaths:
+            self._deaths, self._calm_s = deaths, now_s + CALM_AFTER_S
+        if now_s < self._calm_s:
+            self.holder.doubt()
 
     # -- how full it is -----------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ RESPAWN_S = 5.0
 def test_killed_ingest_children_cost_programs_no_job(scenario: Scenario) -> None:
     draw = generator("programs")
     bus = scenario.start({"mail": scenario.program(PROGRAMS)}, "[ingest]\nprocesses = 2")
-    with scenario.pushing(threads=4) as producers:
+    with scenario.pushing(threads=2) as producers:
         until(lambda: scenario.ledger.executed_count("gift", "mail") > 50, 20, "programs work")
         for _ in range(KILLS):
             children = bus.pids("ingest")

@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from pbus.core import tokens
-from pbus.core.job import Delivery, Move
+from pbus.core.job import Delivery, Move, Push
 from pbus.core.names import Owner
 from pbus.errors import Unavailable
 from pbus.storage.driver import Want
@@ -115,6 +115,46 @@ def test_claim_that_no_child_handed_over_goes_back(door: Door, client: Client, p
 
     assert door.driver.settled == [(Move.RELEASE, "1000-1")]
     assert door.driver.settlements[0].redelivered
+
+
+def test_claim_of_a_dead_child_that_lands_while_the_program_waits_comes_to_it(
+    door: Door, client: Client, program: Program
+) -> None:
+    waiting = program.connect().command("RPOP", TOPIC)
+    door.until(lambda: door.driver.wants)
+    _, other = door.process("", n=50)
+    push_unheard(door, "a")
+    door.driver.claim([Want(str(program.owner), "php", "credit", 1)])
+    door.clock.ahead_s += 60                          # nobody has died for long
+    door.store._see_deaths()
+    assert waiting.silent()
+
+    door.child.scoreboard.bury(other, -9)
+    door.store._see_deaths()
+
+    assert json.loads(waiting.read(1.0))["jobs"][0]["content"] == "a"
+    assert door.driver.settled == [(Move.RELEASE, "1000-1")]
+
+
+def test_doubt_settles_nothing_that_was_handed_over(door: Door, client: Client, program: Program) -> None:
+    """The program has got a job by another child while its first command still waits here."""
+    waiting = program.connect().command("RPOP", TOPIC)
+    door.until(lambda: door.driver.wants)
+    push_unheard(door, "a")
+    door.driver.claim([Want(str(program.owner), "php", "credit", 1)])
+    Handed(door.child.run_dir).give(program.owner, "1000-1", door.clock.monotonic_s())
+
+    door.store.holder.doubt()
+
+    assert waiting.silent()
+    assert door.driver.settled == []
+
+
+def push_unheard(door: Door, body: str) -> None:
+    """A push whose bell nobody hears."""
+    bells, door.driver.bells = door.driver.bells, []
+    door.driver.append("other", 1, [Push("php", body.encode())])
+    door.driver.bells = bells
 
 
 def test_job_is_settled_although_its_row_cannot_be_written(door: Door, client: Client, program: Program) -> None:
