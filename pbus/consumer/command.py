@@ -143,6 +143,8 @@ class LinesConsumer:
             return
         self._attachment.answer(answer.verdict, answer.error, answer.delay_s, self._clock.monotonic_s() - begun_s)
         self._child.slot.end(answer.verdict == "done")
+        losses = self._log.losses
+        self._child.problem("output", f"{self._child.spec.path}: {losses}" if losses else "")
         if program.over:
             self._ended_with_a_job(program)
         else:

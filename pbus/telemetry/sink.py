@@ -55,7 +55,7 @@ class LogFile:
         self._check_at_s = 0.0
         self._torn = False
         self._full = False
-        self._reason = ""
+        self.reason = ""
 
     def write(self, line: bytes) -> None:
         """Append *line* (which ends in a newline), or count it as dropped."""
@@ -65,7 +65,7 @@ class LogFile:
                 self._refuse()
                 return
             if self.dropped:
-                self._put(self._notice("log.dropped", self.dropped, self._reason))
+                self._put(self._notice("log.dropped", self.dropped, self.reason))
                 self.dropped = 0
             self._put(line)
         except OSError as error:
@@ -82,14 +82,14 @@ class LogFile:
             return 0, ""
         try:
             self._look()
-            notice = self._notice("log.dropped", self.dropped, self._reason)
+            notice = self._notice("log.dropped", self.dropped, self.reason)
             if len(notice) <= self._room:
                 self._put(notice)
                 self.dropped = 0
                 return 0, ""
         except OSError as error:
-            self._reason = error.strerror or "error"
-        return self.dropped, self._reason
+            self.reason = error.strerror or "error"
+        return self.dropped, self.reason
 
     def hold(self) -> None:
         """Be open from now on: the line that says that descriptors have run out needs none any more."""
@@ -170,7 +170,7 @@ class LogFile:
 
     def _drop(self, reason: str) -> None:
         self.dropped += 1
-        self._reason = reason
+        self.reason = reason
 
     def _put(self, line: bytes) -> None:
         data = b"\n" + line if self._torn else line

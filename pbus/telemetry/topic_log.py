@@ -83,6 +83,11 @@ class TextLog:
         """Continue in the file that has the name now (USR1, after a rotation)."""
         self._file.reopen()
 
+    @property
+    def losses(self) -> str:
+        """Why what is said now is not kept, for people; empty while it is."""
+        return f"its output is dropped, {self._file.reason}" if self._file.dropped else ""
+
     def _tell(self, log: structlog.typing.FilteringBoundLogger, fields: dict[str, Any]) -> None:
         """One line as an event."""
         log.info("handler.output", **fields)

@@ -195,6 +195,7 @@ def test_a_hundred_megabytes_of_output_grow_nobody_and_hold_up_nobody(shop: Open
     assert grown < 20 * 1024 * 1024
     log = Path(here.bus.settings.node.log_dir) / "topic" / "gift.credit.log"
     assert log.stat().st_size <= 65 * 1024 * 1024
+    assert "gift/credit: its output is dropped, the day's bound is reached" in problems(here)
 
 
 def test_what_a_program_leaves_behind_ends_with_it(shop: OpenShop) -> None:
