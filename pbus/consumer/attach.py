@@ -75,7 +75,7 @@ class Attachment:
         self._idle = idle if idle is not None else _no_limit
         self._sock: socket.socket | None = None
         self._inode = -1
-        self._poll = select.poll()
+        self._poll = descriptors.Poll()
         self._others: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._parent = os.getppid()
@@ -344,7 +344,7 @@ class Attachment:
             self._sock = sock
             self._inode = descriptors.inode(sock.fileno())
             self._reader = FrameReader()
-            self._poll = select.poll()
+            self._poll = descriptors.Poll()
             self._poll.register(sock.fileno(), select.POLLIN)
             self._register_others()
             self._unsent = b""
@@ -365,7 +365,7 @@ class Attachment:
         """Nobody to talk to: wait for the next attempt, or for ``stop``."""
         left_s = min(timeout_s, max(0.0, self._retry_at_s - self._clock.monotonic_s()))
         if left_s > 0 and not self._finishing:
-            self._poll = select.poll()
+            self._poll = descriptors.Poll()
             self._register_others()
             for fd, events in self._poll.poll(left_s * 1000):
                 if fd in self._others:

@@ -3,7 +3,7 @@ Descriptors of ours in a process that belongs to somebody else's code.
 
 Rule: user code may close any number and open its own files under it. So ours stand high, and before
 something is closed (or written to a connection that was left alone for a while) it is looked whether the number
-still leads to what we opened.
+still leads to what we opened. And it may patch modules (gevent): ours are sockets and polls as they were before.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import select
 import socket
 import struct
 from typing import Final
 
+Poll: Final = select.poll
+_Socket: Final = socket.socket
 _HIGHEST: Final = 768
 _LOWEST: Final = 16
 
@@ -30,11 +33,10 @@ def raised(sock: socket.socket, timeout_s: float, *, answers: bool = False) -> s
     try:
         high = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, min(max(soft // 2, _LOWEST), _HIGHEST))
     except OSError:
-        high = -1
-    if high >= 0:
-        lifted = socket.socket(sock.family, sock.type, sock.proto, fileno=high)
-        sock.close()
-        sock = lifted
+        high = os.dup(sock.fileno())
+    lifted = _Socket(sock.family, sock.type, sock.proto, fileno=high)
+    sock.close()
+    sock = lifted
     sock.setblocking(True)
     bound = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)

@@ -9,14 +9,15 @@ at a time. A deploy that is being copied is waited for: what is told has stood s
 
 from __future__ import annotations
 
+import _thread
 import importlib.util
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Final
 
+from pbus.consumer.descriptors import Poll
 from pbus.consumer.origin import is_users
 
 EVERY_S: Final = 2.0
@@ -47,7 +48,7 @@ class CodeWatch:
         self._loaded: dict[str, State] = {}
         self._seen: dict[str, object] = {}
         self._told: dict[str, object] = {}
-        self._stop: threading.Event | None = None
+        self._turn: object | None = None  # whose turn it is to look: a thread ends when it is no longer its own
         self.note()
 
     def note(self) -> None:
@@ -58,12 +59,11 @@ class CodeWatch:
 
     def follow(self, on: bool) -> None:
         """Begin to look every EVERY_S, or end it. Called by the listener."""
-        if on and self._stop is None:
-            self._stop = threading.Event()
-            threading.Thread(target=self._run, args=(self._stop,), name="watch", daemon=True).start()
-        elif not on and self._stop is not None:
-            self._stop.set()
-            self._stop = None
+        if on and self._turn is None:
+            self._turn = object()
+            _thread.start_new_thread(self._run, (self._turn,))  # a real one, also where user code has patched modules
+        elif not on:
+            self._turn = None
 
     def look(self) -> bool:
         """Compare once, and tell what has settled; False: something changes just now."""
@@ -79,9 +79,12 @@ class CodeWatch:
         self._changed(sorted(differs)[:TOLD_FILES])
         return True
 
-    def _run(self, stop: threading.Event) -> None:
+    def _run(self, turn: object) -> None:
         pause_s = EVERY_S
-        while not stop.wait(pause_s):
+        while True:
+            Poll().poll(pause_s * 1000)
+            if self._turn is not turn:
+                return
             pause_s = EVERY_S if self.look() else SETTLED_S
 
     def _differs(self) -> dict[str, object]:

@@ -16,6 +16,7 @@ stages, and nothing survives the grace by more than five seconds.
 
 from __future__ import annotations
 
+import _thread
 import collections
 import contextlib
 import functools
@@ -127,7 +128,11 @@ class Child:
         signal.signal(signal.SIGTERM, _noted)
         if not self.spec.own_group:
             self.slot.beat()
-        threading.Thread(target=self._listen, name="listener", daemon=True).start()
+        if self.spec.own_group:
+            # Unknown to ``threading``: user code that patches its modules for gevent must find no threads.
+            _thread.start_new_thread(self._listen, ())
+        else:
+            threading.Thread(target=self._listen, name="listener", daemon=True).start()
 
     def ready(self) -> None:
         """Boot is over: the master may count on this child."""

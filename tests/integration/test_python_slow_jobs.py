@@ -74,3 +74,16 @@ def test_a_consumer_that_is_stopped_in_a_long_job_gives_the_rest_to_others_at_on
     here.bus.start()
     here.settled()
     assert Counter(here.bodies("begin")).most_common(1)[0][1] == 1
+
+
+def test_a_handler_that_patches_its_modules_for_gevent_works_as_any_other(shop: OpenShop) -> None:
+    here = shop(consumers=2, call="gevent_jobs:run", timeout="4s", retry={"attempts": 1})
+    warm(here)
+    here.push("sleep 2 slow", *(f"ok fast {number}" for number in range(50)))
+    assert finished_in_s(here, "fast", 50) < 1.0
+    here.push("push gift ok", "sleep 60", "fail x")
+    numbers = here.settled()
+    assert (numbers["done_total"], numbers["dead"]) == (300 + 51 + 2, 2)
+    assert {event["verdict"] for event in here.bus.events("job.dead")} == {"timeout", "failed"}
+    assert here.bus.stop(timeout_s=2.9) == 0
+    assert here.bus.events("child.grace_over") == []
