@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -143,3 +144,15 @@ def test_the_token_stands_in_no_log(shop: OpenShop) -> None:
     logs = Path(here.bus.settings.node.log_dir)
     for log in [logs / "pbus.log", *logs.glob("*/*.log")]:
         assert "pepper:" not in log.read_text(), log
+
+
+def test_a_program_that_waits_for_a_job_is_replaced_when_it_is_old_and_ends_with_the_bus(shop: OpenShop) -> None:
+    here = shop(command={"max_age": "500ms"})
+    until(lambda: here.bus.topic_log("gift", "credit").count("max_age") >= 1, 10, "it is asked to finish")
+    here.push("ok 1")
+    assert here.settled()["done_total"] == 1
+    begun_s = time.monotonic()
+    assert here.bus.stop(timeout_s=15) == 0
+    print(f"stopped within {time.monotonic() - begun_s:.1f} s")
+    assert here.bus.events("child.grace_over") == []
+    assert here.bus.events("job.failed") == []
