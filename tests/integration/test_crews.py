@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from pbus.supervisor.process import birth
 from tests.support.idle_bus import IdleBus, IdleFactory, role
 from tests.support.waiting import until
 
@@ -212,7 +214,7 @@ def test_daemons_that_user_code_leaves_behind_end_with_their_consumer_and_not_be
     note.parent.mkdir(parents=True, exist_ok=True)
     bus = crew(idle_bus, count=3, daemon=str(note))
     daemons = until(lambda: pids if len(pids := noted(note)) == 3 else [], 10, "each has left a daemon")
-    assert {psutil.Process(pid).ppid() for pid in daemons} == {bus.pid}
+    until(lambda: {psutil.Process(pid).ppid() for pid in daemons} == {bus.pid}, 5, "the master has adopted them")
     assert len({os.getsid(pid) for pid in daemons}) == 3
     plan(bus, 1)
     become(bus, [0])
@@ -262,12 +264,13 @@ def noted(path: Path) -> list[int]:
 
 
 def living(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [pid for pid in pids if birth(pid)]
 
 
 def zombies(bus: IdleBus) -> list[int]:
-    try:
-        children = psutil.Process(bus.pid).children()
-    except psutil.NoSuchProcess:
-        return []
-    return [child.pid for child in children if child.status() == psutil.STATUS_ZOMBIE]
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(bus.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child.pid] if child.status() == psutil.STATUS_ZOMBIE else []
+    return found
