@@ -108,7 +108,7 @@ def decide(
     drafts: dict[str, _Draft] = {}
     queued = _queued(rules, sample)
     for path, topic in rules.items():
-        known = state.topics.get(path, TopicState())
+        known = state.topics.get(path) or TopicState()
         if _rests(known, topic, sample, path):
             resting[path] = known
         else:
