@@ -25,7 +25,7 @@ from pbus.config.schema import CommandHandler
 from pbus.config.values import signal_number
 from pbus.consumer import attach
 from pbus.consumer.attach import RawJob
-from pbus.consumer.kin import FamilyMemory, Kin
+from pbus.consumer.kin import FamilyMemory, Kin, family_rss_bytes
 from pbus.consumer.launch import Launch, LaunchError
 from pbus.consumer.lines_program import LinesProgram
 from pbus.consumer.link import RECEIPTS_S, attachment_of
@@ -40,6 +40,8 @@ LONGEST_PAUSE_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.05
 PATIENCE_S: Final = 5.0
 """The end of its input asks a program to finish; the stop signal comes so much later, or after half of its time."""
+BRISK_S: Final = 1.0
+"""Programs that live shorter than this in good order (a process a job) are not told of one by one."""
 KEEPS_FAILING: Final = 3
 """So many programs in a row that ended with their first job are a problem that people should know of."""
 
@@ -97,6 +99,7 @@ class LinesConsumer:
         self._program: LinesProgram | None = None
         self._watched: list[int] = []
         self._recycling: Recycling | None = None
+        self._brisk = False  # the last program has left in good order so soon that it was not worth a line
         self._reason = ""  # why we end
         self._hasty = 0    # programs in a row that ended with their first job
         self._attachment = attachment_of(child, self._idle)
@@ -154,6 +157,7 @@ class LinesConsumer:
 
     def _ended_with_a_job(self, program: LinesProgram) -> None:
         """The job is to blame, or the answer: another program goes on, after a pause if they all end like this."""
+        self._brisk = False
         if program.status is None:
             program.say("ERROR", f"{program.over}: killed")
             program.kill()
@@ -170,7 +174,9 @@ class LinesConsumer:
     def _ended_idle(self, program: LinesProgram) -> None:
         """Nobody but itself is to blame, unless it had worked and left in good order."""
         well = program.status == 0 and program.jobs > 0
-        program.say("INFO" if well else "ERROR", program.over.partition("\n")[0])
+        self._brisk = well and program.age_s < BRISK_S
+        if not self._brisk:
+            program.say("INFO" if well else "ERROR", program.over.partition("\n")[0])
         self._bury(program)
         if well:
             self._start_another()
@@ -181,7 +187,8 @@ class LinesConsumer:
 
     def _start(self) -> None:
         program = LinesProgram(
-            self._launch, self._kin, self._log, self._clock, self._wake_fd, self._child.spec.args["timeout_s"]
+            self._launch, self._kin, self._log, self._clock, self._wake_fd, self._child.spec.args["timeout_s"],
+            quiet=self._brisk,
         )
         self._program = program
         self._recycling = recycling_of(self._handler, program, self._clock)
@@ -250,7 +257,11 @@ class LinesConsumer:
     def _recycle_when_due(self, program: LinesProgram) -> None:
         why = self._recycling.due(program.jobs, self._clock.monotonic_s()) if self._recycling is not None else ""
         if why and not self._child.draining:
-            program.say("INFO", f"{program.name} is replaced: {why}")
+            self._brisk = program.age_s < BRISK_S
+            if not self._brisk:
+                program.say("INFO", f"{program.name} is replaced: {why}")
+                rss_bytes = family_rss_bytes(program.pid)
+                self._child.log.info("consumer.recycled", why=why, jobs=program.jobs, rss_bytes=rss_bytes)
             self._let_go()
             program.finish(self._stop_signal, self._stop_timeout_s, self._patience_s)
             self._program = None

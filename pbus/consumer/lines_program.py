@@ -41,9 +41,10 @@ class LinesProgram(Running):
     """
 
     def __init__(
-        self, launch: Launch, kin: Kin, log: Log, clock: Clock, wake_fd: int, timeout_s: float = 0.0
+        self, launch: Launch, kin: Kin, log: Log, clock: Clock, wake_fd: int, timeout_s: float = 0.0,
+        quiet: bool = False,
     ) -> None:
-        super().__init__(launch, kin, log, clock, wake_fd, take=self._take, answer_bytes=ANSWER_BYTES)
+        super().__init__(launch, kin, log, clock, wake_fd, take=self._take, answer_bytes=ANSWER_BYTES, quiet=quiet)
         self._timeout_s = timeout_s
         self.jobs = 0
         self.over = ""

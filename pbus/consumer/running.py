@@ -120,6 +120,7 @@ class Running:
         wake_fd: Readable when ``next_event`` should return (somebody wants something of the main thread).
         take: Is shown each line of its standard output first, and answers what of it is output.
         answer_bytes: Longest line of its standard output.
+        quiet: Its start is not worth a line.
 
     Attributes:
         pid, name: Its process; what people call it.
@@ -132,7 +133,7 @@ class Running:
 
     def __init__(
         self, launch: Launch, kin: Kin, log: Log, clock: Clock, wake_fd: int = -1, *,
-        take: Callable[[bytes], bytes] | None = None, answer_bytes: int = OUTPUT_BYTES,
+        take: Callable[[bytes], bytes] | None = None, answer_bytes: int = OUTPUT_BYTES, quiet: bool = False,
     ) -> None:
         self.name = launch.name
         self.tag = Tag()
@@ -158,7 +159,8 @@ class Running:
         self.poll.register(kin.news_fd, select.POLLIN)
         if wake_fd >= 0:
             self.poll.register(wake_fd, select.POLLIN)
-        self.say("INFO", f"{self.name} starts")
+        if not quiet:
+            self.say("INFO", f"{self.name} starts")
 
     @property
     def stdin_fd(self) -> int:

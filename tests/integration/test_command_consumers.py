@@ -288,8 +288,9 @@ def test_a_program_that_has_grown_is_replaced_between_two_jobs(shop: OpenShop) -
 
 
 def test_an_idle_program_is_replaced_when_it_is_old(shop: OpenShop) -> None:
-    here = shop(ARGV["python"], command={"max_age": "300ms"})
+    here = shop(ARGV["python"], command={"max_age": "1200ms"})
     until(lambda: here.bus.topic_log("gift", "credit").count("max_age") >= 2, 10, "it is replaced again and again")
+    assert [event["why"].partition(":")[0] for event in here.bus.events("consumer.recycled")][:2] == ["max_age"] * 2
     here.push("ok 1")
     assert here.settled()["done_total"] == 1
     assert here.bus.status()["problems"] == []
