@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.support.waiting import until
 
 CONTRIB = Path(__file__).parents[2] / "contrib" / "php"
 SECRET = "open-sesame"
+IDLE_S = 1.1
+"""A little more than a producer uses a connection again without a look."""
 
 
 def php(code: str, *arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
@@ -193,7 +196,9 @@ def test_a_long_lived_producer_outlives_a_restart_of_its_bus(bus: Bus) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip()
+    used_s = time.monotonic()
     bus.restart()
+    until(lambda: time.monotonic() - used_s > IDLE_S, 5, "a connection is asked whether it lives only after a second")
     out, err = process.communicate("go\n", 20)
     assert (process.returncode, err) == (0, "")
     assert out.strip()
