@@ -162,13 +162,17 @@ class Holder:
             else:
                 self._release(each)
 
-    def unread(self, delivery: Delivery) -> None:
-        """The reply had left, but its client went without reading it."""
+    def unread(self, delivery: Delivery, topic: TopicEntry) -> None:
+        """The reply had left, but its client went without reading all of it: back, as ``on_unknown`` allows."""
         owner = Owner.parse(delivery.owner)
         hand = self._hand(owner)
         if hand is not None and hand.job_id == delivery.id:
             self._forget(owner)
-            self._release(delivery)
+            outcome = Outcome(verdict=Verdict.UNSURE, error="its program went in the middle of the reply")
+            settlement = judge(delivery, outcome, topic.rules, int(self._clock.wall_s() * 1000), 0.0)
+            self._returned.append(settlement)
+            self._account.ended(delivery, outcome, settlement)
+            self._wake.set()
 
     def again(self, owner: Owner, topic: TopicEntry, job_id: str, error: str) -> bool:
         """

@@ -59,11 +59,11 @@ def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
 
 def hand_over(connection: Connection, over: TokenPop) -> None:
     """The reply with its job; what never reaches the program goes back."""
-    holder = connection.server.holder(over.topics[0])
-    delivery = over.got[0]
+    topic, delivery = over.topics[0], over.got[0]
+    holder = connection.server.holder(topic)
     connection.reply(
         bulk(popped(connection, over.got)), lambda sent: holder.delivered([delivery], sent),
-        lambda: holder.unread(delivery),
+        lambda: holder.unread(delivery, topic),
     )
 
 

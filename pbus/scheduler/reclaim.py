@@ -70,7 +70,8 @@ class Dead:
 
 
 def dead_owners(
-    owners: Collection[Owner], own_boot: str, rows: Sequence[SlotView], over: Collection[str]
+    owners: Collection[Owner], own_boot: str, rows: Sequence[SlotView], over: Collection[str],
+    programs: Collection[str] = (),
 ) -> list[Dead]:
     """
     Those of *owners* that are dead.
@@ -80,6 +81,7 @@ def dead_owners(
         own_boot: This boot.
         rows: The scoreboard of this boot.
         over: Earlier boots of which nobody lives.
+        programs: Topics whose processes do not know what they had begun.
     """
     lives = {(row.slot, row.n): row for row in rows}
     serving = {row.n for row in rows if row.alive and row.role == "delivery"}
@@ -92,13 +94,14 @@ def dead_owners(
             if row is None:  # its slot has been given to another process since
                 found.append(Dead(owner))
             elif not row.alive:
-                found.append(_dead(owner, row, serving))
+                found.append(_dead(owner, row, serving, programs))
     return found
 
 
-def _dead(owner: Owner, row: SlotView, serving: Collection[int]) -> Dead:
+def _dead(owner: Owner, row: SlotView, serving: Collection[int], programs: Collection[str]) -> Dead:
     consumer = row.role == "consumer"
-    begun = frozenset({row.current, row.last}) if consumer else None
+    # A program may have been handed a job by a child that was killed before it could write that down.
+    begun = frozenset({row.current, row.last}) if consumer and row.path not in programs else None
     return Dead(owner, row.current, row.exit_status, begun, consumer and row.link in serving)
 
 
@@ -227,7 +230,7 @@ class Reclaim:
         owners = parsed(self._store.driver.owners())
         over = self._over(owners)
         rows = [self._completed(row) for row in self._scoreboard.rows()]
-        dead = dead_owners(owners, self._own.boot, rows, over)
+        dead = dead_owners(owners, self._own.boot, rows, over, self._programs)
         now = self._clock.monotonic_s()
         self._left_since = {one.owner: self._left_since.get(one.owner, now) for one in dead if one.linked}
         for one in dead:

@@ -50,6 +50,7 @@ QUEUES = {
     "php": Queue(topic={
         "credit": Topic(command=PROGRAM, retry=Retry(attempts=3, jitter=0.0), timeout_s=5.0),
         "many": Topic(command=PROGRAM, concurrency=Concurrency(min=1, max=4)),
+        "once": Topic(command=PROGRAM, retry=Retry(attempts=1), on_unknown="hold"),
         "lines": Topic(command=CommandHandler(argv=["php", "lines.php"])),
     }),
 }

@@ -429,6 +429,28 @@ def test_job_that_was_never_read_goes_back(door: Door, client: Client, program: 
     assert Handed(door.child.run_dir).read(program.owner) is None
 
 
+def test_job_that_may_not_run_twice_is_unknown_when_its_reply_was_not_read(door: Door, client: Client) -> None:
+    program = Program(door, "php/once")
+    push(client, "a")
+    waiting = program.connect().command("RPOP", "php/once")
+    door.until(lambda: Handed(door.child.run_dir).read(program.owner) is not None)
+
+    waiting.close()
+
+    door.until(lambda: door.driver.settled == [(Move.BURY, "1000-1")])
+    assert door.driver.settlements[0].reason == "unknown"
+
+
+def test_job_that_may_not_run_twice_is_unknown_when_it_was_maybe_handed_over(door: Door, client: Client) -> None:
+    program = Program(door, "php/once")
+    push(client, "a", "b")
+    door.driver.claim([Want(str(program.owner), "php", "once", 1)])
+
+    assert program.pop()["content"] == "b"
+
+    assert door.driver.settled == [(Move.BURY, "1000-1")]
+
+
 @pytest.mark.parametrize("family", ["unix", "tcp"])
 def test_job_that_was_read_is_kept_by_a_client_that_says_goodbye_and_does_not_listen(
     door: Door, client: Client, program: Program, family: str

@@ -314,5 +314,6 @@ def test_dead_process_of_a_program_crashed_with_what_its_program_was_handed(
     scene.run(scene.duty(hold=hold, handed=handed), 1)
 
     moves = {job_id: (move, crash) for job_id, move, crash in scene.moves()}
-    assert moves == {"1000-1": (Move.RELEASE, False), "1000-2": (Move.BURY if hold else Move.RETRY, True)}
+    unknown = Move.BURY if hold else Move.RELEASE      # it may have been handed over, and nobody lived to write it down
+    assert moves == {"1000-1": (unknown, False), "1000-2": (Move.BURY if hold else Move.RETRY, True)}
     handed.close()
