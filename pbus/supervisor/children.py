@@ -22,7 +22,7 @@ from pbus.supervisor import backoff, process
 from pbus.supervisor.backoff import History, Life
 from pbus.supervisor.channel import Channel, Switchboard
 from pbus.supervisor.handle import Death, Handle
-from pbus.supervisor.reconcile import Action, Dump, Key, Kill, Place, Spawn, Term, Wanted
+from pbus.supervisor.reconcile import Action, Dump, Key, Kill, Place, Seen, Spawn, Term, Wanted
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.spawn import Newborn, Nursery, spawn
@@ -259,12 +259,13 @@ class Children:
         child.drain(self._clock.monotonic_s())
         self.changes += 1
 
-    def look_at_leavers(self) -> None:
-        """Who leaves may finish its job: when it did is seen here, once a second."""
+    def seen(self) -> list[Seen]:
+        """Everybody as far as deciding goes. Who leaves may finish its job: whether it has is seen here."""
         now = self._clock.monotonic_s()
         for child in self._handles.values():
             if child.draining_since is not None and child.slot.in_job:
                 child.busy_s = now
+        return [child.seen for child in self._handles.values()]
 
     def tell_all(self, kind: str, **fields: Any) -> None:
         """Send a frame to every child."""
@@ -343,8 +344,8 @@ class Children:
         failed_boot = bool(child.failure) and ready_s is None
         life = Life(
             ready_s=ready_s, finished=finished, failed_boot=failed_boot, killed=death.exit_status == -signal.SIGKILL,
-            in_job=child.spec.role == CONSUMER and bool(death.row.current), gave_up=bool(child.failure),
-            reason=death.how,
+            in_job=child.spec.role == CONSUMER and bool(death.row.current),
+            gave_up=child.spec.role != PROGRAM and bool(child.failure), reason=death.how,
         )
         was_fatal = history.fatal
         self._not_before[child.place] = history.died(life, now, random.random())

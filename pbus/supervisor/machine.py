@@ -2,11 +2,12 @@
 What this machine has and what of it is in use: cores and memory, of the machine or of the container that we live in.
 
 Rule: the tightest limit counts. A control group that allows two cores of sixty-four leaves two; one without limits
-is not there. Nothing here is cached but the last reading of a counter.
+is not there. What cannot be read now (no descriptor is left) is as it was: nothing here raises.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -23,9 +24,21 @@ class Machine:
     def __init__(self) -> None:
         self._groups = list(_own_groups())
         self._busy_s, self._at_s = 0.0, 0.0
+        self._last: Mapping[str, float | int] = dict.fromkeys(
+            ("cores", "cores_used", "memory_bytes", "memory_free_bytes"), 0
+        )
 
     def look(self, now_s: float) -> Mapping[str, float | int]:
-        """``cores``, ``cores_used`` (since the last look; 0 at the first), ``memory_bytes``, ``memory_free_bytes``."""
+        """
+        ``cores``, ``cores_used`` (since the last look; 0 at the first), ``memory_bytes``, ``memory_free_bytes``.
+
+        Zeros: not known.
+        """
+        with contextlib.suppress(OSError, psutil.Error):
+            self._last = self._read(now_s)
+        return self._last
+
+    def _read(self, now_s: float) -> Mapping[str, float | int]:
         cores = min([float(len(os.sched_getaffinity(0))), *(group.cores for group in self._groups)])
         busy_s = min((group.cpu_s for group in self._groups if group.cpu_s), default=0.0) or _busy_s()
         passed_s = now_s - self._at_s

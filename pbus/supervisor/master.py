@@ -196,7 +196,7 @@ class Master:
         """What to do with the children now."""
         if not self._house.boot:
             return []
-        return reconcile.reconcile(self._wanted(), [child.seen for child in self._children], self._clock.monotonic_s())
+        return reconcile.reconcile(self._wanted(), self._children.seen(), self._clock.monotonic_s())
 
     def act(self, actions: list[reconcile.Action]) -> None:
         """Do it; then see whether that was the end of the start."""
@@ -212,7 +212,7 @@ class Master:
             return
         due = min(self._tick_at, self._numbers.next_s, self._followers.next_s, self._errands.next_s)
         if self._house.boot:
-            due = min(due, reconcile.due(self._wanted(), [child.seen for child in self._children], now))
+            due = min(due, reconcile.due(self._wanted(), self._children.seen(), now))
         else:
             due = min(due, now + _OPENING_S)
         self._switchboard.turn(max(0.0, due - now))

@@ -42,7 +42,7 @@ class Plan:
     status_group: str = ""
     backoff: Backoff = field(default_factory=Backoff)
     log: Log = field(default_factory=Log)
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     roles: tuple[RoleSpec, ...]
     doors: Mapping[str, Address]
     topics: tuple[TopicFact, ...] = ()

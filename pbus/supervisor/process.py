@@ -21,6 +21,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _BRAND: Final = 1 << 60
 _BRANDS: Final = 1 << 40
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_FAMILY: Final = 256
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -54,15 +55,23 @@ def usage(pid: int) -> Usage | None:
 
 
 def usage_of_family(pid: int) -> Usage | None:
-    """What *pid* and all its living descendants take together."""
+    """
+    What *pid* and its living descendants take together, the nearest ``_FAMILY`` of them.
+
+    Where user code forks without end, that is the kernel's business (its limits), not to be counted by us.
+    """
     own = usage(pid)
     if own is None:
         return None
-    of_children = [found for child in children(pid) if (found := usage_of_family(child)) is not None]
-    return Usage(
-        own.rss_bytes + sum(each.rss_bytes for each in of_children), own.rss_bytes,
-        own.cpu_s + sum(each.cpu_s for each in of_children),
-    )
+    rss_bytes, cpu_s, seen = own.rss_bytes, own.cpu_s, 1
+    generation = children(pid)
+    while generation and seen < _FAMILY:
+        members = [found for child in generation[: _FAMILY - seen] if (found := usage(child)) is not None]
+        rss_bytes += sum(each.rss_bytes for each in members)
+        cpu_s += sum(each.cpu_s for each in members)
+        seen += len(generation)
+        generation = [grandchild for child in generation for grandchild in children(child)]
+    return Usage(rss_bytes, own.rss_bytes, cpu_s)
 
 
 def children(pid: int) -> list[int]:

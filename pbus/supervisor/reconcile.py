@@ -22,6 +22,8 @@ Place = tuple[str, str, int]
 NEVER: Final = float("inf")
 OVERDUE_S: Final = 1.0
 """How long a child whose job is out of time is left to end by itself, unless its role says otherwise."""
+LOOK_S: Final = 1.0
+"""How long after it was last seen in a job a child may still have been in it."""
 DUMP_S: Final = 0.2
 """What it takes a process to write down its stacks."""
 
@@ -63,7 +65,7 @@ class Seen:
         draining_since: When it was told to drain; None: it was not.
         killed: It was sent KILL already.
         stop_s: How long its drain may take where that is less than the grace; 0: the grace.
-        busy_s: When it was last seen in the middle of a job (monotonic).
+        busy_s: When it was last seen in the middle of a job (monotonic); 0: never.
         overdue_since: When its job ran out of time, and it was asked to end; None: it did not.
         dumps: It is sent QUIT before it is killed for that.
         dumped: It was sent QUIT already.
@@ -188,8 +190,8 @@ def _drain_ends(wanted: Wanted, child: Seen) -> float:
     begun = child.draining_since
     if wanted.stopping_since is not None:
         begun = max(begun, wanted.stopping_since)
-    elif child.generation == wanted.generation:
-        begun = max(begun, child.busy_s)
+    elif child.generation == wanted.generation and child.busy_s:
+        begun = max(begun, child.busy_s + LOOK_S)
     return min(begun + min(child.stop_s or wanted.grace_s, wanted.grace_s), all_of_it)
 
 
@@ -220,5 +222,6 @@ def _empty(wanted: Wanted, children: Sequence[Seen]) -> list[Place]:
     """
     staying = [child for child in children if child.generation == wanted.generation and child.draining_since is None]
     lived_in = {child.place for child in staying} | {child.place for child in children if child.alone}
-    out = wanted.fatal | {child.place[:2] for child in staying if child.place[:2] in wanted.shy}
+    tried = {child.place[:2] for child in staying if child.place in wanted.places}
+    out = wanted.fatal | (tried & wanted.shy)
     return [place for place in wanted.places if place not in lived_in and place[:2] not in out]

@@ -115,13 +115,13 @@ def begin(rollout: Rollout, members: Sequence[Member], files: Sequence[str], now
     return replace(begun, stage=ROLLING if alone else CANARY, extra=0 if alone else 1), steps
 
 
-def withdraw(rollout: Rollout, members: Sequence[Member], now: float) -> Decided:
+def withdraw(rollout: Rollout, members: Sequence[Member], now: float, *, alone: bool) -> Decided:
     """What is on the disk is again what the oldest processes have loaded."""
     if rollout.stage == NONE or not any(member.code < rollout.code and not member.leaving for member in members):
         return rollout, []
     newer = [member for member in members if member.code == rollout.code and not member.leaving]
     if any(member.n != rollout.canary for member in newer):
-        return begin(rollout, members, rollout.files, now, alone=False)  # some have the code that was withdrawn
+        return begin(rollout, members, rollout.files, now, alone=alone)  # some have the code that was withdrawn
     return Rollout(code=rollout.code), [Retire(member.n) for member in newer]
 
 
@@ -137,6 +137,13 @@ def died(rollout: Rollout, member: Member, reason: str, now: float) -> Rollout:
         return rollout
     if member.n == rollout.canary or (rollout.stage == ROLLING and young):
         return _failed(rollout, reason)
+    return rollout
+
+
+def left(rollout: Rollout, n: int, now: float) -> Rollout:
+    """Process *n* has ended as it should (it replaces itself after so many jobs): a canary has done its work then."""
+    if rollout.stage == CANARY and n == rollout.canary:
+        return replace(rollout, stage=ROLLING, canary=0, extra=0, since_s=now)
     return rollout
 
 

@@ -61,7 +61,8 @@ class Rollouts:
         if files:
             self.begin(key, files)
         else:
-            decided = rules.withdraw(self.of(key), self._members(key), self._clock.monotonic_s())
+            alone = child.spec.alone
+            decided = rules.withdraw(self.of(key), self._members(key), self._clock.monotonic_s(), alone=alone)
             self._take(key, decided, "rollout.withdrawn")
 
     def begin(self, key: Key, files: Sequence[str] = ()) -> str:
@@ -98,8 +99,12 @@ class Rollouts:
     def died(self, death: Death) -> None:
         """Somebody ended; unasked ends may be the end of a roll-out."""
         child, key = death.handle, death.handle.spec.key
-        if key in self._rollouts and child.stays:
-            now = self._clock.monotonic_s()
+        if key not in self._rollouts:
+            return
+        now = self._clock.monotonic_s()
+        if child.leaving:
+            self._take(key, (rules.left(self._rollouts[key], child.n, now), []), "")
+        elif child.stays:
             late = "" if child.overdue_since is None else " (its job was out of time)"
             after = rules.died(self._rollouts[key], _member(child), death.how + late, now)
             self._take(key, (after, []), "")

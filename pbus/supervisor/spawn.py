@@ -25,7 +25,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import setproctitle
@@ -72,7 +72,7 @@ class Nursery:
     run_dir: str
     log_dir: str
     log_settings: logs.LogSettings
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
     grace_s: float
     user: str
     scoreboard: Scoreboard
@@ -80,7 +80,7 @@ class Nursery:
     listeners: Mapping[str, socket.socket]
     doors: Mapping[str, Address]
     forget: Callable[[], None]
-    token_key: bytes = b""
+    token_key: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,6 @@ class Workforce:
         children = list(self._children)
         self._round.turn(children, now)
         self._end_the_oversized(children)
-        self._children.look_at_leavers()
         self.sweep()
         if not self._children.stopping:
             self.scaling.tick()

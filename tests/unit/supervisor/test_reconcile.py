@@ -185,9 +185,15 @@ def test_place_that_is_wanted_no_more_is_left_and_a_hole_is_lived_in_again() -> 
 
 def test_who_leaves_for_want_of_work_may_finish_its_job_however_long_that_takes() -> None:
     leaving = seen(1, CREDIT, draining_since=NOW - 3600, busy_s=NOW)
-    assert reconcile(wanted(places=()), [leaving], NOW + 29) == []
-    assert reconcile(wanted(places=()), [leaving], NOW + 30) == [Kill(1)]
-    assert due(wanted(places=()), [leaving], NOW) == NOW + 30
+    assert reconcile(wanted(places=()), [leaving], NOW + 30) == []
+    assert reconcile(wanted(places=()), [leaving], NOW + 31) == [Kill(1)]
+    assert due(wanted(places=()), [leaving], NOW) == NOW + 31
+
+
+def test_short_stop_timeout_begins_when_nobody_can_be_in_a_job_any_more() -> None:
+    leaving = seen(1, CREDIT, draining_since=NOW - 9, busy_s=NOW, stop_s=0.3)
+    assert reconcile(wanted(places=()), [leaving], NOW + 1.2) == []
+    assert reconcile(wanted(places=()), [leaving], NOW + 1.3) == [Kill(1)]
 
 
 def test_stop_of_the_bus_and_a_new_boot_give_the_grace_and_no_more() -> None:

@@ -62,13 +62,15 @@ def test_failed_rollout_begins_again_with_the_next_change() -> None:
 
 
 def test_code_that_is_put_back_ends_a_rollout_and_its_failure() -> None:
-    assert rules.withdraw(replace(BEGUN, stage=FAILED), OLD, NOW) == (Rollout(code=1), [])
-    assert rules.withdraw(WATCHED, [*OLD, ready()], NOW) == (Rollout(code=1), [Retire(3)])
+    assert rules.withdraw(replace(BEGUN, stage=FAILED), OLD, NOW, alone=False) == (Rollout(code=1), [])
+    assert rules.withdraw(WATCHED, [*OLD, ready()], NOW, alone=False) == (Rollout(code=1), [Retire(3)])
 
 
 def test_code_that_is_put_back_when_some_have_it_already_is_another_change() -> None:
-    begun, _ = rules.withdraw(ROLLS, [OLD[0], ready()], NOW)
+    begun, _ = rules.withdraw(ROLLS, [OLD[0], ready()], NOW, alone=False)
     assert (begun.stage, begun.code) == (CANARY, 2)
+    alone, _ = rules.withdraw(ROLLS, [OLD[0], ready()], NOW, alone=True)
+    assert (alone.stage, alone.code, alone.extra) == (ROLLING, 2, 0)
 
 
 # -- the canary -----------------------------------------------------------------------------------
@@ -110,6 +112,11 @@ def test_canary_that_never_gets_ready_is_given_up_after_a_minute(members: list[M
 def test_canary_that_dies_is_bad_and_its_end_is_the_reason() -> None:
     failed = rules.died(WATCHED, ready(), "exit status 1", NOW)
     assert (failed.stage, failed.reason, failed.extra) == (FAILED, "exit status 1", 0)
+
+
+def test_canary_that_has_replaced_itself_before_anybody_looked_has_done_its_work() -> None:
+    assert rules.left(WATCHED, 3, NOW) == replace(ROLLS, others_done=200)
+    assert rules.left(WATCHED, 1, NOW) == WATCHED
 
 
 def test_old_one_that_dies_meanwhile_changes_nothing() -> None:
