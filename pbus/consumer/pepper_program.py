@@ -7,13 +7,13 @@ Programs of the old contract: they take their jobs themselves, by the token that
         --> another one
 
 Rule: the jobs that a program holds are claimed in the name of this process, which says how they ended as soon as it
-knows. It keeps a connection from its start on: while the bus stops, no new ones are let in.
+knows. It keeps a connection from its start on: while the bus stops, no new ones are let in. Which job a program was
+handed stands in a file (supervisor/handed.py): nobody is killed in the middle of one because he is old, or too many.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import random
 import select
@@ -29,6 +29,7 @@ from pbus.consumer.recycling import Recycling
 from pbus.consumer.running import Log, Running, time_to_stop_s
 from pbus.core.tokens import PEPPER
 from pbus.supervisor.child import Child
+from pbus.supervisor.handed import Handed
 
 NEVER: Final = 2_147_483_647
 """``-t`` of a program that is not replaced: it counts to this, and 0 would be none."""
@@ -39,7 +40,8 @@ LONGEST_PAUSE_S: Final = 10.0
 LONGEST_HASTE_S: Final = 1.0
 """The same after one that ended by its job."""
 LOOK_S: Final = 1.0
-"""So often is looked at its memory, and for a door that is closed."""
+"""So often is looked at its memory, at what it has in hand, and for a door that is closed."""
+FINISH_LOOK_S: Final = 0.2
 OVERDUE_S: Final = 1.0
 SETTLE_S: Final = 10.0
 
@@ -69,6 +71,8 @@ class PepperConsumer:
         self._kin = Kin(child.clock)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._overdue = False
+        self._handed = Handed(child.run_dir)
+        self._shown = ""    # the job that the scoreboard shows
         self._hasty = 0     # programs in a row that ended at once
         self._held = False  # the last of them held a job
         self._door_again_s = 0.0
@@ -118,6 +122,7 @@ class PepperConsumer:
         bounds = _Bounds(self._handler.max_rss_bytes, self._handler.max_age_s)
         recycling = Recycling(bounds, running.started_s, random.random, FamilyMemory(running.pid, self._clock))
         while not running.look():
+            self._shows_job()
             if self._overdue:
                 return self._stop_overdue(running)
             why = recycling.due(0, self._clock.monotonic_s())
@@ -129,12 +134,21 @@ class PepperConsumer:
                 self._heard(running, fd)
         return ""
 
-    def _patience_s(self, recycling: Recycling) -> float | None:
+    def _patience_s(self, recycling: Recycling) -> float:
         """How long nothing needs to be looked at."""
-        waits = [recycling.left_s(self._clock.monotonic_s())]
-        if self._handler.max_rss_bytes or self._door.fd < 0:
-            waits.append(LOOK_S)
-        return min(waits) if min(waits) < math.inf else None
+        return min(LOOK_S, recycling.left_s(self._clock.monotonic_s()))
+
+    def _shows_job(self) -> bool:
+        """Whether it has a job in hand; if so the scoreboard says it too, for whoever looks for an idle one."""
+        hand = self._handed.read(self._child.owner)
+        job_id = hand.job_id if hand is not None else ""
+        if job_id != self._shown:
+            self._shown = job_id
+            if job_id:
+                self._child.slot.begin(job_id)
+            else:
+                self._child.slot.update(current="", running=0)
+        return bool(job_id)
 
     def _heard(self, running: Running, fd: int) -> None:
         if fd == self._wake_fd:
@@ -158,6 +172,7 @@ class PepperConsumer:
 
     def _stop_overdue(self, running: Running) -> str:
         self._overdue = False
+        running.send(self._stop_signal)
         signame = signal.Signals(self._stop_signal).name
         running.say("ERROR", f"its job is overdue, {running.name} is sent {signame}")
         return "timeout"
@@ -170,7 +185,7 @@ class PepperConsumer:
             running.poll.unregister(self._door_fd)
         age_s, how = running.age_s, ""
         if stopped:
-            running.finish(self._stop_signal, self._time_to_stop_s(stopped))
+            stopped = self._finish(running, stopped)
         else:
             how = running.how()
             running.bury()
@@ -182,12 +197,38 @@ class PepperConsumer:
         else:
             word, reason = "crashed" if status < 0 else "failed", f"the program {how}"
         held = self._settle(running, word, reason)
+        self._shown = ""
+        self._child.slot.update(current="", running=0)
         for _ in range(held):
             self._child.slot.end(word == "done")
         if stopped:
             self._hasty = 0
         else:
             self._judge(running, how, age_s, held)
+
+    def _finish(self, running: Running, stopped: str) -> str:
+        """Ask it to finish, and wait for that; answers why it was ended: its job may become overdue meanwhile."""
+        running.send(self._stop_signal)
+        deadline_s = self._clock.monotonic_s() + self._time_to_stop_s(stopped)
+        while not running.look() and (left_s := deadline_s - self._clock.monotonic_s()) > 0:
+            if stopped != "timeout" and self._overdue:
+                stopped = self._stop_overdue(running)
+                deadline_s = self._clock.monotonic_s() + self._time_to_stop_s(stopped)
+            elif stopped != "timeout" and self._shows_job() and not self._bus_stops():
+                deadline_s = self._clock.monotonic_s() + self._stop_timeout_s
+            running.attend_quietly(min(FINISH_LOOK_S, left_s))
+        if running.status is None:
+            running.say("WARNING", f"{running.name} did not finish in time and is killed")
+            running.kill()
+        running.bury()
+        if self._overdue:  # it was heard of only now: what ended since may be what our signal interrupted
+            self._overdue, stopped = False, "timeout"
+        return stopped
+
+    def _bus_stops(self) -> bool:
+        """No ingest child takes anything any more: then the grace is over for all of us at once."""
+        rows = self._child.scoreboard.living()
+        return not any(row.state in ("boot", "ready") for row in rows if row.role == "ingest")
 
     def _time_to_stop_s(self, stopped: str) -> float:
         """For how long the master waits for the end of an overdue job, or of us."""

@@ -253,10 +253,10 @@ class Running:
         """Read its output until it has ended; False: it has not, within *timeout_s*."""
         deadline_s = self._clock.monotonic_s() + timeout_s
         while not self.look() and (left_s := deadline_s - self._clock.monotonic_s()) > 0:
-            self._attend_quietly(left_s)
+            self.attend_quietly(left_s)
         return self.status is not None
 
-    def _attend_quietly(self, timeout_s: float) -> None:
+    def attend_quietly(self, timeout_s: float) -> None:
         """As ``attend``, but nobody can wake us: it is ending anyway."""
         if self._wake_fd >= 0:
             self.poll.unregister(self._wake_fd)

@@ -156,3 +156,34 @@ def test_a_program_that_waits_for_a_job_is_replaced_when_it_is_old_and_ends_with
     print(f"stopped within {time.monotonic() - begun_s:.1f} s")
     assert here.bus.events("child.grace_over") == []
     assert here.bus.events("job.failed") == []
+
+
+@pytest.mark.parametrize("command", [{"max_age": "300ms"}, {"max_rss": "1MiB"}])
+def test_a_job_that_takes_longer_than_its_program_may_live_is_finished_once(
+    shop: OpenShop, command: dict[str, Any]
+) -> None:
+    here = shop(command={"stop_timeout": "500ms", **command})
+    here.push("sleep-through 3", "ok 1")
+    assert here.settled()["done_total"] == 2
+    assert Counter(run.text for run in here.runs()) == {"sleep-through 3": 1, "ok 1": 1}
+    assert here.bus.events("job.failed") == []
+
+
+def test_a_program_with_a_job_in_hand_is_seen_at_work(shop: OpenShop) -> None:
+    here = shop(consumers=2)
+    here.push("sleep 3")
+
+    def at_work() -> list[int]:
+        return sorted(row["running"] for row in here.bus.status()["processes"] if row["role"] == "consumer")
+
+    until(lambda: at_work() == [0, 1], 3, lambda: f"one of them works: {at_work()}")
+    here.settled()
+    until(lambda: at_work() == [0, 0], 3, lambda: f"none of them works: {at_work()}")
+
+
+def test_an_overdue_job_is_never_taken_for_done(shop: OpenShop) -> None:
+    """Its sleep ends early, by the signal; the program then exits with 0."""
+    here = shop(timeout="300ms", retry={"attempts": 2, "first": "10ms"}, consumers=2)
+    here.push(*(f"sleep 60 {number}" for number in range(6)))
+    numbers = here.settled(60)
+    assert (numbers["done_total"], numbers["dead"]) == (0, 6)

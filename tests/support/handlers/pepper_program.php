@@ -41,10 +41,19 @@ function act(array $job): void
         'fatal-once' => $first ? no_such_function() : null,
         'kill' => posix_kill(getmypid(), 9),
         'sleep' => usleep((int) (1e6 * (float) $rest)),
+        'sleep-through' => sleep_through((float) $rest),
         'sleep-once' => $first ? usleep((int) (1e6 * (float) $rest)) : null,
         default => null,
     };
     note($job, 'end');
+}
+
+/** Sleep that long, whatever signals come. */
+function sleep_through(float $seconds): void
+{
+    for ($end = microtime(true) + $seconds; microtime(true) < $end;) {
+        usleep(10000);
+    }
 }
 
 fwrite(STDERR, "entry {$options['H']}, {$options['t']} jobs\n");
