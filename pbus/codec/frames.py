@@ -11,7 +11,8 @@ Between a consumer process and its delivery child these kinds are spoken (a *job
 what of it outlives a delivery child: ``[id, attempt, redelivered, crashes, first_ms, forgiven]``):
 
     consumer -> delivery   attach     owner, queue, topic, pid, holds [ticket], results [[ticket, result]]
-                           result     id, verdict (done|failed|retry|permanent|busy|crashed|timeout), error, delay, run_s
+                           result     id, verdict (done|failed|retry|permanent|busy|crashed|timeout), error,
+                                      delay, run_s
                            unstarted  ids, leaving (it takes nothing more)
                            stuck      id, place, stack: where that job is, which is out of time
                            trouble    id, text: what the handler did to its own process

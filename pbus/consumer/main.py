@@ -187,6 +187,8 @@ class Consumer:
             self._complain(RETURNED)
         if self._descriptors.bound():
             self._log.write(self._last, "WARNING", _FULL, os.getpid())
+        losses = self._log.losses or (_FULL if self._descriptors.is_full else "")
+        self._child.problem("output", f"{self._queue}/{self._topic}: {losses}" if losses else "")
         if self._descriptors.mend():
             self._complain(_MENDED)
         if self._child.is_deaf and not self._leaves:

@@ -177,12 +177,13 @@ class Descriptors:
         self._path = path
         self._most_bytes = most_bytes
         self._inode = 0
-        self._is_full = False
+        self.is_full = False
+        """What is printed past Python goes nowhere."""
 
     def lead(self) -> None:
         """To the file that has the name now; but what user code has led elsewhere stays there."""
-        first = self._is_full or not self._inode
-        self._is_full = False
+        first = self.is_full or not self._inode
+        self.is_full = False
         self._onto([number for number in (1, 2) if first or inode(number) == self._inode])
 
     def mend(self) -> bool:
@@ -195,11 +196,11 @@ class Descriptors:
 
     def bound(self) -> bool:
         """Stop what is printed past Python when the log is full; True: that is now."""
-        if self._is_full or not self._path or inode(1) != self._inode:
+        if self.is_full or not self._path or inode(1) != self._inode:
             return False
         if os.fstat(1).st_size <= self._most_bytes:
             return False
-        self._is_full = True
+        self.is_full = True
         for number in (1, 2):
             _nowhere(number)
         return True
