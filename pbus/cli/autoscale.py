@@ -12,7 +12,7 @@ import itertools
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -24,6 +24,8 @@ from pbus.errors import Exit, NotFound, PbusError
 if TYPE_CHECKING:
     from pbus.core.autoscale_record import Moment
     from pbus.core.autoscale_terms import TopicRules
+
+Number = TypeVar("Number", int, float)
 
 Trial = tuple[int | None, int | None, float | None]
 """Min, max and catch_up to try; None: as configured."""
@@ -67,8 +69,8 @@ def simulate(context: Context, glob: str, since: str, file: str, catch_up: str, 
     """
     settings = context.settings()
     trials: list[Trial] = list(itertools.product(
-        _numbers(leasts, "--min", 0) or [None], _numbers(mosts, "--max", 1) or [None],
-        _durations(catch_up, "--catch-up") or [None],
+        _or_configured(_numbers(leasts, "--min", 0)), _or_configured(_numbers(mosts, "--max", 1)),
+        _or_configured(_durations(catch_up, "--catch-up")),
     ))
     from pbus.config.scaling import rules_of
 
@@ -99,6 +101,11 @@ def _durations(text: str, option: str) -> list[float]:
     if not all(found):
         raise click.BadParameter(f"{text!r}: it has to be longer than nothing", param_hint=option)
     return found
+
+
+def _or_configured(values: Sequence[Number]) -> Sequence[Number | None]:
+    """*values*, or the one that is configured."""
+    return values or (None,)
 
 
 def _numbers(text: str, option: str, least: int) -> list[int]:
