@@ -107,6 +107,7 @@ class Child:
         self._out: collections.deque[bytes] = collections.deque()
         self._out_bytes = 0
         self._orphan_since: float | None = None
+        self._hung_up = False
         self._look_at_log_s = 0.0
         # Native whatever is patched later: nothing that holds it ever waits, so greenlets never meet here.
         self._lock = threading.Lock()
@@ -276,11 +277,12 @@ class Child:
             if not self.spec.own_group:
                 self.slot.beat()
                 self._tell_losses()
-            if self._wake_read in ready:
-                self._take_signals()
-            if self._control_fd in ready and not self._talk():
+            if ready and not self._hung_up and not self._talk():  # what was said before a signal is heard before it
+                self._hung_up = True
                 poller.unregister(self._control_fd)
                 self._orphaned()
+            if self._wake_read in ready:
+                self._take_signals()
             if self._orphan_since is not None:
                 self._take_down(self.clock.monotonic_s() - self._orphan_since)
             else:

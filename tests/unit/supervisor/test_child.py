@@ -240,3 +240,26 @@ def test_failed_boot_tells_why_before_it_exits(run: Run) -> None:
     master = run(lambda child: child.fail("no database", 77))
     assert master.hear() == {"kind": "fail", "text": "no database", "exit_status": 77}
     assert master.ended() == 77
+
+
+@pytest.mark.parametrize("gevent", [False, True])
+def test_what_the_master_has_said_before_a_signal_is_heard_before_it(gevent: bool) -> None:
+    def role(child: Child) -> None:
+        heard: list[str] = []
+        child.on_frame("overdue", lambda _: heard.append("overdue"))
+        child.on_drain(lambda: heard.append("drain"))
+        child.tell("ready")
+        child.wait_drain(10)
+        child.tell("heard", order=heard)
+
+    for _ in range(20):
+        master = Master(role, gevent)
+        try:
+            assert master.hear()["kind"] == "ready"
+            os.kill(master.pid, signal.SIGSTOP)  # both wait for it
+            master.tell("overdue")
+            os.kill(master.pid, signal.SIGTERM)
+            os.kill(master.pid, signal.SIGCONT)
+            assert master.hear()["order"] == ["overdue", "drain"]
+        finally:
+            master.close()
