@@ -70,6 +70,7 @@ class Children:
         self._by_key: dict[Key, dict[int, Handle]] = {key: {} for key in self.specs}
         self._born = 0
         self._not_before: dict[Place, float] = {}
+        self._no_room_until = float("-inf")
         self._restarts: dict[Place, int] = {}
         self.histories: dict[Key, History] = {}
         self.born: Callable[[Handle], None] = lambda _: None
@@ -164,6 +165,8 @@ class Children:
                 then = f"next start in {left_s[key]:.0f} s" if left_s.get(key, 0.0) >= 1.0 else "tried again"
                 often = f" {history.in_a_row} times in a row" if history.in_a_row > 1 else ""
                 found[f"dying {name}"] = f"{name}: ended{often}: {history.last}; {then}"
+        if self._clock.monotonic_s() < self._no_room_until + _NO_SLOT_WAIT_S:
+            found["no room"] = f"no room for more than {len(self)} processes: lower concurrency.max, or the order"
         for child in self:
             for what, text in child.problems.items():
                 found[f"{child.name} {what}"] = text
@@ -281,7 +284,7 @@ class Children:
         spec, index = self.specs[place[:2]], place[2]
         slot = self.scoreboard.take()
         if slot is None:
-            self._not_before[place] = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
+            self._not_before[place] = self._no_room_until = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
             return
         self._born += 1
         try:

@@ -15,7 +15,6 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import setproctitle
@@ -37,10 +36,9 @@ from pbus.supervisor.numbers import NumberDesk, Numbers
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.relay import BOOTS, Relay
 from pbus.supervisor.restarts import Restarts
-from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.signals import Signals
-from pbus.supervisor.spawn import Nursery
+from pbus.supervisor.spawn import Nursery, allow_descriptors
 from pbus.supervisor.status import Facts, build
 from pbus.supervisor.topics import Topics
 from pbus.supervisor.workforce import Workforce
@@ -52,19 +50,10 @@ FAST_S: Final = 1.0
 
 _TICK_S: Final = 1.0
 _OPENING_S: Final = 0.1
-_SPARE_SLOTS: Final = 128
-_MOST_SLOTS: Final = 4096
-"""Rows for what a plan may ask for: 2 MiB. A node with more processes than that has run out of something else."""
 _ENDS_A_START: Final = (Exit.TEMPORARY, Exit.NO_PERMISSION, Exit.CONFIG)
 _SILENT_S: Final = 10.0
 _LONG_START_S: Final = 10.0
 _SWEEP_S: Final = 1.0
-
-
-def slots(roles: Sequence[RoleSpec]) -> int:
-    """Rows of the scoreboard: for everybody and their successors, and for as many as a plan may ask for."""
-    more = sum(max(0, spec.most - spec.count) for spec in roles)
-    return 2 * sum(spec.count for spec in roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS
 
 
 class Announcer(Protocol):
@@ -91,7 +80,7 @@ class Master:
         self._switchboard = Switchboard()
         self._house = House(plan, self._clock)
         self._children = Children(
-            plan.roles, plan.backoff, Scoreboard(slots(plan.roles), self._clock), self._switchboard,
+            plan.roles, plan.backoff, Scoreboard(plan.slots, self._clock), self._switchboard,
             self._hear, self._clock,
         )
         self._workforce = Workforce(self._children, self._clock)
@@ -119,6 +108,7 @@ class Master:
         self._own = health.Sample()
         self._generation = 1
         self._token_key = os.urandom(32)
+        self._files = 0
         self._started = False
         self._stopping_since: float | None = None
         self._grace_s = plan.grace_s
@@ -223,6 +213,7 @@ class Master:
         plan = self._plan
         setproctitle.setproctitle(f"pbus: master {plan.node}")
         process.adopt_orphans()
+        self._files = allow_descriptors()
         self._signals.install()
         self._switchboard.watch(self._signals.fileno(), lambda: None)
         self._door.open(self._house.uid, self._house.gid)
@@ -309,7 +300,7 @@ class Master:
             node=plan.node, boot=self._house.boot, boot_lock_fd=self._house.boot_lock_fd, run_dir=plan.run_dir,
             log_dir=plan.log_dir, log_settings=plan.log, secrets=plan.secrets, grace_s=plan.grace_s, user=plan.user,
             scoreboard=self._children.scoreboard, clock=self._clock, listeners=self._house.doors, doors=plan.doors,
-            forget=self._forget,
+            forget=self._forget, files=self._files,
             token_key=self._token_key,
         )
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from pbus.config.schema import Backoff, Log
 from pbus.config.values import Address
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.status import TopicFact
+
+_SPARE_SLOTS: Final = 128
+_MOST_SLOTS: Final = 4096
+"""Rows for what a plan may ask for: 2 MiB. A node with more processes than that has run out of something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +51,9 @@ class Plan:
     roles: tuple[RoleSpec, ...]
     doors: Mapping[str, Address]
     topics: tuple[TopicFact, ...] = ()
+
+    @property
+    def slots(self) -> int:
+        """Rows of the scoreboard: for everybody and their successors, and for as many as a scaling plan may ask for."""
+        more = sum(max(0, spec.most - spec.count) for spec in self.roles)
+        return 2 * sum(spec.count for spec in self.roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS

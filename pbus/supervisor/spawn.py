@@ -63,6 +63,7 @@ class Nursery:
         listeners: Every listening socket by its name.
         doors: Where they are.
         forget: Closes what the master has open; called in the child, first thing.
+        files: Open files that user code may have (soft limit), as the master was given it; 0: as it is.
         token_key: What the tokens of consumers are made with.
     """
 
@@ -81,6 +82,7 @@ class Nursery:
     doors: Mapping[str, Address]
     forget: Callable[[], None]
     token_key: bytes = field(default=b"", repr=False)
+    files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +162,10 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     holds = [nursery.boot_lock_fd] if spec.holds_claims else []
     close_all_but([0, 1, 2, control_fd, *holds, *way.fds, *listener_fds.values()])
     _open_stdin()
-    if not spec.own_group:
-        _allow_descriptors()
+    if spec.own_group:
+        _limit_descriptors(nursery.files)
+    else:
+        allow_descriptors()
     setproctitle.setproctitle(f"pbus: {(spec.title or spec.role).format(index=index)}")
     newborn.slot.update(pid=os.getpid(), birth=process.birth(os.getpid()))
     bound: dict[str, Any] = {"role": spec.role, "index": index} | ({"path": spec.path} if spec.path else {})
@@ -299,16 +303,26 @@ def _open_stdin() -> None:
         os.close(null)
 
 
-def _allow_descriptors() -> None:
+def allow_descriptors() -> int:
     """
-    As many open files as the machine lets us: a door with 10,000 connections needs them.
+    As many open files as the machine lets us: a door with 10,000 connections needs them, a master of 1,000 consumers.
 
-    Not for user code: programs that still use select() fail above 1024, so it keeps what it was given.
+    Returns:
+        How many were allowed before.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def _limit_descriptors(count: int) -> None:
+    """User code gets what the master was given: programs that still use select() fail above 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if count:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _clean_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,22 @@ def test_topic_that_dies_young_is_not_given_more_places_to_die_at(idle_bus: Idle
     bus.wait_for(lambda status: status["topics"][0]["state"] == "fatal", "the topic is given up")
     exits = [event for event in bus.events("child.exited") if event["status"] == 3]
     assert len(exits) == 10
+
+
+def test_more_than_there_is_room_for_is_a_problem_and_ends_nothing(idle_bus: IdleFactory) -> None:
+    bus = crew(idle_bus)
+    plan(bus, 200)  # the scoreboard has 141 rows: what was configured, twice, and 128
+    bus.wait_for(lambda status: any("no room for more" in problem for problem in status["problems"]), "a problem", 60)
+    plan(bus, 1)
+    until(lambda: len(indexes(bus)) == 1, 30, "one is left")
+    bus.wait_for(lambda status: status["state"] == "running", "it is over")
+
+
+def test_user_code_has_the_file_limit_that_the_bus_was_started_with(idle_bus: IdleFactory) -> None:
+    bus = crew(idle_bus)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert psutil.Process(bus.pids("consumer")[0]).rlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+    assert psutil.Process(bus.pid).rlimit(resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 # -- ends -----------------------------------------------------------------------------------------
