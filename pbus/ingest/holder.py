@@ -28,7 +28,8 @@ from pbus.core.outcome import Outcome, Verdict, judge
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
-from pbus.ingest.puller import KEEP_BELL_S, LOOK_AGAIN_S, Pop, Receiver
+from pbus.ingest.ear import Ear
+from pbus.ingest.puller import Pop, Receiver
 from pbus.storage.driver import Bell, Held, JobRecord, Want
 from pbus.supervisor.handed import Hand, Handed
 
@@ -92,19 +93,18 @@ class Holder:
         self._rung: set[str] = set()
         self._look_all = False
         self._wake = gevent.event.Event()
-        self._blocked = gevent.event.Event()
+        self._ear = Ear(store.name, store.bell_of_programs, lambda: bool(self._waiting), self._heard, clock, log)
         self._ending = False
-        self._stopped = False
         self._busy = 0
 
     def start(self) -> None:
         """Begin to claim and to listen."""
         gevent.spawn(self._run)
-        gevent.spawn(self._listen)
+        self._ear.start()
 
     def stop(self) -> None:
         """The child is about to exit."""
-        self._stopped = True
+        self._ear.stop()
         self._handed.close()
 
     @property
@@ -122,7 +122,7 @@ class Holder:
         if self._ending:
             pop.deadline_s = 0.0
         self._waiting[pop] = None
-        self._blocked.set()
+        self._ear.need()
         self._wake.set()
 
     def cancel(self, pop: Pop) -> None:
@@ -371,38 +371,10 @@ class Holder:
             pop.error = f"UNAVAILABLE {where}: nothing taken, try again in 1 s"
         pop.connection.popped(pop)
 
-    # -- the ear ----------------------------------------------------------------------------------
+    # -- the ear ------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Wait on the store's bell while programs wait, and a while longer."""
-        while not self._stopped:
-            self._blocked.wait()
-            try:
-                self._hear(self._store.bell_of_programs())
-            except StorageError as error:
-                self._log.debug("bell.lost", storage=self._store.name, reason=str(error))
-                self._clock.sleep(_AGAIN_S)
-                self.look()
-            except Exception:  # noqa: BLE001 - nobody may wait for ever, and the log has it
-                self._log.exception("pull.failed", storage=self._store.name)
-                self._clock.sleep(_AGAIN_S)
-                self.look()
-
-    def _hear(self, bell: Bell) -> None:
-        last_s = self._clock.monotonic_s()
-        try:
-            while not self._stopped:
-                rung = bell.wait(LOOK_AGAIN_S)
-                if rung:
-                    self._rung |= rung
-                    self._wake.set()
-                else:
-                    self.look()
-                now_s = self._clock.monotonic_s()
-                if self._waiting:
-                    last_s = now_s
-                elif now_s - last_s > KEEP_BELL_S:
-                    self._blocked.clear()
-                    return
-        finally:
-            bell.close()
+    def _heard(self, queues: frozenset[str]) -> None:
+        """Jobs have come to *queues*; empty: look at all of them."""
+        self._rung |= queues
+        self._look_all = self._look_all or not queues
+        self._wake.set()

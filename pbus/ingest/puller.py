@@ -25,12 +25,9 @@ from pbus.clock import Clock
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
+from pbus.ingest.ear import Ear
 from pbus.storage.driver import Bell, Held, Want
 
-LOOK_AGAIN_S: Final = 5.0
-"""The bell is lossy by design."""
-KEEP_BELL_S: Final = 60.0
-"""It stays hung up so long after the last blocked pop: clients that loop would hang it up each time."""
 CLAIM_COUNT: Final = 100
 """Deliveries of one claim; a pop that wants more gets them by several."""
 REPLY_BYTES: Final = 16 * 1024 * 1024
@@ -135,8 +132,7 @@ class Puller:
         self._doubt = False                           # a claim failed: the store may hold more for us than we know
         self._settlements: list[Settlement] = []
         self._wake = gevent.event.Event()
-        self._blocked = gevent.event.Event()
-        self._stopped = False
+        self._ear = Ear(store.name, store.bell, self._is_anybody_blocked, self._heard, clock, log)
         self._settling = False
         self._limited = False                         # somebody found max_open reached
         self._ending = False
@@ -144,11 +140,11 @@ class Puller:
     def start(self) -> None:
         """Begin to claim and to listen."""
         gevent.spawn(self._run)
-        gevent.spawn(self._listen)
+        self._ear.start()
 
     def stop(self) -> None:
         """The child is about to exit: the bell is hung down at its next sound."""
-        self._stopped = True
+        self._ear.stop()
 
     @property
     def idle(self) -> bool:
@@ -162,7 +158,7 @@ class Puller:
         if pop.deadline_s is not None:
             if self._ending:
                 pop.deadline_s = 0.0                  # it gets what is there, and waits for nothing
-            self._blocked.set()
+            self._ear.need()
         self._wake.set()
 
     def cancel(self, pop: Pop) -> None:
@@ -336,36 +332,11 @@ class Puller:
 
     # -- the ear ------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Wait on the store's bell while somebody is blocked, and a while longer."""
-        while not self._stopped:
-            self._blocked.wait()
-            try:
-                self._hear()
-            except StorageError as error:
-                self._log.debug("bell.lost", storage=self._store.name, reason=str(error))
-                self._clock.sleep(_SETTLE_AGAIN_S)
-                self.look()
-            except Exception:  # noqa: BLE001 - nobody may wait for ever, and the log has it
-                self._log.exception("pull.failed", storage=self._store.name)
-                self._clock.sleep(_SETTLE_AGAIN_S)
-                self.look()
+    def _heard(self, queues: frozenset[str]) -> None:
+        """Jobs have come to *queues*; empty: look at all of them."""
+        self._rung |= queues
+        self._look_all = self._look_all or not queues
+        self._wake.set()
 
-    def _hear(self) -> None:
-        bell, last_s = self._store.bell(), self._clock.monotonic_s()
-        try:
-            while not self._stopped:
-                rung = bell.wait(LOOK_AGAIN_S)
-                if rung:
-                    self._rung |= rung
-                    self._wake.set()
-                else:
-                    self.look()
-                now_s = self._clock.monotonic_s()
-                if any(pop.deadline_s is not None for pop in self._waiting):
-                    last_s = now_s
-                elif now_s - last_s > KEEP_BELL_S:
-                    self._blocked.clear()
-                    return
-        finally:
-            bell.close()
+    def _is_anybody_blocked(self) -> bool:
+        return any(pop.deadline_s is not None for pop in self._waiting)
