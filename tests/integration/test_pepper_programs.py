@@ -187,3 +187,13 @@ def test_an_overdue_job_is_never_taken_for_done(shop: OpenShop) -> None:
     here.push(*(f"sleep 60 {number}" for number in range(6)))
     numbers = here.settled(60)
     assert (numbers["done_total"], numbers["dead"]) == (0, 6)
+
+
+def test_a_program_that_is_one_too_many_finishes_its_job_however_long_that_takes(shop: OpenShop) -> None:
+    here = shop(grace="2s", concurrency={"min": 2, "max": 4})
+    here.push("sleep-through 7", "sleep-through 7")
+    until(lambda: len(here.runs()) == 2, 10, "both have begun")
+    here.bus.cli("topic", "scale", "gift/credit", "1", check=True)
+    assert here.settled(40)["done_total"] == 2
+    assert len(here.runs()) == 2
+    until(lambda: len(here.bus.pids("consumer")) == 1, 20, "one has gone")
