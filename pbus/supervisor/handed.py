@@ -72,7 +72,7 @@ class Handed:
         """The row, if it is whole; a writer may be in the middle of it."""
         for _ in range(_TRIES):
             try:
-                row = os.pread(self._open(), ROW_BYTES, slot * ROW_BYTES)
+                row = os.pread(self._open(0), ROW_BYTES, slot * ROW_BYTES)
             except OSError:
                 return []
             said, _, check = row.partition(b"\n")[0].rpartition(b" ")
@@ -84,11 +84,12 @@ class Handed:
         text = said.encode("ascii")
         row = (b"%b %08x\n" % (text, zlib.crc32(text))).ljust(ROW_BYTES, b"\0")
         try:
-            return os.pwrite(self._open(), row, slot * ROW_BYTES) == ROW_BYTES
+            return os.pwrite(self._open(os.O_CREAT), row, slot * ROW_BYTES) == ROW_BYTES
         except OSError:                               # a full disk, or a folder that is gone
             return False
 
-    def _open(self) -> int:
+    def _open(self, create: int) -> int:
+        """The writers make it: a reader may be another user, whose file they could not write."""
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | create, 0o600)
         return self._fd

@@ -222,6 +222,7 @@ def _empty(wanted: Wanted, children: Sequence[Seen]) -> list[Place]:
     """
     staying = [child for child in children if child.generation == wanted.generation and child.draining_since is None]
     lived_in = {child.place for child in staying} | {child.place for child in children if child.alone}
-    tried = {child.place[:2] for child in staying if child.place in wanted.places}
+    places = set(wanted.places) if wanted.shy else set()  # there may be thousands, and this is asked at every turn
+    tried = {child.place[:2] for child in staying if child.place in places}
     out = wanted.fatal | (tried & wanted.shy)
     return [place for place in wanted.places if place not in lived_in and place[:2] not in out]

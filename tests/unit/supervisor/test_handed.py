@@ -87,3 +87,15 @@ def test_any_owner_and_any_job_fit_into_a_row(
 
     assert handed.read(owner) == Hand(f"{ms}-{seq}", since_ms / 1000)
     handed.close()
+
+
+def test_who_only_reads_makes_no_file_that_others_could_not_write(tmp_path: Path) -> None:
+    reader, writer = Handed(str(tmp_path)), Handed(str(tmp_path))
+
+    assert reader.read(OWNER) is None
+    assert not (tmp_path / NAME).exists()
+
+    assert writer.give(OWNER, "1700000000000-1", 1.0)
+    assert reader.read(OWNER) == Hand("1700000000000-1", 1.0)
+    reader.close()
+    writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -241,3 +242,12 @@ def test_place_of_its_own_stays_empty_until_its_last_inhabitant_has_gone() -> No
     assert reconcile(wanted(places=(place,)), [leaving], NOW) == []
     assert reconcile(wanted(places=(place,), generation=2), [leaving], NOW) == []
     assert reconcile(wanted(places=(place,)), [], NOW) == [Spawn(place)]
+
+
+def test_deciding_about_thousands_takes_no_time() -> None:
+    places = tuple(("consumer", "gift/credit", index) for index in range(4000))
+    everybody = [Seen(n=n, place=("consumer", "gift/credit", n), generation=1) for n in range(4000)]
+    begun_s = time.thread_time()
+    for shy in (frozenset(), frozenset({CREDIT[:2]})):
+        assert reconcile(Wanted(places=places, generation=1, grace_s=30.0, shy=shy), everybody, NOW) == []
+    assert time.thread_time() - begun_s < 0.1
