@@ -32,6 +32,9 @@ STALE_S: Final = 10.0
 SMOOTH: Final = 0.2
 """Part of a new measurement of the processor: five seconds, as the machine has other things to do now and then."""
 
+TICK_S: Final = 1.0
+"""A topic at rest is looked at more seldom; what came since then came just now, or it would not have rested."""
+
 Path = tuple[str, str]
 """(queue, topic)."""
 
@@ -116,7 +119,8 @@ class Sampler:
                 came = now.ready + now.running - seen.numbers.ready - seen.numbers.running + ended + work.refused
                 seen.arrived += max(0, came)
                 seen.ended += max(0, ended)
-                seen.over_s += at_s - seen.at_s
+                was_at_rest = not (seen.numbers.ready or seen.numbers.running)
+                seen.over_s += min(at_s - seen.at_s, TICK_S) if was_at_rest else at_s - seen.at_s
                 seen.numbers, seen.at_s, seen.nodes = now, at_s, nodes
             work.refused = 0
 

@@ -11,7 +11,9 @@ import pytest
 import redis
 
 from tests.support.bus import Bus, BusFactory
+from tests.support.fastcgi_stub import DONE, FastcgiStub, answering
 from tests.support.step_load import Load, decisions
+from tests.support.talker import Pause
 from tests.support.waiting import until
 
 HANDLER = "import time\ndef work(job):\n    time.sleep(0.01)\n"
@@ -76,11 +78,34 @@ def test_recorded_work_is_simulated_with_other_settings(bus: Bus) -> None:
     tried = rows(bus, "autoscale", "simulate", "--topic", "load/*", "--catch-up", "5s,30s", "--max", "1,16")
     assert [row["setting"] for row in tried] == ["configured", *["tried"] * 4]
     assert {(row["max"], row["catch_up_s"]) for row in tried[1:]} == {(1, 5.0), (1, 30.0), (16, 5.0), (16, 30.0)}
-    assert all(0.9 * load.pushed <= row["jobs"] <= 1.1 * load.pushed for row in tried if row["max"] > 1)
+    jobs = [row["jobs"] for row in tried]
+    assert all(0.9 * load.pushed <= number <= 1.1 * load.pushed for number in jobs), (jobs, load.pushed)
     one, many = (next(row for row in tried[1:] if row["max"] == most) for most in (1, 16))
     assert one["wait_p99_s"] > many["wait_p99_s"]
     assert one["process_hours"] < many["process_hours"]
     assert bus.cli("autoscale", "simulate", "--topic", "nix").returncode == 5
+
+
+def test_calls_at_once_follow_a_plan_in_every_delivery_child(bus_factory: BusFactory) -> None:
+    stub = FastcgiStub(answering(lambda _, __: (Pause(0.2), DONE)))
+    try:
+        bus = bus_factory(
+            "[delivery]\nprocesses = 2\n"
+            f'[queue.load.topic.t]\nfastcgi = {{ address = "{stub.address}", script = "/srv/a.php" }}\n'
+            "concurrency = { min = 1, max = 2 }\n"
+        )
+        with redis.Redis(port=bus.port) as client:
+            client.lpush("load", *(f"job-{number}" for number in range(200)))
+        until(lambda: stub.peak == 2, 20, "two are called at once")
+        bus.cli("topic", "scale", "load/t", "7", "--for", "1h", check=True)
+        until(lambda: stub.peak == 7 and now(bus) == 7, 10, lambda: f"seven: {stub.peak}")
+        bus.cli("topic", "scale", "load/t", "3", "--for", "1h", check=True)
+        until(lambda: now(bus) == 3, 10, "three")
+        until(lambda: bus.topic("load", "t")["done_total"] == 200, 30, "all are done")
+        assert stub.peak == 7
+        assert bus.topic("load", "t")["failed_total"] == 0
+    finally:
+        stub.close()
 
 
 def test_what_makes_no_sense_is_refused_by_its_exit_status(bus: Bus) -> None:

@@ -155,3 +155,18 @@ def test_where_nothing_may_run_twice_the_claims_of_a_lost_node_are_unknown(scene
     scene.driver.claimed_by(THEIRS, "1000-1")
     scene.run(40)
     assert [(one.id, one.move, one.reason) for _, one in scene.driver.given_back] == [("1000-1", Move.BURY, "unknown")]
+
+
+def test_nodes_that_live_are_counted_for_whoever_shares_the_work(scene: Scene) -> None:
+    scene.run(HEARTBEAT_S)
+    assert scene.duty.living() == 1
+    scene.run(3 * HEARTBEAT_S, they_beat=True)
+    assert scene.duty.living() == 2
+    scene.run(3 * HEARTBEAT_S)
+    assert scene.duty.living() == 1, "it gives no sign of life"
+
+
+def test_a_boot_that_only_holds_claims_is_nobody_to_share_with() -> None:
+    observer = Observer(LOST_AFTER_S, most_s=HEARTBEAT_S)
+    observer.look({"beats": 1, "holds": None}, 0.0)
+    assert observer.moving(2 * HEARTBEAT_S) == 1

@@ -52,6 +52,16 @@ def test_arrivals_are_what_the_backlog_grew_by_and_what_ended_meanwhile() -> Non
     assert scene.tick().arrivals_per_s == pytest.approx(100.0)
 
 
+def test_what_came_to_a_topic_at_rest_came_just_now() -> None:
+    """It was looked at five seconds ago, and nobody had a job of it in hand until this second."""
+    scene = Scene()
+    scene.look()
+    scene.tick()
+    scene.now_s += 4.0
+    scene.look(ready=100)
+    assert scene.tick().arrivals_per_s == pytest.approx(100.0)
+
+
 def test_a_retry_arrives_when_it_comes_due_and_not_when_it_failed() -> None:
     scene = Scene()
     scene.look(running=1)
