@@ -31,8 +31,8 @@ Trial = tuple[int | None, int | None, float | None]
 """Min, max and catch_up to try; None: as configured."""
 
 _COLUMNS: Final = (
-    "topic", "setting", "min", "max", "catch_up_s", "jobs", "not_begun", "wait_p50_s", "wait_p90_s", "wait_p99_s", "process_hours",
-    "most_at_once",
+    "topic", "setting", "min", "max", "catch_up_s", "jobs", "not_begun", "wait_p50_s", "wait_p90_s", "wait_p99_s",
+    "process_hours", "most_at_once",
 )
 _HEADS: Final = ("topic", "setting", ">jobs", ">wait p50", ">p90", ">p99", ">process-hours", ">most")
 _MANY_JOBS: Final = 2_000_000
