@@ -121,6 +121,10 @@ class Children:
         """How often a child ended unasked at *place*."""
         return self._restarts.get(place, 0)
 
+    def restarts_of(self, key: Key) -> int:
+        """The same of all places of that role and path."""
+        return sum(count for place, count in self._restarts.items() if place[:2] == key)
+
     def wanted(self, generation: int, grace_s: float, stopping_since: float | None) -> Wanted:
         """What ought to be, in the terms of ``reconcile``."""
         if self._places is None:

@@ -390,7 +390,10 @@ class Master:
             next_starts=self._children.next_starts(), decisions=self._workforce.scaling.decisions,
             rollouts=self._workforce.rollouts.rows(), fatal=self._children.given_up(),
             deaths={key: history.last for key, history in self._children.histories.items()},
-            programs=tuple(spec for spec in self._plan.roles if spec.role == PROGRAM),
+            programs={
+                spec.key: (spec.count, self._children.restarts_of(spec.key))
+                for spec in self._plan.roles if spec.role == PROGRAM
+            },
         )))
 
     @property

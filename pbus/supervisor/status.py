@@ -16,7 +16,6 @@ from pbus.supervisor.children import CONSUMER
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.numbers import Numbers
 from pbus.supervisor.reconcile import Key
-from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.rollout import FAILED, ROLLING
 from pbus.supervisor.scoreboard import SlotView
 from pbus.supervisor.topics import badness, reason_of, worst
@@ -75,7 +74,8 @@ class Facts:
     """(role, path) whose code has ever changed -> stage, code, files, reason, old."""
     deaths: Mapping[Key, str] = field(default_factory=dict)
     """(role, path) -> how the last process of it ended that was not told to."""
-    programs: Sequence[RoleSpec] = ()
+    programs: Mapping[Key, tuple[int, int]] = field(default_factory=dict)
+    """Program -> how many of it there ought to be, and how often one ended that was not told to."""
 
 
 def build(facts: Facts) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def build(facts: Facts) -> dict[str, Any]:
         "problems": list(dict.fromkeys(problems)),        # several children may find the same
         "processes": [dict(facts.master), *(_process(facts, child) for child in facts.children)],
         "topics": [*topics, *orphans],
-        "programs": [_program(facts, spec) for spec in facts.programs],
+        "programs": [_program(facts, key, *counts) for key, counts in facts.programs.items()],
         "backends": merged(child.backends for child in facts.children),
     }
 
@@ -160,25 +160,25 @@ def _capacity(decision: Mapping[str, Any]) -> dict[str, Any]:
     return {name: known.get(name) for name in ("now_per_s", "max_per_s", "limited_by")}
 
 
-def _program(facts: Facts, spec: RoleSpec) -> dict[str, Any]:
+def _program(facts: Facts, key: Key, wanted: int, restarts: int) -> dict[str, Any]:
     """One ``[program.NAME]``: as bad as the worst that is known of it."""
-    here = [child for child in facts.children if child.spec.key == spec.key]
+    here = [child for child in facts.children if child.spec.key == key]
     ready = [child for child in here if child.stays and child.ready_s is not None]
-    rollout = facts.rollouts.get(spec.key, {})
+    rollout = facts.rollouts.get(key, {})
     state, reason = "running", ""
-    if spec.key in facts.fatal:
-        state, reason = "fatal", facts.fatal[spec.key]
+    if key in facts.fatal:
+        state, reason = "fatal", facts.fatal[key]
     elif not ready:
-        state, reason = "starting" if any(child.stays for child in here) else "down", facts.deaths.get(spec.key, "")
+        state, reason = "starting" if any(child.stays for child in here) else "down", facts.deaths.get(key, "")
     elif rollout.get("stage") == FAILED:
         state, reason = "rollout-failed", str(rollout["reason"])
-    elif len(ready) < spec.count:
+    elif len(ready) < wanted:
         state = "restarting" if rollout.get("stage") == ROLLING else "starting"
     return {
-        "program": spec.path, "state": state, "running": len(ready), "wanted": spec.count,
+        "program": key[1], "state": state, "running": len(ready), "wanted": wanted,
         "pids": [child.pid for child in here], "rss_bytes": sum(child.sample.rss_bytes for child in here),
         "uptime_s": round(min((facts.now_s - child.born_s for child in ready), default=0.0), 3),
-        "restarts": sum(facts.restarts.get(child.n, 0) for child in here), "reason": reason,
+        "restarts": restarts, "reason": reason,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -215,3 +216,25 @@ def test_addresses_are_as_bad_as_the_worst_child_finds_them(wire: Wire) -> None:
     assert (first["state"], first["reason"], first["limit"], first["calls_total"]) == ("open", "refused", 16, 20)
     assert first["topics"] == ["gift/credit", "gift/mail"]
     assert (second["address"], second["limit"]) == ("unix:/b", None)
+
+
+MAILER = ("program", "mailer")
+
+
+@pytest.mark.parametrize(("known", "state", "reason"), [
+    ({}, "down", ""),
+    ({"deaths": {MAILER: "exit status 1"}}, "down", "exit status 1"),
+    ({"fatal": {MAILER: "ended 10 times"}}, "fatal", "ended 10 times"),
+])
+def test_program_without_a_process_says_what_it_died_of(known: dict[str, Any], state: str, reason: str) -> None:
+    [row] = build(facts(programs={MAILER: (2, 7)}, **known))["programs"]
+    assert (row["program"], row["state"], row["reason"]) == ("mailer", state, reason)
+    assert (row["running"], row["wanted"], row["restarts"], row["pids"]) == (0, 2, 7, [])
+
+
+def test_topic_scaled_to_nothing_runs_and_one_without_its_processes_does_not() -> None:
+    consumed = dataclasses.replace(CREDIT, has_consumers=True)
+    [topic] = build(facts(topics=[consumed], decisions={"gift/credit": {"wanted": 0}}))["topics"]
+    assert topic["state"] == "running"
+    [topic] = build(facts(topics=[consumed]))["topics"]
+    assert (topic["state"], topic["reason"]) == ("down", "no consumer process is ready")
