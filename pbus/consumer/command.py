@@ -257,7 +257,7 @@ class LinesConsumer:
     def _recycle_when_due(self, program: LinesProgram) -> None:
         why = self._recycling.due(program.jobs, self._clock.monotonic_s()) if self._recycling is not None else ""
         if why and not self._child.draining:
-            self._brisk = program.age_s < BRISK_S
+            self._brisk = program.age_s < BRISK_S and why.startswith("max_jobs")
             if not self._brisk:
                 program.say("INFO", f"{program.name} is replaced: {why}")
                 rss_bytes = family_rss_bytes(program.pid)
