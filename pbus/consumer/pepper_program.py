@@ -210,12 +210,15 @@ class PepperConsumer:
         """Ask it to finish, and wait for that; answers why it was ended: its job may become overdue meanwhile."""
         running.send(self._stop_signal)
         deadline_s = self._clock.monotonic_s() + self._time_to_stop_s(stopped)
-        while not running.look() and (left_s := deadline_s - self._clock.monotonic_s()) > 0:
+        while not running.look():
             if stopped != "timeout" and self._overdue:
                 stopped = self._stop_overdue(running)
                 deadline_s = self._clock.monotonic_s() + self._time_to_stop_s(stopped)
             elif stopped != "timeout" and self._shows_job() and not self._bus_stops():
                 deadline_s = self._clock.monotonic_s() + self._stop_timeout_s
+            left_s = deadline_s - self._clock.monotonic_s()
+            if left_s <= 0:  # it has just been looked what it has in hand
+                break
             running.attend_quietly(min(FINISH_LOOK_S, left_s))
         if running.status is None:
             running.say("WARNING", f"{running.name} did not finish in time and is killed")
@@ -245,6 +248,8 @@ class PepperConsumer:
         try:
             return self._door.settle(word, reason, SETTLE_S)
         except DoorError as error:
+            if word in ("done", "stopped"):
+                self._handed.take(self._child.owner)  # its job is repeated, but it did not fail
             running.say("ERROR", f"the bus does not take the end of {running.name}: {error}")
             self._child.fail(f"the end of {running.name} could not be settled: {error}")
 

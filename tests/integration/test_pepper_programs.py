@@ -197,3 +197,14 @@ def test_a_program_that_is_one_too_many_finishes_its_job_however_long_that_takes
     assert here.settled(40)["done_total"] == 2
     assert len(here.runs()) == 2
     until(lambda: len(here.bus.pids("consumer")) == 1, 20, "one has gone")
+
+
+def test_a_job_whose_end_the_bus_does_not_take_has_not_failed(shop: OpenShop) -> None:
+    here = shop(command={"max_jobs": 1}, retry={"attempts": 1})
+    here.push("sleep 1")
+    until(lambda: here.runs(), 10, "it has begun")
+    here.bus.kill("ingest", signal.SIGSTOP)
+    until(lambda: "does not take the end" in here.bus.topic_log("gift", "credit"), 30, "nobody listens")
+    here.bus.kill("ingest", signal.SIGCONT)
+    assert here.settled()["done_total"] == 1
+    assert here.bus.events("job.dead") == []
