@@ -71,6 +71,7 @@ class Children:
         self._born = 0
         self._not_before: dict[Place, float] = {}
         self._no_room_until = float("-inf")
+        self._no_fork_until, self._no_fork_why = float("-inf"), ""
         self._restarts: dict[Place, int] = {}
         self.histories: dict[Key, History] = {}
         self.born: Callable[[Handle], None] = lambda _: None
@@ -171,6 +172,11 @@ class Children:
                 found[f"dying {name}"] = f"{name}: ended{often}: {history.last}; {then}"
         if self._clock.monotonic_s() < self._no_room_until + _NO_SLOT_WAIT_S:
             found["no room"] = f"no room for more than {len(self)} processes: lower concurrency.max, or the order"
+        if self._clock.monotonic_s() < self._no_fork_until + _NO_SLOT_WAIT_S:
+            found["not forked"] = (
+                f"no more than {len(self)} processes can be started: {self._no_fork_why}; raise the limits of the bus "
+                "('ulimit -n', 'ulimit -u'; systemd: LimitNOFILE, TasksMax), or lower concurrency.max"
+            )
         for child in self:
             for what, text in child.problems.items():
                 found[f"{child.name} {what}"] = text
@@ -224,6 +230,8 @@ class Children:
                     self._log.warning(event, child=child.name, child_pid=child.pid)
                     child.killed = True
                     child.kill()
+                case Spawn(place) if self._clock.monotonic_s() < self._no_fork_until:
+                    self._not_before[place] = self._no_fork_until  # one is tried a second, not each of hundreds
                 case Spawn(place):
                     births += 1
                     if births <= A_TURN:
@@ -295,7 +303,8 @@ class Children:
             pid, sock = spawn(nursery, Newborn(spec, index, self._born, generation, slot))
         except OSError as error:
             self.scoreboard.bury(slot, 0)
-            self._not_before[place] = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
+            self._not_before[place] = self._no_fork_until = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
+            self._no_fork_why = error.strerror or str(error)
             self._log.error("child.not_forked", role=spec.role, err=str(error))
             return
         channel = Channel(sock, send_bytes=_TO_CHILD_BYTES, receive_bytes=_FROM_CHILD_BYTES)
