@@ -24,6 +24,8 @@ VERSION: Final = 1
 
 PLACES_MAX: Final = 10_000
 """As ``concurrency`` allows."""
+LATEST_S: Final = 250_000_000_000.0
+"""Unix time; there are no calendars for what comes after the year 9999."""
 LATE_S: Final = 60.0
 """An order may begin so long ago: that is what typing takes."""
 
@@ -94,7 +96,7 @@ def order_of(fields: Mapping[str, Any]) -> Order:
             from_s=float(fields["from_s"]), until_s=math.inf if until_s is None else float(until_s),
             made_s=float(fields["made_s"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"not an order: {error!r}") from None
     _check(order)
     return order
@@ -169,6 +171,9 @@ def _check(order: Order) -> None:
     for name, number in (("min", least), ("max", most)):
         if number is not None and not 0 <= number <= PLACES_MAX:
             raise ValueError(f"{name} is {number}, it may be 0 to {PLACES_MAX:,}")
+    for when_s in (order.from_s, order.made_s, 0.0 if math.isinf(order.until_s) else order.until_s):
+        if not 0 <= when_s <= LATEST_S:
+            raise ValueError(f"{when_s} is no time that a calendar has")
     if least is not None and most is not None and most < least:
         raise ValueError(f"max ({most}) is less than min ({least})")
     if order.until_s <= order.from_s:

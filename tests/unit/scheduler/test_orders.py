@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,16 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     assert not (tmp_path / FILE).exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"v": 2, "orders": []}', '{"v": 1, "orders": [{"path": "a/b"}]}'])
+def order(**fields: object) -> str:
+    """A file with one order that is sound but for *fields*."""
+    sound = {"path": "gift/credit", "least": 2, "most": 2, "from_s": 0.0, "until_s": None, "made_s": 0.0}
+    return json.dumps({"v": 1, "orders": [sound | fields]})
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "[]", '{"v": 2, "orders": []}', '{"v": 1, "orders": [{"path": "a/b"}]}', order(least=math.inf),
+    order(from_s=1e30), order(made_s=-1e30), order(until_s=1e15), order(from_s=math.nan),
+])
 def test_a_file_that_makes_no_sense_is_said_and_put_aside(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     scene = Scene(tmp_path)
