@@ -97,7 +97,9 @@ class DeliveryChild:
         gevent.spawn(self._tell_work)
         self._door.open()
         self._child.ready()
-        while not self._child.wait_drain(TICK_S):
+        has_consumers = any(isinstance(lane, ConsumerLane) for lane in self._lanes.values())
+        tick_s = TICK_S if has_consumers else ROUND_S  # only consumers are looked after more often
+        while not self._child.wait_drain(tick_s):
             self._tick()
         self._drain()
 

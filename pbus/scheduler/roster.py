@@ -12,6 +12,7 @@ a storage call is never killed. Nothing here spins: every way out of a turn name
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ LONGEST_BACKOFF_S: Final = 1.0
 """Short, because deliveries resume within two seconds after the store is back."""
 BROKEN_DUTY_S: Final = 10.0
 SHORTEST_WAIT_S: Final = 0.02
+GRID_S: Final = 0.5
+"""Turns that are not urgent fall together on it: a bus with nothing to do wakes up twice a second."""
 
 
 class Duty(Protocol):
@@ -89,6 +92,11 @@ class Store:
     def declare_again(self) -> None:
         """What was away may have come back empty: declare before the next call."""
         self._declared = False
+
+
+def together_s(due_s: float, wait_s: float) -> float:
+    """When a turn that is due at *due_s*, *wait_s* from now, is taken: then, or at the grid's last line before."""
+    return due_s if wait_s < GRID_S else math.floor((due_s + SHORTEST_WAIT_S) / GRID_S) * GRID_S
 
 
 def backoff_s(failures: int, draw: float) -> float:
@@ -173,7 +181,7 @@ class Roster:
             wait_s = BROKEN_DUTY_S
         else:
             self._fine(duty)
-        self._due_at[duty.name] = self._clock.monotonic_s() + wait_s
+        self._due_at[duty.name] = together_s(self._clock.monotonic_s() + wait_s, wait_s)
         return True
 
     def _fine(self, duty: Duty) -> None:

@@ -26,6 +26,8 @@ from pbus.telemetry import log as logs
 
 MACHINE: Final = "machine"
 _MARGIN_BYTES: Final = 32 << 20
+_NEW_S: Final = 10.0
+"""A scheduler begins where the last one has left off, within its first seconds; then it knows what it has planned."""
 
 
 class Workforce:
@@ -102,9 +104,11 @@ class Workforce:
     def _tell_machine(self, children: Sequence[Handle], now: float) -> None:
         planners = self._children.hearing(MACHINE)
         if planners:
-            machine, topics = self._machine.look(now), _of_topics(children, self.scaling.decided)
+            machine, topics = self._machine.look(now), _of_topics(children)
             for planner in planners:
-                planner.tell(MACHINE, **machine, topics=topics)
+                is_new = planner.ready_s is None or now - planner.ready_s < _NEW_S
+                said = _with_wanted(topics, self.scaling.decided) if is_new else topics
+                planner.tell(MACHINE, **machine, topics=said)
 
 
 def hard_limit(max_rss_bytes: int) -> int:
@@ -117,13 +121,17 @@ def size(count: int) -> str:
     return f"{count / (1 << 20):.0f} MiB"
 
 
-def _of_topics(children: Sequence[Handle], wanted: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """
-    What the processes of each topic take, and how many there are: ready ones, and ones that start.
+def _with_wanted(topics: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """*topics* with what the last plan says of each, and those of the plan that have no processes with that alone."""
+    found = {path: dict(row) for path, row in topics.items()}
+    for path, number in wanted.items():
+        found.setdefault(path, {})["wanted"] = number
+    return found
 
-    Topics of the plan that have no processes carry what is wanted of them alone.
-    """
-    found: dict[str, dict[str, Any]] = {path: {"wanted": number} for path, number in wanted.items()}
+
+def _of_topics(children: Sequence[Handle]) -> dict[str, dict[str, Any]]:
+    """What the processes of each topic take, and how many there are: ready ones, and ones that start."""
+    found: dict[str, dict[str, Any]] = {}
     for child in children:
         if child.spec.role != CONSUMER:
             continue

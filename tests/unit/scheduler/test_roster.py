@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from pbus.clock import FakeClock
 from pbus.errors import BootError, Conflict, Unavailable
-from pbus.scheduler.roster import BROKEN_DUTY_S, LONGEST_BACKOFF_S, SHORTEST_WAIT_S, Roster, Store, backoff_s
+from pbus.scheduler.roster import (
+    BROKEN_DUTY_S, LONGEST_BACKOFF_S, SHORTEST_WAIT_S, Roster, Store, backoff_s, together_s,
+)
 from tests.unit.scheduler.store import QUEUES, SchedulerStore
 
 AWAY = Unavailable("connection refused")
@@ -175,3 +177,12 @@ def test_hastening_ends_the_wait_between_turns(scene: Scene) -> None:
     begun = time.monotonic()
     scene.roster.rest(30.0)
     assert time.monotonic() - begun < 10.0
+
+
+def test_turns_that_are_not_urgent_fall_together_and_never_come_late() -> None:
+    assert [together_s(10.26 + wait_s, wait_s) for wait_s in (0.5, 1.0, 5.0)] == [10.5, 11.0, 15.0]
+    assert together_s(10.26 + 0.4, 0.4) == 10.26 + 0.4
+
+
+def test_turn_on_the_grid_is_not_taken_twice() -> None:
+    assert together_s(10.0 + 1.0 - 1e-9, 1.0 - 1e-9) == 11.0
