@@ -19,6 +19,7 @@ from tests.support.bus import Bus, BusFactory
 from tests.support.nightly import NIGHTLY, figure
 from tests.support.php_fpm import PhpFpm
 from tests.support.step_load import Load, Watcher, decisions, turns
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
 NEEDED = 16
@@ -67,11 +68,14 @@ def test_consumers_and_calls_follow_a_step_of_load(
     bus = bus_factory("\n".join([f'[backend.php]\nfastcgi = ["{fpm.address}"]', *tables]))
     with ExitStack() as stack:
         watchers = [stack.enter_context(Watcher(bus, "load", kind)) for kind in kinds]
+        watch = stack.enter_context(Stopwatch())
         load = stack.enter_context(Load(bus, "load", CALM_PER_S))
         time.sleep(CALM_S)
-        before, step_s = {kind: len(decisions(bus, kind)) for kind in kinds}, time.monotonic()
+        before, step_s, step_at_s = {kind: len(decisions(bus, kind)) for kind in kinds}, time.monotonic(), time.time()
         load.rate_per_s = NEEDED / SERVICE_S
-        normal_s = [_normal_s(watcher, step_s) for watcher in watchers]
+        normal_s = [
+            watch.worked_between_s(step_at_s, step_at_s + _normal_s(watcher, step_s)) for watcher in watchers
+        ]
         time.sleep(STEADY_S)
         under_load = {kind: decisions(bus, kind)[before[kind]:] for kind in kinds}
         load.rate_per_s, down_s = CALM_PER_S, time.monotonic()
