@@ -3,6 +3,9 @@ A23: php-fpm is stopped under load, and started again.
 
 While it is away nothing is spent on it: no attempt is used up, nothing dies, and what was in its hands when it was
 stopped comes back marked as redelivered. When it is back, work goes on as soon as the next probe has seen it.
+
+A call that is cut in its middle on a connection that carried nothing before is its handler's crash, for all that
+anybody can see. Whether there is such a call in the moment of the stop is chance; nothing is spent after it.
 """
 
 from __future__ import annotations
@@ -28,11 +31,14 @@ def test_php_fpm_that_is_stopped_uses_up_no_attempt_and_is_found_again(scenario:
         until(lambda: scenario.ran() > 10, 20, "jobs run")
         fpm.stop()
         until(lambda: bus.topic("gift", "credit")["state"] == "down", 5, "its topic is down")
-        before = scenario.ran()
+        before, cut = scenario.ran(), scenario.numbers()["credit"].failed_total
+        assert cut <= SLOTS
         stopped_s = time.monotonic()
         while time.monotonic() < stopped_s + OUTAGE_S:
             time.sleep(0.5)
-            assert scenario.numbers()["credit"].delayed == 0, "what waits for php-fpm is ready, not retried"
+            numbers = scenario.numbers()["credit"]
+            assert numbers.failed_total == cut, "what waits for php-fpm has not failed"
+            assert numbers.delayed <= cut, "what waits for php-fpm is ready, not retried"
         assert scenario.ran() == before
         fpm.start()
         answers_s = time.time()
@@ -45,10 +51,10 @@ def test_php_fpm_that_is_stopped_uses_up_no_attempt_and_is_found_again(scenario:
     back_s = scenario.watch.worked_between_s(answers_s, max(answers_s, first_s))
     scenario.recoveries_s.append(back_s)
     numbers = scenario.numbers()["credit"]
-    print(f"{dup} of {SLOTS} calls in hand ran again, failed {numbers.failed_total}")
+    print(f"{dup} of {SLOTS} calls in hand ran again, {cut} of them were cut on a fresh connection")
     scenario.expect(dup=SLOTS)
-    assert {run.attempt for run in runs} == {1}
-    assert (numbers.failed_total, numbers.dead) == (0, 0)
+    assert sum(run.attempt > 1 for run in runs) <= cut
+    assert (numbers.failed_total, numbers.dead) == (cut, 0)
     assert back_s <= BACK_S
 
 
@@ -60,7 +66,8 @@ def test_php_fpm_is_found_again_though_the_child_that_probes_it_dies(scenario: S
         until(lambda: scenario.ran() > 10, 20, "jobs run")
         fpm.stop()
         until(lambda: bus.topic("gift", "credit")["state"] == "down", 5, "its topic is down in both children")
-        before = scenario.ran()
+        before, cut = scenario.ran(), scenario.numbers()["credit"].failed_total
+        assert cut <= SLOTS
         fpm.start()
         back_s = time.time()
         os.kill(bus.pids("delivery")[0], signal.SIGKILL)
@@ -71,5 +78,5 @@ def test_php_fpm_is_found_again_though_the_child_that_probes_it_dies(scenario: S
     first_s = min(run.end_s for run in runs if run.start_s > back_s)
     scenario.recoveries_s.append(scenario.watch.worked_between_s(back_s, first_s))
     scenario.expect(dup=SLOTS)
-    assert scenario.numbers()["credit"].failed_total == 0
+    assert scenario.numbers()["credit"].failed_total == cut
     assert scenario.recoveries_s[-1] <= BACK_S
