@@ -18,6 +18,7 @@ from pbus.codec.lines import Encoder
 from pbus.consumer.kin import Kin, children, family, family_rss_bytes
 from pbus.consumer.launch import Launch, LaunchError
 from pbus.consumer.lines_program import LinesProgram
+from tests.support import leftovers
 from tests.support.waiting import until
 
 ENCODER = Encoder("gift", "credit")
@@ -41,6 +42,8 @@ class Notes:
 @pytest.fixture(scope="module")
 def kin() -> Iterator[Kin]:
     """One a process, as in a consumer: it reaps all children, so nothing else may run in this one meanwhile."""
+    others = leftovers.descendants()
+    assert not others, f"it would reap or kill them:\n{leftovers.describe(others)}"
     kin = Kin(SystemClock())
     yield kin
     kin.close()

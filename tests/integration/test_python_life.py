@@ -53,7 +53,7 @@ def test_an_answer_after_the_timeout_changes_nothing(shop: OpenShop) -> None:
     numbers = here.settled()
     assert (numbers["done_total"], numbers["dead"]) == (0, 2)
     assert {event["verdict"] for event in here.bus.events("job.dead")} == {"timeout"}
-    assert here.bus.topic_log("gift", "credit").count("gave up") == 2
+    assert here.bus.topic_log("gift", "credit").count("INFO gave up") == 2  # the stack may show the line that says it
 
 
 def test_processes_are_replaced_after_max_jobs_and_nothing_is_lost_or_cut_off(shop: OpenShop) -> None:

@@ -10,7 +10,7 @@ from tests.conformance.storage.places import PLACES, Place
 from tests.conformance.storage.world import World
 
 
-@pytest.fixture(scope="session", params=list(PLACES))
+@pytest.fixture(scope="module", params=list(PLACES))
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with PLACES[request.param](tmp_path_factory.mktemp(request.param)) as made:
         yield made
