@@ -162,6 +162,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """An open claim of a topic, for people; ``attempts`` are those that counted before it."""
+
+    id: str
+    owner: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicNumbers:
     """
     Where the deliveries of a topic are, now; totals are since the topic was created.
@@ -405,6 +414,17 @@ class Driver(Protocol):
 
         ``attempts`` and ``crashes`` are those that counted before this claim.
         """
+
+    def holders(self, queue: str, topic: str, ids: Sequence[str]) -> list[str]:
+        """
+        Who holds each of these deliveries; empty: nobody does (ready, ended, never pushed, no id).
+
+        Of any owner and node, fenced ones too. By the time the caller reads it a claim may have ended: whoever
+        acts on it settles, and is told.
+        """
+
+    def running(self, queue: str, topic: str, limit: int = 1000) -> list[Running]:
+        """Open claims of a topic, of all owners and nodes, oldest job first; at most *limit*."""
 
     def owners(self) -> list[str]:
         """Owners with at least one open claim, of every node."""

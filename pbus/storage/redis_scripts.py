@@ -91,6 +91,7 @@ class Group:
 NAMES: Final = (
     "append", "claim", "settle", "declare", "due", "promote", "trim", "numbers", "queue_numbers", "held", "owners",
     "beat", "fence", "forget", "cancel", "purge", "dead", "dead_page", "dead_groups", "records", "pause", "drop",
+    "holders", "running",
 )
 """Every script; library.lua is part of others."""
 
@@ -169,6 +170,12 @@ class Scripts:
 
     def held(self, owner: str, topics: Iterable[tuple[QueueKeys, str]]) -> Call:
         return Call(self._scripts["held"], [queue.topic(topic).claims + owner for queue, topic in topics], ())
+
+    def holders(self, queue: QueueKeys, topic: str, ids: Sequence[str]) -> Call:
+        return self._call("holders", queue, topic, queue.name, *ids)
+
+    def running(self, queue: QueueKeys, topic: str) -> Call:
+        return self._call("running", queue, topic, queue.name)
 
     def owners(self, topics: Iterable[tuple[QueueKeys, str]]) -> Call:
         return Call(self._scripts["owners"], [queue.topic(topic).owners for queue, topic in topics], ())

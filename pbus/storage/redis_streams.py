@@ -20,12 +20,12 @@ from pbus.core.job import Delivery, Push, Settlement
 from pbus.errors import BootError, Conflict, Exit, MaybeStored, StorageError, Unavailable
 from pbus.storage import keys, redis_codec
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, Fill, Held, Promoted, QueueNumbers, TopicNumbers, Want,
+    Appended, Bell, Capabilities, Fill, Held, Promoted, QueueNumbers, Running, TopicNumbers, Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.storage.redis_bell import RedisBell
 from pbus.storage.redis_calls import NotDeclared, Unknown, raising
-from pbus.storage.redis_people import RedisPeople
+from pbus.storage.redis_people import IDS_A_CALL, RedisPeople
 from pbus.storage.redis_scripts import grouped, read_numbers
 from pbus.storage.redis_store import info
 
@@ -268,6 +268,23 @@ class RedisStreamsDriver(RedisPeople):
                     Held(queue.name, topic, job_id.decode(), past.attempts, past.crashes, past.forgiven, past.key)
                 )
         return sorted(claims, key=lambda claim: redis_codec.id_order(claim.id))
+
+    def holders(self, queue: str, topic: str, ids: Sequence[str]) -> list[str]:
+        """One read for up to 1,000 ids."""
+        found: list[str] = []
+        for at in range(0, max(1, len(ids)), IDS_A_CALL):
+            part = ids[at : at + IDS_A_CALL]
+            found += [name.decode() for name in self._of_queue(self._scripts.holders(self._queue(queue), topic, part))]
+        return found
+
+    def running(self, queue: str, topic: str, limit: int = 1000) -> list[Running]:
+        """Sorted here, where nobody else has to wait for it."""
+        claims = [
+            Running(job_id.decode(), owner.decode(), redis_codec.read_state(state).attempts)
+            for owner, flat in self._of_queue(self._scripts.running(self._queue(queue), topic))
+            for job_id, state in zip(flat[::2], flat[1::2], strict=True)
+        ]
+        return sorted(claims, key=lambda claim: redis_codec.id_order(claim.id))[: max(0, limit)]
 
     def owners(self) -> list[str]:
         topics = self._all_topics()

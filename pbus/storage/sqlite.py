@@ -25,7 +25,7 @@ from pbus.storage import (
 )
 from pbus.storage.driver import (
     Appended, Bell, Capabilities, DeadGroup, DeadLetter, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
-    TopicNumbers, Want,
+    Running, TopicNumbers, Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.storage.sqlite_errors import Damaged
@@ -123,6 +123,18 @@ class SqliteDriver:
         """See ``Driver.held``."""
         with self._file.read() as db:
             return sqlite_numbers.held(db, owner)
+
+    def holders(self, queue: str, topic: str, ids: Sequence[str]) -> list[str]:
+        """See ``Driver.holders``."""
+        with self._file.read() as db:
+            self._catalog.refresh(db)
+            return sqlite_numbers.holders(db, self._catalog.topic(db, queue, topic)[1], ids)
+
+    def running(self, queue: str, topic: str, limit: int = 1000) -> list[Running]:
+        """See ``Driver.running``."""
+        with self._file.read() as db:
+            self._catalog.refresh(db)
+            return sqlite_numbers.running(db, self._catalog.topic(db, queue, topic)[1], limit)
 
     def owners(self) -> list[str]:
         """See ``Driver.owners``."""

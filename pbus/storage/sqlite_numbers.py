@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import apsw
 
-from pbus.storage.driver import Held, QueueNumbers, TopicNumbers
-from pbus.storage.sqlite_catalog import id_ms, id_text, told_text
+from pbus.storage.driver import Held, QueueNumbers, Running, TopicNumbers
+from pbus.storage.sqlite_catalog import id_ms, id_number, id_text, told_text
 
 _TOPICS = (
     "SELECT q.name, t.name, t.qid, t.tid, q.plain - t.passed - t.holes, t.again, t.waiting, t.delayed, t.running, "
@@ -26,6 +26,14 @@ _FIRST_IN_LOG = (
     "(l.due_ms IS NULL OR (l.id <= t.born AND l.due_ms <= t.born_ms)) AND "
     "NOT EXISTS (SELECT 1 FROM cancelled c WHERE c.tid = ?1 AND c.id = l.id) ORDER BY l.id LIMIT 1"
 )
+
+# Owners first: claims are found by owner, topic and id. Most owners hold nothing of a topic, which is one look.
+_OF_TOPIC = (
+    "FROM owners o CROSS JOIN claims c ON c.oid = o.oid AND c.tid = ?1 "
+    "WHERE EXISTS (SELECT 1 FROM claims e WHERE e.oid = o.oid AND e.tid = ?1)"
+)
+_HOLDERS = f"SELECT c.id, o.name {_OF_TOPIC} AND c.id IN (SELECT value FROM json_each(?2))"
+_RUNNING = f"SELECT c.id, o.name, c.attempts {_OF_TOPIC} ORDER BY c.id LIMIT max(0, ?2)"
 
 
 def numbers(
@@ -76,6 +84,18 @@ def held(db: apsw.Connection, owner: str) -> list[Held]:
         Held(queue, topic, id_text(number), attempts, crashes, forgiven, told_text(key))
         for queue, topic, number, attempts, crashes, forgiven, key in rows
     ]
+
+
+def holders(db: apsw.Connection, tid: int, ids: Sequence[str]) -> list[str]:
+    """See ``Driver.holders``."""
+    asked = [id_number(one) for one in ids]
+    found: dict[int, str] = dict(db.execute(_HOLDERS, (tid, str(asked))))
+    return [found.get(number, "") for number in asked]
+
+
+def running(db: apsw.Connection, tid: int, limit: int) -> list[Running]:
+    """See ``Driver.running``."""
+    return [Running(id_text(number), owner, attempts) for number, owner, attempts in db.execute(_RUNNING, (tid, limit))]
 
 
 def owners(db: apsw.Connection) -> list[str]:

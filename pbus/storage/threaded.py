@@ -15,7 +15,7 @@ from typing import Any
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.storage.driver import (
     Appended, Bell, DeadGroup, DeadLetter, Driver, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
-    TopicNumbers, Want,
+    Running, TopicNumbers, Want,
 )
 
 Apply = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
@@ -66,6 +66,14 @@ class Threaded:
 
     def held(self, owner: str) -> list[Held]:
         answer: list[Held] = self._apply(self._driver.held, (owner,))
+        return answer
+
+    def holders(self, queue: str, topic: str, ids: Sequence[str]) -> list[str]:
+        answer: list[str] = self._apply(self._driver.holders, (queue, topic, ids))
+        return answer
+
+    def running(self, queue: str, topic: str, limit: int = 1000) -> list[Running]:
+        answer: list[Running] = self._apply(self._driver.running, (queue, topic, limit))
         return answer
 
     def owners(self) -> list[str]:

@@ -45,7 +45,7 @@ STEPS = {
     "push": 14, "claim": 20, "settle": 24, "settle_late_or_twice": 3, "settle_everything_held": 2, "promote": 8,
     "process_dies": 1, "boot_is_fenced": 1, "cancel": 4, "person": 10, "pause": 2, "resume": 5, "purge": 1,
     "drop_topic": 1, "keep_little": 1, "trim": 3, "checkpoint": 1, "restart": 2, "look_at_a_job": 3,
-    "look_at_the_dead": 2,
+    "look_at_the_dead": 2, "look_who_holds": 3,
 }
 """Kind of step -> how likely it is."""
 
@@ -332,6 +332,15 @@ class StoreMachine(RuleBasedStateMachine):
         groups = {one.fingerprint: (one.count, one.total) for one in self.driver.dead_groups(*self.path)}
         assert groups == {print_: (count, self.topic.groups[print_]) for print_ in FINGERPRINTS
                           if (count := sum(place.fingerprint == print_ for place in dead))}
+
+    def look_who_holds(self) -> None:
+        ids = [self.an_id([]) for _ in range(5)] + self.ids_in(State.RUNNING)[:3]
+        places = self.topic.places
+        assert self.driver.holders(*self.path, ids) == [places[one].owner if one in places else "" for one in ids]
+        running = sorted([place for place in places.values() if place.owner], key=lambda place: in_order(place.id))
+        limit = self.chance.choice((2, 1000))
+        assert [(one.id, one.owner, one.attempts) for one in self.driver.running(*self.path, limit)] == [
+            (place.id, place.owner, place.attempts) for place in running[:limit]]
 
     # -- what must be true after every step
 

@@ -30,7 +30,8 @@ from pbus.ingest.access import Directory
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want,
+    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, QueueNumbers, QueueSpec, Running, TopicNumbers, TopicSpec,
+    Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.scoreboard import Scoreboard, Slot
@@ -117,7 +118,7 @@ class FakeDriver:
         self.claim_go = gevent.event.Event()
         self.claim_go.set()
         self.ready: dict[tuple[str, str], Any] = collections.defaultdict(collections.deque)
-        self.running: dict[tuple[str, str, str], bytes] = {}
+        self.claims: dict[tuple[str, str, str], bytes] = {}
         self.owners_of: dict[tuple[str, str, str], str] = {}
         self.attempts: collections.Counter[tuple[str, str, str]] = collections.Counter()
         self.first_ms: dict[tuple[str, str, str], int] = {}
@@ -228,7 +229,7 @@ class FakeDriver:
             for _ in range(min(want.count, len(line))):
                 job_id, body = line.popleft()
                 key = (want.queue, want.topic, job_id)
-                self.running[key] = body
+                self.claims[key] = body
                 self.owners_of[key] = want.owner
                 attempt, first_ms = self.attempts[key] + 1, self.first_ms.get(key, 0)
                 deliveries.append(Delivery(*_turned(key), body, attempt, 0, False, "", "", first_ms, want.owner))
@@ -236,11 +237,20 @@ class FakeDriver:
 
     def held(self, owner: str) -> list[Held]:
         self._maybe_fail()
-        return [Held(*key, self.attempts[key], 0) for key in self.running if self.owners_of[key] == owner]
+        return [Held(*key, self.attempts[key], 0) for key in self.claims if self.owners_of[key] == owner]
+
+    def holders(self, queue: str, topic: str, ids: Sequence[str]) -> list[str]:
+        self._maybe_fail()
+        return [self.owners_of.get((queue, topic, one), "") for one in ids]
+
+    def running(self, queue: str, topic: str, limit: int = 1000) -> list[Running]:
+        self._maybe_fail()
+        keys = sorted(key for key in self.claims if key[:2] == (queue, topic))
+        return [Running(key[2], self.owners_of[key], self.attempts[key]) for key in keys[:limit]]
 
     def job(self, queue: str, id: str) -> JobRecord | None:
         self._maybe_fail()
-        keys = [key for key in self.running if key[0] == queue and key[2] == id]
+        keys = [key for key in self.claims if key[0] == queue and key[2] == id]
         places = {key[1]: Place("running", first_ms=self.first_ms.get(key, 0)) for key in keys}
         return JobRecord(id, queue, b"", "", "", "", 0, places) if keys else None
 
@@ -248,11 +258,15 @@ class FakeDriver:
         self._maybe_fail()
         return [self._settle(each) for each in settlements]
 
+    def give_back(self, owner: str, settlements: Sequence[Settlement]) -> list[bool]:
+        self._maybe_fail()
+        return [each.owner == owner and self._settle(each) for each in settlements]
+
     def _settle(self, each: Settlement) -> bool:
         key = (each.queue, each.topic, each.id)
         if self.owners_of.get(key) != each.owner:
             return False
-        body = self.running.pop(key)
+        body = self.claims.pop(key)
         del self.owners_of[key]
         if each.counts:
             self.attempts[key] += 1

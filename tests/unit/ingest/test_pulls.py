@@ -154,7 +154,7 @@ def test_claim_ends_only_after_a_large_reply_has_left(door: Door, client: Client
     for _ in range(8):
         client.ask("LPUSH", "gift", "x" * 1_000_000)
     taker = door.client().command("RPOP", "gift/credit", "8")
-    door.until(lambda: len(door.driver.running) == 8)
+    door.until(lambda: len(door.driver.claims) == 8)
     gevent.sleep(0.02)
     assert door.driver.settled == []                  # the kernel has not taken all of it
 
@@ -167,7 +167,7 @@ def test_claims_go_back_when_the_taker_goes_in_the_middle_of_the_reply(door: Doo
     for _ in range(8):
         client.ask("LPUSH", "gift", "x" * 1_000_000)
     taker = door.client().command("RPOP", "gift/credit", "8")
-    door.until(lambda: len(door.driver.running) == 8)
+    door.until(lambda: len(door.driver.claims) == 8)
     gevent.sleep(0.02)
 
     taker.close()
