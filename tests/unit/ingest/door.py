@@ -30,8 +30,8 @@ from pbus.ingest.access import Directory
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, QueueNumbers, QueueSpec, Running, TopicNumbers, TopicSpec,
-    Want,
+    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, QueueNumbers, QueueSpec, Running, TopicNumbers,
+    TopicSpec, Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.scoreboard import Scoreboard, Slot
