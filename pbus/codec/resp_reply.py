@@ -21,6 +21,18 @@ NULL: Final = {2: b"$-1\r\n", 3: b"_\r\n"}
 Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[str, "Value"]
 
 
+class Status(str):
+    """A text that ``encode`` writes as ``+text``: a word of a protocol, no data. Without line ends."""
+
+    __slots__ = ()
+
+
+class Unordered(tuple[Value, ...]):
+    """A sequence that ``encode`` writes as a set (RESP2: an array)."""
+
+    __slots__ = ()
+
+
 def simple(text: str) -> bytes:
     """``+text``; *text* must not contain line ends."""
     return b"+%b\r\n" % text.encode()
@@ -49,7 +61,7 @@ def encode(value: Value, protocol: int) -> bytes:
     Args:
         value: str and bytes become bulks, ints integers, None a null, lists arrays, mappings maps
             (RESP2: an array of keys and values in turn); floats doubles (RESP2: bulks), bools
-            booleans (RESP2: 1 and 0).
+            booleans (RESP2: 1 and 0); ``Status`` and ``Unordered`` as they say.
         protocol: 2 or 3.
     """
     parts: list[bytes] = []
@@ -69,13 +81,14 @@ def _encode(value: Value, protocol: int, parts: list[bytes]) -> None:
     elif isinstance(value, bytes):
         parts.append(bulk(value))
     elif isinstance(value, str):
-        parts.append(bulk(value.encode()))
+        parts.append(simple(value) if isinstance(value, Status) else bulk(value.encode()))
     elif isinstance(value, Mapping):
         parts.append(b"%%%d\r\n" % len(value) if protocol == 3 else b"*%d\r\n" % (2 * len(value)))
         for key, entry in value.items():
             parts.append(bulk(key.encode()))
             _encode(entry, protocol, parts)
     else:
-        parts.append(b"*%d\r\n" % len(value))
+        kind = b"~" if protocol == 3 and isinstance(value, Unordered) else b"*"
+        parts.append(b"%b%d\r\n" % (kind, len(value)))
         for entry in value:
             _encode(entry, protocol, parts)

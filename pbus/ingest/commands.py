@@ -4,114 +4,120 @@ The command table: what a client may say, and which function answers.
 Rule: a command is a row; rows have no business logic, their functions little. A function gets the
 connection and the arguments (the name first), and returns the reply, or None when it has arranged
 for one (``Connection.submit``, ``refuse``, ``wait`` and ``reply``). One command, one reply.
+After a change of a row: ``python -m pbus.ingest.reference`` (docs/protocol.md has a line of it).
 Wording of what is not ours: Redis 7 server.c.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from pbus.codec.resp import Event, TooBig
-from pbus.codec.resp_reply import bulk, encode, error, integer, simple
-from pbus.ingest import looks, programs, pulls, pushes, session
+from pbus.codec.resp_reply import error
+from pbus.ingest import catalogue, looks, programs, pulls, pushes, session
+from pbus.ingest.rows import Doc, Row
 from pbus.ingest.words import shown
 
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
 
-Act = Callable[["Connection", list[bytes]], bytes | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """
-    One command.
-
-    Attributes:
-        name: Lower case, as COMMAND shows it.
-        act: Its function.
-        arity: Number of elements with the name; negative: at least so many.
-        push: Stores jobs. Several in a row are one append; every other command waits for those before it.
-        anonymous: Answered before AUTH too (what connects, and nothing that shows anything).
-        flags: As COMMAND shows them.
-        keys: First key, last key, step, as COMMAND shows them.
-    """
-
-    name: str
-    act: Act
-    arity: int
-    push: bool = False
-    anonymous: bool = False
-    flags: tuple[str, ...] = ("fast",)
-    keys: tuple[int, int, int] = (0, 0, 0)
-
 
 def command(connection: Connection, arguments: list[bytes]) -> bytes:
-    """``COMMAND [COUNT|LIST|DOCS|INFO [name ..]]``."""
-    connection.spend()
-    rows, protocol = ROWS, connection.protocol
-    what = arguments[1].lower() if len(arguments) > 1 else b"info"
-    if what == b"count":
-        return integer(len(rows))
-    if what == b"list":
-        return encode([row.name for row in rows], protocol)
-    if what == b"docs":
-        named = [row for row in map(find, arguments[2:]) if row] if len(arguments) > 2 else rows
-        return encode({row.name: {"summary": _summary(row), "group": "generic"} for row in named}, protocol)
-    if what == b"info":
-        wanted = [find(name) for name in arguments[2:]] if len(arguments) > 2 else list(rows)
-        return b"*%d\r\n" % len(wanted) + b"".join([_info_row(row, protocol) for row in wanted])
-    return error(f"ERR unknown subcommand '{shown(arguments[1])}'. Try COMMAND HELP.")
-
-
-def _summary(row: Row) -> str:
-    """First sentence of the function that answers it."""
-    return (row.act.__doc__ or "").strip().splitlines()[0].replace("``", "")
-
-
-def _info_row(row: Row | None, protocol: int) -> bytes:
-    if row is None:
-        return encode(None, protocol) if protocol == 3 else b"*-1\r\n"
-    first, last, step = row.keys
-    flags = b"*%d\r\n" % len(row.flags) + b"".join([simple(flag) for flag in row.flags])
-    empty = b"*0\r\n" * 4                             # ACL categories, tips, key specifications, subcommands
-    name_and_arity = bulk(row.name.encode()) + integer(row.arity)
-    return b"*10\r\n" + name_and_arity + flags + integer(first) + integer(last) + integer(step) + empty
+    """``COMMAND [COUNT|LIST|DOCS|INFO|GETKEYS ..]``."""
+    return catalogue.answer(ROWS, connection, arguments)
 
 
 _WRITE: Final = ("write", "denyoom", "fast")
 _LOOK: Final = ("readonly", "fast")
 _BLOCK: Final = ("write", "blocking")
 _HELLO: Final = ("noscript", "loading", "stale", "fast", "no_auth", "allow_busy")
+_ADMIN: Final = ("admin", "noscript", "loading", "stale")
+_STALE: Final = ("loading", "stale", "fast")
+
+_PUSH: Final = Doc(
+    "push", "queue body [body ...]", "integer",
+    "Store one job a body, for every topic of the queue: all or none.",
+    "The number is the queue's backlog after this write: jobs that the slowest topic has not taken yet; at least the "
+    "number of bodies, never 0", "one write",
+)
+_POP: Final = Doc(
+    "pull", "queue/topic [n]", "body, bodies or nil", "Take jobs of a topic that is pulled, at most once.",
+    "Done when the reply has been handed to the kernel. Any mix of L and R is first in, first out. `RPOP queue` means "
+    "its only such topic; no more than the topic's `max_open` (1000) in one reply",
+)
+_BLOCKING_POP: Final = Doc(
+    "pull", "queue/topic [queue/topic ...] seconds", "key and body, or nil", "Take one job, or wait for one.",
+    "The first key that has one; 0 seconds: for ever",
+)
+_BACKLOG: Final = Doc("look", "<queue | queue/topic>", "integer", "The backlog of a queue or of a topic.")
 
 ROWS: Final = (
-    Row("lpush", pushes.lpush, -3, push=True, flags=_WRITE, keys=(1, 1, 1)),
-    Row("rpush", pushes.lpush, -3, push=True, flags=_WRITE, keys=(1, 1, 1)),
-    Row("xadd", pushes.xadd, -5, push=True, flags=_WRITE, keys=(1, 1, 1)),
-    Row("pbus.add", pushes.add, -3, push=True, flags=_WRITE, keys=(1, 1, 1)),
-    Row("publish", pushes.publish, 3, push=True, flags=("pubsub", "fast")),
-    Row("rpop", pulls.pop, -2, flags=("write", "fast"), keys=(1, 1, 1)),
-    Row("lpop", pulls.pop, -2, flags=("write", "fast"), keys=(1, 1, 1)),
-    Row("brpop", pulls.blocking_pop, -3, flags=_BLOCK, keys=(1, -2, 1)),
-    Row("blpop", pulls.blocking_pop, -3, flags=_BLOCK, keys=(1, -2, 1)),
-    Row("pbus.settle", programs.settle, -2, flags=("write", "fast")),
-    Row("llen", looks.backlog, 2, flags=_LOOK, keys=(1, 1, 1)),
-    Row("xlen", looks.backlog, 2, flags=_LOOK, keys=(1, 1, 1)),
-    Row("hgetall", looks.numbers, 2, flags=("readonly",), keys=(1, 1, 1)),
-    Row("hello", session.hello, -1, anonymous=True, flags=_HELLO),
-    Row("auth", session.auth, -2, anonymous=True, flags=_HELLO),
-    Row("quit", session.leave, -1, anonymous=True, flags=_HELLO),
-    Row("reset", session.reset, 1, anonymous=True, flags=_HELLO),
-    Row("ping", session.ping, -1, anonymous=True),
-    Row("echo", session.echo, 2, anonymous=True),
-    Row("select", session.select, 2, anonymous=True, flags=("loading", "stale", "fast")),
-    Row("client", session.client, -2, anonymous=True, flags=("admin", "noscript", "loading", "stale")),
-    Row("time", session.time, 1, anonymous=True, flags=("loading", "stale", "fast")),
-    Row("info", session.info, -1, flags=("loading", "stale")),
-    Row("config", session.config, -2, flags=("admin", "noscript", "loading", "stale")),
-    Row("command", command, -1, flags=("loading", "stale")),
+    Row("lpush", pushes.lpush, -3, _PUSH, push=True, flags=_WRITE, keys=(1, 1, 1)),
+    Row("rpush", pushes.lpush, -3, _PUSH, push=True, flags=_WRITE, keys=(1, 1, 1)),
+    Row("xadd", pushes.xadd, -5, Doc(
+        "push", "queue * BODY body [DELAY ms] [DEDUPE k] [TTL ms] [KEY k] [TRACEPARENT t]", "job id",
+        "Store one job with options.", "Options are below",
+    ), push=True, flags=_WRITE, keys=(1, 1, 1)),
+    Row("pbus.add", pushes.add, -3, Doc(
+        "push", "queue body [DELAY ms] [DEDUPE k] [TTL ms] [KEY k] [TRACEPARENT t]", "job id",
+        "Store one job with options.", "The same as `XADD`",
+    ), push=True, flags=_WRITE, keys=(1, 1, 1)),
+    Row("publish", pushes.publish, 3, Doc(
+        "push", "queue body", "integer", "Store one job, and answer how many topics get it.",
+    ), push=True, flags=("pubsub", "fast")),
+    Row("rpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1)),
+    Row("lpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1)),
+    Row("brpop", pulls.blocking_pop, -3, _BLOCKING_POP, flags=_BLOCK, keys=(1, -2, 1)),
+    Row("blpop", pulls.blocking_pop, -3, _BLOCKING_POP, flags=_BLOCK, keys=(1, -2, 1)),
+    Row("pbus.settle", programs.settle, -2, Doc(
+        "pull", "<DONE | FAILED | CRASHED | TIMEOUT | STOPPED> [reason]", "integer",
+        "How a program under a token ended, said by the process around it.", "Answers how many claims ended (below)",
+    ), flags=("write", "fast")),
+    Row("llen", looks.backlog, 2, _BACKLOG, flags=_LOOK, keys=(1, 1, 1)),
+    Row("xlen", looks.backlog, 2, _BACKLOG, flags=_LOOK, keys=(1, 1, 1)),
+    Row("hgetall", looks.numbers, 2, Doc(
+        "look", "<queue | queue/topic>", "map", "Numbers of a queue or of a topic.",
+        "ready, running, delayed, dead, oldest_wait_ms, in_per_s and done_per_s (between two looks; the first after a "
+        "minute takes half a second), concurrency (calls or processes a node has)",
+    ), flags=("readonly",), keys=(1, 1, 1)),
+    Row("auth", session.auth, -2, Doc(
+        "connection", "[name] password", "OK", "Say who you are.", "`name`: a queue, `queue/topic` or a system (above)",
+    ), anonymous=True, flags=_HELLO),
+    Row("hello", session.hello, -1, Doc(
+        "connection", "[protocol [AUTH name password] [SETNAME text]]", "map",
+        "Choose RESP2 or RESP3, and say who you are.",
+    ), anonymous=True, flags=_HELLO),
+    Row("client", session.client, -2, Doc(
+        "connection", "subcommand [argument ...]", "as Redis", "What client libraries tell and ask of a connection.",
+        "`SETNAME` `GETNAME` `ID` `INFO` `LIST` `SETINFO` `REPLY ON` `NO-EVICT` `NO-TOUCH` `TRACKING OFF`",
+    ), anonymous=True, flags=_ADMIN),
+    Row("select", session.select, 2, Doc(
+        "connection", "index", "OK", "There is one database, 0.",
+    ), anonymous=True, flags=_STALE),
+    Row("ping", session.ping, -1, Doc(
+        "connection", "[message]", "PONG, or the message", "Whether the connection lives.",
+    ), anonymous=True),
+    Row("echo", session.echo, 2, Doc("connection", "message", "the message", "Answers the message."), anonymous=True),
+    Row("reset", session.reset, 1, Doc(
+        "connection", "", "RESET", "As after connecting: nobody, RESP2, no name.",
+    ), anonymous=True, flags=_HELLO),
+    Row("quit", session.leave, -1, Doc(
+        "connection", "", "OK", "Closes the connection.",
+    ), anonymous=True, flags=_HELLO),
+    Row("command", command, -1, Doc(
+        "server", "[<COUNT | LIST | DOCS | INFO | GETKEYS> [argument ...]]", "as Redis", "This table, for clients.",
+        complexity="O(N), the commands asked for",
+    ), flags=("loading", "stale")),
+    Row("config", session.config, -2, Doc(
+        "server", "GET pattern [pattern ...]", "map", "What clients look at; the settings of pbus are in its files.",
+    ), flags=_ADMIN),
+    Row("info", session.info, -1, Doc(
+        "server", "[section [section ...]]", "text", "Numbers of the process that answers.",
+    ), flags=("loading", "stale")),
+    Row("time", session.time, 1, Doc(
+        "server", "", "seconds and microseconds", "The clock of the bus.",
+    ), anonymous=True, flags=_STALE),
 )
 
 
@@ -150,7 +156,17 @@ def execute(connection: Connection, arguments: list[bytes]) -> bytes | None:
         text = f"BADVALUE wrong number of arguments for '{row.name}' command: not stored"
         pushes.refuse(connection, arguments, text)
         return None
-    return row.act(connection, arguments)
+    return _sub(row, connection, arguments) if row.subs else row.act(connection, arguments)
+
+
+def _sub(row: Row, connection: Connection, arguments: list[bytes]) -> bytes | None:
+    """A command with subcommands: those of the table are answered by their own functions."""
+    sub = row.sub(arguments[1])
+    if sub is None:
+        return row.act(connection, arguments)
+    if len(arguments) < abs(sub.arity) or (sub.arity > 0 and len(arguments) != sub.arity):
+        return error(f"ERR wrong number of arguments for '{sub.name}' command")
+    return sub.act(connection, arguments)
 
 
 def is_barrier(event: Event) -> bool:
