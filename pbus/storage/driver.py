@@ -529,7 +529,12 @@ class Driver(Protocol):
         """
         Jobs of *queue* with an id above *after*, in order, as far as about 4 MiB of bodies: all of which the store
         has the body, in the log or put aside. Empty at the end.
+
+        *after*: any text in the form of an id.
         """
+
+    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
+        """``jobs`` the other way: those with an id below *before* (empty: all), newest first. Empty at the end."""
 
     def pause(self, queue: str, topic: str, paused: bool) -> None:
         """Nothing of a paused topic is claimed, on any node, until it is resumed (that rings the bell). Idempotent."""

@@ -103,12 +103,30 @@ class RedisPeople(RedisStore):
             self._aside = (queue, records[-1].id, aside)
         return records
 
-    def _log_ids(self, queue: str, start: str, count: int) -> list[str]:
+    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
+        """A page is of the log, or of what was put aside, which lies before it."""
+        limit = min(limit, MOST_JOBS)
+        if limit <= 0:
+            return []
+        ids = self._log_ids(queue, f"({before}" if before else "+", limit, back=True)
+        records = self._records(queue, ids) if ids else []
+        if records:
+            return records
+        end = ids[-1] if ids else before
+        aside = self._aside_after(queue, "")
+        if end:
+            aside = [one for one in aside if redis_codec.id_order(one) < redis_codec.id_order(end)]
+        return self._records(queue, aside[: -limit - 1 : -1]) if aside else []
+
+    def _log_ids(self, queue: str, start: str, count: int, *, back: bool = False) -> list[str]:
         """Ids of the log from *start* on: as many as one answer of bodies may hold, each page twice the last."""
         found: list[str] = []
         page, size = 1, 0
         while len(found) < count and size < redis_codec.PAGE_BYTES:
-            command: Words = ("XRANGE", self._queue(queue).log, start, "+", "COUNT", min(page, count - len(found)))
+            reading = ("XREVRANGE", self._queue(queue).log, start, "-") if back else (
+                "XRANGE", self._queue(queue).log, start, "+"
+            )
+            command: Words = (*reading, "COUNT", min(page, count - len(found)))
             entries = self._calls.one(command)
             found += [entry[0].decode() for entry in entries]
             size += sum(len(entry[1][-1]) for entry in entries)

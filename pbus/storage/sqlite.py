@@ -268,6 +268,11 @@ class SqliteDriver:
         with self._file.read() as db:
             return sqlite_jobs.jobs(db, self._catalog.queue(db, queue), after, limit)
 
+    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
+        """See ``Driver.newest``."""
+        with self._file.read() as db:
+            return sqlite_jobs.newest(db, self._catalog.queue(db, queue), before, limit)
+
     def pause(self, queue: str, topic: str, paused: bool) -> None:
         """See ``Driver.pause``."""
         with self._person(queue, topic, durable=True) as (write, row, (tid,)):

@@ -72,6 +72,19 @@ def id_number(text: str) -> int:
     return ms << SEQUENCE_BITS | sequence if ms < _LARGEST_MS and sequence < _SEQUENCES else -1
 
 
+def id_bound(text: str) -> tuple[int, bool]:
+    """
+    The largest integer of an id that is not above *text*, which is one in form only; whether it is *text* itself.
+
+    Clients name moments of which no store has an id.
+    """
+    ms_text, _, sequence_text = text.partition("-")
+    ms, sequence = int(ms_text), int(sequence_text)
+    if ms >= _LARGEST_MS:
+        return (_LARGEST_MS << SEQUENCE_BITS) - 2, False
+    return ms << SEQUENCE_BITS | min(sequence, _SEQUENCES - 1), sequence < _SEQUENCES
+
+
 def id_ms(number: int) -> int:
     """When a job was pushed, unix ms."""
     return number >> SEQUENCE_BITS

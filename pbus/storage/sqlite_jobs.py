@@ -14,10 +14,11 @@ from typing import Any, Final
 import apsw
 
 from pbus.storage.driver import JobRecord, Place
-from pbus.storage.sqlite_catalog import QueueRow, id_number, id_text, told_text
+from pbus.storage.sqlite_catalog import QueueRow, id_bound, id_number, id_text, told_text
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LONGEST_PAGE: Final = 1_000
+_LARGEST: Final = 2**63 - 1
 
 _CONTENT = "id, body, traceparent, content_type, expires_ms, key"
 _THESE = "tid = ?1 AND id IN (SELECT value FROM json_each(?2))"
@@ -47,15 +48,28 @@ def job(db: apsw.Connection, queue: QueueRow, id: str) -> JobRecord | None:
 def jobs(db: apsw.Connection, queue: QueueRow, after: str, limit: int) -> list[JobRecord]:
     """See ``Driver.jobs``; at most ``LONGEST_PAGE`` of them."""
     limit = min(limit, LONGEST_PAGE)
+    start, _ = id_bound(after) if after else (-1, True)
+    return _records(db, queue, _page(_contents(db, queue, start, limit), limit))
+
+
+def newest(db: apsw.Connection, queue: QueueRow, before: str, limit: int) -> list[JobRecord]:
+    """See ``Driver.newest``; at most ``LONGEST_PAGE`` of them."""
+    limit = min(limit, LONGEST_PAGE)
+    last, is_id = id_bound(before) if before else (_LARGEST, True)
+    return _records(db, queue, _page(_contents_back(db, queue, last if is_id else last + 1, limit), limit))
+
+
+def _page(contents: Generator[Any, None, None], limit: int) -> list[Any]:
+    """The first of *contents*, as far as one answer of bodies may go."""
     rows: list[Any] = []
     size = 0
-    with contextlib.closing(_contents(db, queue, id_number(after) if after else -1, limit)) as contents:
+    with contextlib.closing(contents):
         for row in contents:
             if len(rows) >= limit or (rows and size + len(row[1]) > PAGE_BYTES):
                 break
             rows.append(row)
             size += len(row[1])
-    return _records(db, queue, rows)
+    return rows
 
 
 def _contents(db: apsw.Connection, queue: QueueRow, start: int, limit: int) -> Generator[Any, None, None]:
@@ -67,6 +81,16 @@ def _contents(db: apsw.Connection, queue: QueueRow, start: int, limit: int) -> G
         (start, queue.qid, limit),
     )
     yield from db.execute(f"SELECT {_CONTENT} FROM {queue.log} WHERE id > ? ORDER BY id LIMIT ?", (start, limit))
+
+
+def _contents_back(db: apsw.Connection, queue: QueueRow, end: int, limit: int) -> Generator[Any, None, None]:
+    """Jobs with an id below *end*, newest first."""
+    yield from db.execute(f"SELECT {_CONTENT} FROM {queue.log} WHERE id < ? ORDER BY id DESC LIMIT ?", (end, limit))
+    yield from db.execute(
+        f"SELECT {_CONTENT} FROM aside WHERE rowid IN (SELECT min(rowid) FROM aside WHERE id < ?1 "
+        "AND tid IN (SELECT tid FROM topics WHERE qid = ?2) GROUP BY id ORDER BY id DESC LIMIT ?3) ORDER BY id DESC",
+        (end, queue.qid, limit),
+    )
 
 
 def _records(db: apsw.Connection, queue: QueueRow, rows: Sequence[Any]) -> list[JobRecord]:

@@ -150,6 +150,10 @@ class Threaded:
         answer: list[JobRecord] = self._apply(self._driver.jobs, (queue, after, limit))
         return answer
 
+    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
+        answer: list[JobRecord] = self._apply(self._driver.newest, (queue, before, limit))
+        return answer
+
     def pause(self, queue: str, topic: str, paused: bool) -> None:
         self._apply(self._driver.pause, (queue, topic, paused))
 

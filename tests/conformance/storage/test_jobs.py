@@ -71,3 +71,56 @@ def test_jobs_are_paged_in_order_also_those_put_aside(world: World) -> None:
         after = page[-1].id
 
     assert seen == list(zip(first + rest, [b"dead", b"b", b"c", b"d"], strict=True))
+
+
+def test_newest_jobs_are_paged_back_to_the_first_also_those_put_aside(world: World) -> None:
+    world.declare(gift(retention_s=0.0, retention_bytes=0))
+    first = world.buried("dead", "dead")
+    rest = [one.id for one in world.append("b", "c", "d")]
+    while world.store.trim():
+        pass
+    seen, before = [], ""
+    while page := world.store.newest("gift", before, limit=2):
+        assert len(page) <= 2
+        seen += [(record.id, record.body) for record in page]
+        before = page[-1].id
+
+    assert seen == list(zip((first + rest)[::-1], [b"d", b"c", b"b", b"dead", b"dead"], strict=True))
+    assert world.store.newest("gift", limit=0) == []
+
+
+def test_newest_jobs_of_large_bodies_are_all_told(world: World) -> None:
+    bodies = [str(number) * 1_000_000 for number in range(9)]
+    world.append(*bodies)
+    seen, before = [], ""
+    while page := world.store.newest("gift", before):
+        assert sum(len(record.body) for record in page) < 6_000_000
+        seen += [record.body.decode() for record in page]
+        before = page[-1].id
+
+    assert seen == bodies[::-1]
+
+
+@pytest.mark.parametrize("moment", ["99999999999999-0", "99999999999999-18446744073709551615"])
+def test_jobs_around_a_moment_that_no_store_reaches(world: World, moment: str) -> None:
+    pushed = world.append("a")[0].id
+
+    assert world.store.jobs("gift", moment) == []
+    assert [record.id for record in world.store.newest("gift", moment)] == [pushed]
+
+
+def test_jobs_around_a_sequence_that_no_store_reaches(world: World) -> None:
+    first = world.append("a")[0].id
+    pass_ms(2)
+    second = world.append("b")[0].id
+    moment = f"{first.partition('-')[0]}-18446744073709551615"
+
+    assert [record.id for record in world.store.jobs("gift", moment)] == [second]
+    assert [record.id for record in world.store.newest("gift", moment)] == [first]
+
+
+def test_jobs_before_the_first_are_none(world: World) -> None:
+    world.append("a")
+
+    assert world.store.newest("gift", "0-1") == []
+    assert [record.body for record in world.store.jobs("gift", "0-0")] == [b"a"]
