@@ -139,14 +139,14 @@ def _consumer_bounds(settings: Settings) -> dict[str, int]:
 
 
 def _gateway(settings: Settings) -> tuple[str, int] | None:
-    """Host and port of the first door that is no unix socket, for programs that can only speak to such."""
-    found = (address(text) for text in settings.ingest.listen)
+    """Host and port of the first door without TLS that is no unix socket, for programs that speak to such only."""
+    found = (door.address for door in settings.ingest.doors if door.plain)
     return next(((where.host, where.port) for where in found if not where.path), None)
 
 
 def _doors(settings: Settings) -> dict[str, Address]:
     """Every socket that somebody may connect to, by the name its role knows."""
-    doors = {f"{INGEST}.{place}": address(text) for place, text in enumerate(settings.ingest.listen)}
+    doors = {f"{INGEST}.{place}": door.address for place, door in enumerate(settings.ingest.doors)}
     if settings.dashboard.listen:
         doors[DASHBOARD] = address(settings.dashboard.listen)
     for index in range(settings.delivery.processes):

@@ -66,7 +66,7 @@ class Pusher:
 
     def __init__(self, settings: Settings, queue: str) -> None:
         self._queue = queue
-        self._address = settings.ingest.listen[0]
+        self._address = settings.ingest.inner_door.address
         self._redis = _client(settings, queue)
 
     def push(self, bodies: Sequence[bytes], options: Mapping[str, str | int] | None = None) -> list[str | PbusError]:
@@ -119,21 +119,38 @@ def _client(settings: Settings, queue: str) -> redis.Redis:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from pbus.config.values import address
-
-    where = address(settings.ingest.listen[0])
+    door = settings.ingest.inner_door
+    where = door.address
     options: dict[str, Any] = {
         "socket_timeout": _REPLY_S, "socket_connect_timeout": _REPLY_S, "retry": Retry(NoBackoff(), 0), "protocol": 2,
     }
     section = settings.queue[queue]
     system = settings.system.get(section.system)
-    if section.password:
-        options |= {"username": queue, "password": section.password}
+    if section.passwords:
+        options |= {"username": queue, "password": section.passwords[0]}
     elif system is not None and system.passwords:
         options |= {"username": section.system, "password": system.passwords[0]}
     if where.path:
         return redis.Redis(unix_socket_path=where.path, **options)
+    if not door.plain:
+        options |= _tls_options(settings)
     return redis.Redis(host=_ANY.get(where.host, where.host), port=where.port, **options)
+
+
+def _tls_options(settings: Settings) -> dict[str, Any]:
+    """
+    Raises:
+        Unreachable: clients have to show certificates there, and we have none; or its own cannot be read.
+    """
+    from pbus.config.tls import Unfit, client_options
+
+    if settings.ingest.tls.client_ca:
+        todo = 'add "unix:PATH" or "plain:127.0.0.1:PORT" to ingest.listen'
+        raise Unreachable(f"every address of ingest.listen asks for a certificate (ingest.tls.client_ca): {todo}")
+    try:
+        return client_options(settings.ingest.tls)
+    except Unfit as error:
+        raise Unreachable(f"ingest.tls: {error}") from None
 
 
 class JobEvents:

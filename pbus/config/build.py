@@ -60,10 +60,14 @@ def _addresses(items: list[Any]) -> list[str]:
     return [_place_of(item) for item in _texts(items)]
 
 
-def _place_of(text: str) -> str:
+def _doors(items: list[Any]) -> list[str]:
+    return [_place_of(item, values.door) for item in _texts(items)]
+
+
+def _place_of(text: str, read: Callable[[str], object] = values.address) -> str:
     """One address as it is written; a bare path is the commonest slip."""
     try:
-        return str(values.address(text))
+        return str(read(text))
     except ValueError as error:
         hint = f'; did you mean "unix:{text}"?' if text.startswith("/") else ""
         raise Wrong(f"expected {error}, not {_found(text)}{hint}") from error
@@ -96,6 +100,7 @@ NOTATIONS: Final[dict[str, Notation]] = {
     "strings": Notation(list, _texts, 'a list of texts such as ["a", "b"]'),
     "address": Notation(str, _address, 'an address such as "127.0.0.1:12018"'),
     "addresses": Notation(list, _addresses, 'a list of addresses such as ["127.0.0.1:12018"]'),
+    "doors": Notation(list, _doors, 'a list of addresses such as ["127.0.0.1:12018"]'),
     "path": Notation(str, _path, 'a path such as "var"'),
     "params": Notation(dict, _params, 'a table of texts such as { KEY = "value" }'),
     "json": Notation(dict, _same, "a table"),
@@ -238,7 +243,7 @@ class Builder:
             return self._absolute_path(value)
         if kind == "address":
             return self._absolute_address(value)
-        if kind == "addresses":
+        if kind in ("addresses", "doors"):
             return [self._absolute_address(item) for item in value]
         return value
 
@@ -266,7 +271,7 @@ class Builder:
         except UnicodeDecodeError:
             self._tree.add(where, f"{file} is not UTF-8 text")
             return ""
-        most = 2 if path[0] == "system" else 1
+        most = 1 if path[0] == "storage" else 2
         if not 1 <= len(lines) <= most:
             what = "one line" if most == 1 else "one line, or two while one password replaces the other"
             self._tree.add(where, f"{file} should hold {what}, not {len(lines)}")

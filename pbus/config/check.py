@@ -19,7 +19,7 @@ from pbus.config import values
 from pbus.config.build import closest
 from pbus.config.processes import check_process, check_program
 from pbus.config.schema import (
-    Backend, Brake, CommandHandler, Concurrency, FastcgiHandler, HttpHandler, PythonHandler, Queue, Retry, Settings,
+    Backend, Brake, CommandHandler, Concurrency, FastcgiHandler, HttpHandler, Ingest, PythonHandler, Queue, Retry, Settings,
     Topic,
 )
 from pbus.config.tree import KeyPath, Tree, dotted
@@ -38,7 +38,7 @@ _EVERYWHERE: Final = ("0.0.0.0", "::", "*")
 
 def check(settings: Settings, tree: Tree) -> None:
     """Add to *tree* what is wrong with *settings* beyond single keys."""
-    for subject in (_node, _listen, _supervise, _storages, _systems, _backends, _names, _programs):
+    for subject in (_node, _listen, _tls, _supervise, _storages, _systems, _backends, _names, _programs):
         subject(settings, tree)
     for name, queue in settings.queue.items():
         _queue(settings, tree, ("queue", name), queue)
@@ -81,7 +81,7 @@ def _listen(settings: Settings, tree: Tree) -> None:
     for path, text in _listeners(settings):
         if not tree.is_sound(path):
             continue
-        address = values.address(text)
+        address = values.door(text).address
         for other, where in taken:
             if _same_place(address, other):
                 tree.add(path, f"{address} is taken by {other} of {dotted(where)}", of_an_item=True)
@@ -89,6 +89,27 @@ def _listen(settings: Settings, tree: Tree) -> None:
         taken.append((address, path))
     if not settings.ingest.listen and tree.is_sound(("ingest", "listen")):
         tree.add(("ingest", "listen"), "is empty: producers need at least one address")
+
+
+def _tls(settings: Settings, tree: Tree) -> None:
+    """The certificate of the door: there, readable, with the key that belongs to it."""
+    tls, path = settings.ingest.tls, ("ingest", "tls")
+    files = {"cert": tls.cert, "key": tls.key, "client_ca": tls.client_ca}
+    if not any(files.values()) or not tree.is_sound(*((*path, key) for key in files)):
+        return
+    for key in ("cert", "key"):
+        if not files[key]:
+            tree.add((*path, key), "is missing: TLS needs a certificate (cert) and its private key (key)")
+    if not (tls.cert and tls.key):
+        return
+    from pbus.config.tls import problems
+
+    for key, text in problems(tls).items():
+        tree.add((*path, key), text)
+    pushes = any(topic.python is not None for queue in settings.queue.values() for topic in queue.topic.values())
+    if tls.client_ca and pushes and settings.ingest.listen and not settings.ingest.inner_door.plain:
+        what = "is asked of every client, and Python handlers have none to push with"
+        tree.add((*path, "client_ca"), f'{what}: add "unix:PATH" or "plain:127.0.0.1:PORT" to ingest.listen')
 
 
 def _listeners(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
@@ -312,8 +333,13 @@ def _command(settings: Settings, tree: Tree, path: KeyPath, handler: CommandHand
     if handler.protocol != "pepper":
         if handler.entry:
             tree.add((*path, "entry"), 'is for protocol = "pepper" only')
-    elif all(text.startswith("unix:") for text in settings.ingest.listen) and tree.is_sound(("ingest", "listen")):
-        tree.add((*path, "protocol"), '"pepper" programs need an address with a port in ingest.listen')
+    elif tree.is_sound(("ingest", "listen")) and not _has_plain_port(settings.ingest):
+        which = ' without TLS: add "plain:127.0.0.1:PORT"' if settings.ingest.tls.cert else ""
+        tree.add((*path, "protocol"), f'"pepper" programs need an address with a port in ingest.listen{which}')
+
+
+def _has_plain_port(ingest: Ingest) -> bool:
+    return any(door.plain and door.address.port for door in ingest.doors)
 
 
 def _programs(settings: Settings, tree: Tree) -> None:

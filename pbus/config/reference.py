@@ -50,7 +50,15 @@ are shown as `***`. A bus does not start on a configuration that has a problem.
 | address | `"127.0.0.1:12018"` `"[::1]:12018"` `"unix:PATH"` | |
 | name | `"gift"` | letters, digits, `_`, `.`, `-`; at most 64; not starting with `.` or `-` |
 
-Passwords are better kept in files of their own: `password_file` names a file whose one line is the password.
+Passwords are better kept in files of their own: `password_file` names a file whose line is the password. Those of
+queues, topics and systems may have two lines: both are valid, so that one can replace the other client by client.
+
+With `[ingest] tls = { cert = "..", key = ".." }` every `HOST:PORT` of `listen` speaks TLS 1.2 or later and nothing
+else; `"plain:HOST:PORT"` is an address without, unix sockets never speak it. What pbus itself connects with (`pbus push`,
+`job.push`) goes by the first address without TLS, else by TLS, trusting the certificate in `cert` and no other. With
+`client_ca` every client has to show a certificate of one of these authorities; pbus has none to show, so it needs an
+address without TLS then, as programs of the pepper protocol always do. Renewed files count for new connections within
+about five seconds, without a restart; files that do not fit are a problem in `pbus status`, and the old ones go on.
 
 Keys marked **later** are read and checked, but their features are not part of this version: setting them to anything
 but the default is an error that says so. *Takes effect* says what a change needs: `live` keys are read at once,
@@ -97,7 +105,8 @@ def _row(field: dataclasses.Field[Any]) -> str:
 def _kind(meta: Any) -> str:
     """``duration``, or the choices where there is a choice."""
     kinds = {"str": "text", "strings": "list of texts", "params": "table of texts", "int": "number", "float": "number",
-             "bool": "true or false", "json": "table", "percent": "percentage", "addresses": "list of addresses"}
+             "bool": "true or false", "json": "table", "percent": "percentage", "addresses": "list of addresses",
+             "doors": "list of addresses"}
     choices = ", ".join(f"`\"{choice}\"`" for choice in meta["one_of"])
     if meta["one_of"] and meta["kind"] == "str":
         return choices

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pbus.config.values import Door, door
 from pbus.core.brake import BrakePolicy
 from pbus.core.outcome import Rules
 from pbus.core.retry import RetryPolicy
 
 Kind = Literal[
     "str", "text", "name", "int", "float", "bool", "duration", "size", "rate", "share", "percent",
-    "strings", "table", "tables", "address", "addresses", "path", "params", "json",
+    "strings", "table", "tables", "address", "addresses", "doors", "path", "params", "json",
 ]
 """
 How a value is written: ``duration`` '250ms 10s 5m 2h' -> seconds (float); ``size`` '64KiB 1MiB' ->
@@ -105,14 +106,34 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """``[ingest] tls``: every TCP address speaks TLS 1.2 or later."""
+
+    cert: str = setting("PEM file: the certificate, and those between it and its authority; empty: no TLS", "path", "")
+    key: str = setting("PEM file: its private key, without a passphrase, readable by node.user", "path", "")
+    client_ca: str = setting("PEM file: clients must show a certificate of one of these authorities; empty: they need none", "path", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ingest:
     """``[ingest]``: the door for producers and pull consumers."""
 
-    listen: list[str] = setting("HOST:PORT or unix:PATH, one or more", "addresses", ["127.0.0.1:12018"], effect="restart")
+    listen: list[str] = setting("HOST:PORT or unix:PATH, one or more; with tls, plain:HOST:PORT is one without", "doors", ["127.0.0.1:12018"], effect="restart")
     processes: int | str = setting("ingest children, or 'auto' (a core each)", "int", 1, one_of=("auto",), least=1, most=256)
     max_body_bytes: int = setting("largest body of a job", "size", 1024 * 1024, key="max_body", least=1, most=256 * 1024 * 1024)
     limits: Limits = setting("what a client may ask of the port", "table", of=Limits)
-    tls: dict[str, str] = setting("cert, key, client_ca", "params", {}, later=True)
+    tls: Tls = setting("certificate of every HOST:PORT of listen; unix sockets never speak TLS", "table", of=Tls)
+
+    @property
+    def doors(self) -> tuple[Door, ...]:
+        """Every address of ``listen`` in its order, and whether it speaks without TLS."""
+        doors = (door(text) for text in self.listen)
+        return tuple(Door(each.address, each.plain or bool(each.address.path) or not self.tls.cert) for each in doors)
+
+    @property
+    def inner_door(self) -> Door:
+        """What pbus itself goes by: the first that speaks without TLS, else the first."""
+        return next((each for each in self.doors if each.plain), self.doors[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,10 +408,15 @@ class Topic:
     shadow_of: str = setting("compare with this topic instead of counting", "str", "", later=True)
     sample: float = setting("share of the jobs", "percent", 1.0, later=True)
     password: str = setting("for pull consumers of this topic", "str", "", secret=True)
-    password_file: str = setting("file that holds the password", "path", "")
+    password_file: str = setting("file that holds the password; two lines: both are valid while one replaces the other", "path", "")
     tags: list[str] = setting("nodes with consume = 'tagged' look for these", "strings", [], later=True)
     dead: DeadLetters = setting("how long dead letters are kept", "table", of=DeadLetters)
     alarm: Mapping[str, Any] = setting("oldest_wait, backlog, failed_percent", "json", {}, later=True)
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        """What AUTH accepts (see ``System.passwords``); none: those of the queue."""
+        return tuple(self.password.splitlines())
 
     @property
     def handler(self) -> FastcgiHandler | HttpHandler | PythonHandler | CommandHandler | PullHandler:
@@ -418,7 +444,7 @@ class Queue:
     system: str = setting("business system it belongs to", "name", "default")
     storage: str = setting("which [storage.NAME] keeps it", "name", "main", effect="restart")
     password: str = setting("none: no AUTH from loopback and unix sockets, refused from elsewhere", "str", "", secret=True)
-    password_file: str = setting("file that holds the password", "path", "")
+    password_file: str = setting("file that holds the password; two lines: both are valid while one replaces the other", "path", "")
     alias: list[str] = setting("further names for pushes, pops, LLEN", "strings", [])
     pepper: bool = setting("the Pepperbus contract for producers and RPOP", "bool", False)
     retention_s: float = setting("settled jobs stay readable for", "duration", 3_600.0, key="retention", least=0, effect="live")
@@ -430,6 +456,11 @@ class Queue:
     ttl_s: float = setting("jobs older than this are not run; 0s: never", "duration", 0.0, key="ttl", least=0)
     index: list[str] = setting("JSON values by which jobs are found", "strings", [], later=True)
     topic: Mapping[str, Topic] = setting("a subscription: sees every job of the queue, has exactly one handler (fastcgi, http, python, command or pull)", "tables", {}, of=Topic)
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        """What AUTH accepts (see ``System.passwords``)."""
+        return tuple(self.password.splitlines())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,9 @@ _QUANTITY: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?([A-Za-z]+)\Z")
 _RATE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?/\s?([a-z]+)\Z")
 _PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s?%\Z")
 
+PLAIN: Final = "plain:"
+"""Before an address that speaks no TLS although others do."""
+
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _SIZE_UNITS: Final = {
     "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4,
@@ -134,6 +137,36 @@ def address(text: str) -> Address:
     if not port.isascii() or not port.isdigit() or len(port) > 5 or not 1 <= int(port) <= 65_535:
         raise ValueError(f"{expected} with a port from 1 to 65535")
     return Address(host=name, port=int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where clients come in; *plain*: without TLS."""
+
+    address: Address
+    plain: bool = False
+
+    def __str__(self) -> str:
+        return f"{PLAIN if self.plain else ''}{self.address}"
+
+
+def door(text: str) -> Door:
+    """
+    The door of an address, or of ``plain:HOST:PORT``, which speaks no TLS although others do.
+
+    Raises:
+        ValueError: anything else.
+    """
+    rest = text.removeprefix(PLAIN)
+    if rest == text:
+        return Door(address(text))
+    try:
+        where = address(rest)
+    except ValueError as error:
+        raise ValueError(f'an address such as "{PLAIN}127.0.0.1:12018" with a port from 1 to 65535') from error
+    if where.path:
+        raise ValueError(f'"{where}" without "{PLAIN}": a unix socket never speaks TLS')
+    return Door(where, plain=True)
 
 
 def _is_host(name: str) -> bool:

@@ -14,7 +14,7 @@ import resource
 import select
 import socket
 import struct
-from typing import Final
+from typing import Final, Protocol
 
 Poll: Final = select.poll
 _Socket: Final = socket.socket
@@ -53,7 +53,20 @@ def inode(fd: int) -> int:
         return 0
 
 
-def close(sock: socket.socket, known: int) -> bool:
+class Held(Protocol):
+    """A socket, or what is one with something around it."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+    def detach(self) -> int:
+        """Forget it."""
+
+
+def close(sock: Held, known: int) -> bool:
     """
     Close *sock*, whose inode is *known*; False: user code has closed it.
 

@@ -14,7 +14,6 @@ import random
 import sys
 from typing import Any, Final
 
-from pbus.config.values import address
 from pbus.consumer import attach, stack
 from pbus.consumer.attach import RawJob
 from pbus.consumer.forks import RETURNED, Forks
@@ -73,7 +72,9 @@ class Consumer:
         self._forks = Forks()
         self._attachment = attachment_of(child, self._idle)
         self._stop_signal = StopSignal(self._settings.stop_signal, lambda: self._attachment.running)
-        self._pusher = PushClient(address(args["ingest"].listen[0]), child.tokens["push"])
+        door = args["ingest"].inner_door
+        tls = None if door.plain else args["ingest"].tls
+        self._pusher = PushClient(door.address, child.tokens["push"], tls)
         self._recycling = Recycling(self._settings, self._clock.monotonic_s(), random.random)
         self._jobs = 0
         self._last = ""  # id of the job that was begun last

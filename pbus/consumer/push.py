@@ -14,12 +14,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pbus
 from pbus.config.values import Address
 from pbus.consumer import descriptors
+from pbus.consumer.sealed import Sealed
 from pbus.supervisor.listeners import connect_unix
+
+if TYPE_CHECKING:
+    from pbus.config.schema import Tls
 
 CONNECT_S: Final = 2.0
 ANSWER_S: Final = 10.0
@@ -36,13 +40,15 @@ class PushClient:
     Args:
         address: Where ingest listens.
         token: Proves who we are; never logged, never in an error text.
+        tls: The certificate that it shows; None: it speaks no TLS.
     """
 
-    def __init__(self, address: Address, token: str) -> None:
+    def __init__(self, address: Address, token: str, tls: Tls | None = None) -> None:
         self._address = address
         self._token = token
+        self._tls = tls
         self._pid = 0
-        self._sock: socket.socket | None = None
+        self._sock: socket.socket | Sealed | None = None
         self._inode = 0
         self._reader: Any = None
         self._become_ours()
@@ -125,12 +131,13 @@ class PushClient:
         self.close()
         return False
 
-    def _connected(self) -> socket.socket:
+    def _connected(self) -> socket.socket | Sealed:
         """A fresh connection that has said who we are."""
         import hiredis
 
         try:
-            self._sock = sock = descriptors.raised(_connect(self._address), ANSWER_S, answers=True)
+            raised = descriptors.raised(_connect(self._address), ANSWER_S, answers=True)
+            self._sock = sock = Sealed(raised, self._tls) if self._tls is not None else raised
             self._inode = descriptors.inode(sock.fileno())
             self._reader = hiredis.Reader()
             sock.sendall(_packed(b"AUTH", self._token))
@@ -145,7 +152,7 @@ class PushClient:
             raise pbus.PushRefused(f"{reply}: not stored", code)
         return sock
 
-    def _reply(self, sock: socket.socket) -> Any:
+    def _reply(self, sock: socket.socket | Sealed) -> Any:
         """
         The next reply; an error is an exception that is returned.
 
@@ -159,7 +166,7 @@ class PushClient:
             self._reader.feed(data)
         return reply
 
-    def _last_words(self, sock: socket.socket) -> Any:
+    def _last_words(self, sock: socket.socket | Sealed) -> Any:
         """Why the bus hung up in the middle of a command (one that is too large), if it said so."""
         try:
             reply = self._reply(sock)
@@ -184,7 +191,7 @@ def _packed(*words: str | bytes | int) -> bytes:
     return data
 
 
-def _send(sock: socket.socket, data: bytes) -> tuple[int, str]:
+def _send(sock: socket.socket | Sealed, data: bytes) -> tuple[int, str]:
     """How many bytes of *data* the kernel took (sendall would not say), and why not all."""
     view = memoryview(data)
     sent = 0

@@ -113,6 +113,14 @@ def test_password_file_is_read(tmp_path: Path) -> None:
     assert settings.system["live"].passwords == ("old", "new")
 
 
+def test_password_file_of_a_queue_or_topic_may_hold_two(tmp_path: Path) -> None:
+    (tmp_path / "two").write_text("old\nnew\n")
+    text = '[queue.gift]\npassword_file = "two"\n[queue.gift.topic.t]\npull = {}\npassword_file = "two"\n'
+    queue = load(tmp_path, text).settings.queue["gift"]
+
+    assert queue.passwords == queue.topic["t"].passwords == ("old", "new")
+
+
 def test_password_of_a_redis_leaves_its_url(tmp_path: Path) -> None:
     settings = load(tmp_path, """
         [storage.main]
