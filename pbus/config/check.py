@@ -19,8 +19,8 @@ from pbus.config import values
 from pbus.config.build import closest
 from pbus.config.processes import check_process, check_program
 from pbus.config.schema import (
-    Backend, Brake, CommandHandler, Concurrency, FastcgiHandler, HttpHandler, Ingest, PythonHandler, Queue, Retry, Settings,
-    Topic,
+    Backend, Brake, CommandHandler, Concurrency, FastcgiHandler, HttpHandler, Ingest, PythonHandler, Queue, Retry,
+    Settings, Topic,
 )
 from pbus.config.tree import KeyPath, Tree, dotted
 
