@@ -130,6 +130,8 @@ class Push:
         options: None: a plain push, nearly all of them.
         span: How many pushes from this one on are one command, stored all or none; 0: it belongs to
             an earlier one. All of a span are of one queue. One with ``dedupe`` has span 1.
+        whole: How many pushes from this one on are stored all or none, over their spans and queues (a
+            transaction); 0: it is not the first of such a group.
     """
 
     queue: str
@@ -138,6 +140,7 @@ class Push:
     content_type: str = ""
     options: PushOptions | None = None
     span: int = 1
+    whole: int = 0
 
 
 @dataclass(slots=True)

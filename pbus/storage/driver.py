@@ -121,7 +121,7 @@ class Appended:
         topics: How many get it.
         duplicate: Its dedupe key was there already: nothing was stored, ``id`` is stored.
         refused: Empty: stored. ``jobs`` or ``bytes``: the queue's max_backlog or max_backlog_bytes is
-            reached, this span is not stored.
+            reached, this span is not stored. ``whole``: another span of its group is refused, which says why.
     """
 
     id: str
@@ -360,9 +360,12 @@ class Driver(Protocol):
         Store jobs durably, each once for all topics of its queue, in the given order.
 
         Atomic per queue: one write. In it each span is stored or refused as a whole, in order: a span
-        above the queue's max_backlog is refused alone, the next one may fit. Idempotent by (owner, batch): a repeated
-        call with the same number answers what the first one stored, and the driver itself repeats
-        after a lost reply. *batch* grows by one per call of an owner; calls of one owner do not overlap.
+        above the queue's max_backlog is refused alone, the next one may fit. A group (``Push.whole``) is stored in
+        one write over all its queues, or not at all: the first span of it that is refused says why, all
+        others are ``whole``. A duplicate is not refused; in a group that is, it is ``whole`` like the others.
+        Idempotent by (owner, batch): a repeated call with the same number answers what the first one stored, and
+        the driver itself repeats after a lost reply. *batch* grows by one per call of an owner; calls of one owner
+        do not overlap.
         If we die here: what was stored is stored, nobody was told.
 
         Returns:

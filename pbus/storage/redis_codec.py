@@ -23,6 +23,7 @@ from pbus.storage.driver import CLAIM_BYTES, Appended, DeadGroup, DeadLetter, Jo
 NEVER_BACK = b""
 """State of a delivery of a plain job that was never handed out before."""
 _OPTIONS: Final = ord("o")
+_REFUSED: Final = {"J": "jobs", "B": "bytes", "W": "whole"}
 PAGE_BYTES: Final = CLAIM_BYTES
 """About so many bytes of bodies are in one page of jobs."""
 
@@ -67,6 +68,35 @@ def packed(pushes: Sequence[Push]) -> Packed:
     return Packed(envelopes, offset, with_options, rows)
 
 
+def groups(pushes: Sequence[Push]) -> list[int]:
+    """
+    The groups of an append, as its script reads them.
+
+    Returns:
+        A group: number of its stretches, then three of each: its queue (from 1, in the order in which they first
+        occur), place of its first push among those of that queue, place after its last.
+    """
+    slots: dict[str, int] = {}
+    sizes: list[int] = []
+    flat: list[int] = []
+    end = head = 0
+    for at, push in enumerate(pushes):
+        if push.whole:
+            end, head = at + push.whole, len(flat)
+            flat.append(0)
+        slot = slots.setdefault(push.queue, len(slots) + 1)
+        if slot > len(sizes):
+            sizes.append(0)
+        if at < end:
+            if flat[head] and flat[-3] == slot:
+                flat[-1] += 1
+            else:
+                flat[head] += 1
+                flat += (slot, sizes[slot - 1], sizes[slot - 1] + 1)
+        sizes[slot - 1] += 1
+    return flat
+
+
 def open_envelope(envelope: bytes) -> tuple[bytes, str, str]:
     """
     Body, traceparent and content type.
@@ -107,7 +137,7 @@ def appended(answer: bytes, count: int) -> list[Appended]:
         elif what[0] == "=":
             answers.append(Appended(what[1:], waiting, to, duplicate=True))
         else:
-            answers.append(Appended("", waiting, to, refused="jobs" if what == "J" else "bytes"))
+            answers.append(Appended("", waiting, to, refused=_REFUSED[what]))
     return answers
 
 

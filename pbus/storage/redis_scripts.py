@@ -109,8 +109,10 @@ class Scripts:
     def _call(self, name: str, queue: QueueKeys, *arguments: Any) -> Call:
         return Call(self._scripts[name], (queue.queue,), arguments)
 
-    def append(self, owner: str, batch: int, parts: Iterable[tuple[QueueKeys, Packed]]) -> Call:
-        """*parts*: per queue its keys and its pushes."""
+    def append(
+        self, owner: str, batch: int, parts: Iterable[tuple[QueueKeys, Packed]], groups: Iterable[int] = ()
+    ) -> Call:
+        """*parts*: per queue its keys and its pushes; *groups*: see ``redis_codec.groups``."""
         keys: list[str] = []
         arguments: list[Any] = [owner, Owner.parse(owner).boot, batch, ANSWER_MS]
         for queue, pushes in parts:
@@ -119,6 +121,7 @@ class Scripts:
             arguments += pushes.envelopes
             arguments += (int(pushes.with_options), len(pushes.rows) // 6)
             arguments += pushes.rows
+        arguments += groups
         return Call(self._scripts["append"], keys, arguments)
 
     def claim(self, queue: QueueKeys, wants: Sequence[Want]) -> Call:

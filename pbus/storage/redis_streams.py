@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Push, Settlement
@@ -103,15 +103,14 @@ class RedisStreamsDriver(RedisPeople):
         """One script for all queues of the call: all of it is stored, or nothing."""
         if not pushes:
             return []
-        by_queue: dict[str, list[tuple[int, Push]]] = {}
-        for place, push in enumerate(pushes):
-            by_queue.setdefault(push.queue, []).append((place, push))
-        parts = [
-            (self._queue(queue), redis_codec.packed([push for _, push in placed]))
-            for queue, placed in by_queue.items()
-        ]
+        by_queue: dict[str, list[Push]] = {}
+        for push in pushes:
+            by_queue.setdefault(push.queue, []).append(push)
+        parts = [(self._queue(queue), redis_codec.packed(of_queue)) for queue, of_queue in by_queue.items()]
+        heads = [push for push in pushes if push.whole]
+        groups = redis_codec.groups(pushes) if heads else ()
         try:
-            answers = self._of_queue(self._scripts.append(owner, batch, parts))
+            answers = self._of_queue(self._scripts.append(owner, batch, parts, groups))
         except Unknown as error:
             raise MaybeStored(str(error)) from None
         except (Unavailable, Conflict):
@@ -119,11 +118,14 @@ class RedisStreamsDriver(RedisPeople):
         except StorageError as error:
             # A script that failed in its middle (a key of another kind) may have stored something.
             raise MaybeStored(str(error)) from None
-        stored: list[Any] = [None] * len(pushes)
-        for placed, answer in zip(by_queue.values(), answers, strict=True):
-            for (place, _), item in zip(placed, redis_codec.appended(answer, len(placed)), strict=True):
-                stored[place] = item
-        return stored
+        stored = {
+            queue: redis_codec.appended(answer, len(of_queue))
+            for (queue, of_queue), answer in zip(by_queue.items(), answers, strict=True)
+        }
+        if len(stored) == 1:
+            return stored[pushes[0].queue]
+        following = {queue: iter(items) for queue, items in stored.items()}
+        return [next(following[push.queue]) for push in pushes]
 
     def claim(self, wants: Sequence[Want]) -> list[Delivery]:
         by_queue: dict[str, list[Wanted]] = {}

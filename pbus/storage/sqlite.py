@@ -86,10 +86,9 @@ class SqliteDriver:
             if answer is not None:
                 return answer
             self._file.space.need(sum(len(push.body) for push in pushes))
-            answers = {}
-            for queue, run in sqlite_log.runs(self._catalog, write.db, pushes):
-                answers[queue.name] = sqlite_spans.append(write.db, queue, run, self._now_ms())
-                write.rings.add(queue.qid)
+            runs = sqlite_log.runs(self._catalog, write.db, pushes)
+            answers = sqlite_spans.append(write.db, runs, pushes, self._now_ms())
+            write.rings.update([queue.qid for queue, _ in runs])
             sqlite_log.remember(write.db, own, batch, answers)
         return sqlite_log.in_order(answers, pushes)
 

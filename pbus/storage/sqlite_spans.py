@@ -3,15 +3,18 @@ Pushes of an embedded store that need a closer look: bounds, dedupe keys, delay,
 
 Rule: functions here run inside a write transaction that the driver opened. Spans are judged one
 after the other, each against what the ones before it have left: first the dedupe key (a duplicate
-is answered however full the queue is), then jobs, then bytes.
+is answered however full the queue is), then jobs, then bytes. A group is judged so, too; when one of its
+spans is refused, what it did so far is undone. Where everything fits nothing is refused, so
+nobody looks for groups.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, count, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -26,6 +29,19 @@ _KNOWN_KEYS = (
 _KEEP_KEYS = "INSERT OR REPLACE INTO dedupe SELECT ?1, value ->> 0, value ->> 1, ?2 FROM json_each(?3)"
 _NUL = "\\u0000"
 _DELAYED_TOPICS = "UPDATE topics SET delayed = delayed + ? WHERE qid = ?"
+_WHOLE = "whole"
+"""``Appended.refused`` of those whose group is refused because of another one."""
+
+
+class _Mark(NamedTuple):
+    """How far a run had come: to go back there."""
+
+    state: QueueState
+    stored: int
+    delayed: int
+    keys: int
+    parts: int
+    last: Part | None
 
 
 class _Run:
@@ -34,8 +50,8 @@ class _Run:
     def __init__(self, db: apsw.Connection, queue: QueueRow, state: QueueState, now_ms: int) -> None:
         self._db = db
         self._queue = queue
-        self._state = state
         self._now_ms = now_ms
+        self.state = state
         self._rows: list[tuple[Any, ...]] = []
         self._delayed = 0
         self._known: dict[str, int] = {}
@@ -44,7 +60,7 @@ class _Run:
 
     def look_up(self, keys: Sequence[str]) -> None:
         """Which of these dedupe keys were pushed within the window, and as which job."""
-        since_ms = self._now_ms - self._state.dedupe_window_ms
+        since_ms = self._now_ms - self.state.dedupe_window_ms
         self._known = json.loads(self._db.execute(_KNOWN_KEYS, (self._queue.qid, json.dumps(keys), since_ms)).get)
 
     @property
@@ -52,32 +68,62 @@ class _Run:
         """How many jobs so far."""
         return len(self._rows)
 
-    def add(self, span: Sequence[Push]) -> None:
-        """Store *span*, or say why not."""
+    def add(self, span: Sequence[Push]) -> str:
+        """Store *span*; or answer why not, and store nothing."""
         key = kept_text(span[0].options.dedupe) if span[0].options else ""
         known = self._known.get(key) if key else None
         if known is not None:
             self.parts.append(Part(1, known, duplicate=True))
-            return
-        refused = self._state.refusal(len(span), sum(len(push.body) for push in span))
+            return ""
+        refused = self.state.refusal(len(span), sum(len(push.body) for push in span))
         if refused:
-            self._note(Part(len(span), refused=refused))
-            return
+            return refused
         first = self.store(span)
         if key:
             self._known[key] = first
             self._new_keys.append((key, first))
+        return ""
+
+    def offer(self, span: Sequence[Push]) -> None:
+        """Store *span*, or answer why not."""
+        refused = self.add(span)
+        if refused:
+            self.refuse(span, refused)
+
+    def refuse(self, pushes: Sequence[Push], why: str) -> None:
+        """Answer *why* for each of *pushes*."""
+        self._note(Part(len(pushes), refused=why))
+
+    def mark(self) -> _Mark:
+        """Where it is now."""
+        last = self.parts[-1] if self.parts else None
+        return _Mark(replace(self.state), self.stored, self._delayed, len(self._new_keys), len(self.parts), last)
+
+    def go_back(self, mark: _Mark) -> None:
+        """Undo what was added since *mark*; nothing of it is in the file yet."""
+        self.state = mark.state
+        self._delayed = mark.delayed
+        for key, _ in self._new_keys[mark.keys:]:
+            del self._known[key]
+        del self._rows[mark.stored:], self._new_keys[mark.keys:], self.parts[mark.parts:]
+        if mark.last is not None:
+            self.parts[-1] = mark.last
 
     def store(self, pushes: Sequence[Push]) -> int:
         """Store *pushes*, which fit; the id of the first."""
-        first = self._state.take_ids(len(pushes), self._now_ms)
+        first = self.state.take_ids(len(pushes), self._now_ms)
         self._rows += map(self._row, count(first), pushes)
         self._note(Part(len(pushes), first))
         return first
 
-    def end(self) -> None:
+    def end(self) -> QueueAnswer:
         """Write what was added."""
-        self._state.write(self._db, self._queue.qid)
+        if self.stored:
+            self._write()
+        return QueueAnswer(self.state.backlog(self.stored), self.state.topics, self.parts)
+
+    def _write(self) -> None:
+        self.state.write(self._db, self._queue.qid)
         self._insert()
         if self._new_keys:
             self._db.execute(_KEEP_KEYS, (self._queue.qid, self._now_ms, json.dumps(self._new_keys)))
@@ -107,7 +153,7 @@ class _Run:
 
     def _row(self, number: int, push: Push) -> tuple[Any, ...]:
         """Its entry in the log; the counters of the queue move with it."""
-        state, options = self._state, push.options
+        state, options = self.state, push.options
         state.pushed += 1
         state.pushed_bytes += len(push.body)
         due_ms = expires_ms = key = None
@@ -131,26 +177,88 @@ class _Run:
             self.parts.append(part)
 
 
-def append(db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push], now_ms: int) -> QueueAnswer:
-    """Store what may be stored of *pushes*, all of one queue."""
+class _Load(NamedTuple):
+    """The pushes of one queue, and what it is like; *fits*: all of them are within its bounds in any order."""
+
+    queue: QueueRow
+    pushes: Sequence[Push]
+    bodies: Sequence[bytes]
+    size: int
+    state: QueueState
+    fits: bool
+
+
+def append(
+    db: apsw.Connection, runs: Sequence[tuple[QueueRow, Sequence[Push]]], pushes: Sequence[Push], now_ms: int
+) -> dict[str, QueueAnswer]:
+    """Store what may be stored of *pushes*; *runs*: the same, each queue with its own."""
+    loads = [_load(db, queue, of_queue) for queue, of_queue in runs]
+    if not all(load.fits for load in loads) and any(push.whole for push in pushes):
+        return _append_groups(db, loads, pushes, now_ms)
+    return {load.queue.name: _append(db, load, now_ms) for load in loads}
+
+
+def _load(db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push]) -> _Load:
     state = QueueState.read(db, queue.qid)
     bodies = [push.body for push in pushes]
     size = sum(map(len, bodies))
-    fits = state.fits(len(bodies), size)
+    return _Load(queue, pushes, bodies, size, state, state.fits(len(bodies), size))
+
+
+def _append(db: apsw.Connection, load: _Load, now_ms: int) -> QueueAnswer:
+    """Store what may be stored in one queue; no group is refused."""
+    queue, pushes, bodies, size, state, fits = load
     if fits and is_plain(pushes):
         return append_plain(db, queue, state, bodies, size, now_ms)
-    run = _Run(db, queue, state, now_ms)
-    keys = [kept_text(push.options.dedupe) for push in pushes if push.options and push.options.dedupe]
-    if keys:
-        run.look_up(keys)
-    if fits and not keys:
+    run, has_keys = _run(db, load, now_ms)
+    if fits and not has_keys:
         run.store(pushes)
     else:
         for span in _spans(pushes):
-            run.add(span)
-    if run.stored:
-        run.end()
-    return QueueAnswer(state.backlog(run.stored), state.topics, run.parts)
+            run.offer(span)
+    return run.end()
+
+
+def _append_groups(
+    db: apsw.Connection, loads: Sequence[_Load], pushes: Sequence[Push], now_ms: int
+) -> dict[str, QueueAnswer]:
+    """Store what may be stored; groups may be refused, so all queues are gone through together, push by push."""
+    runs = {load.queue.name: _run(db, load, now_ms)[0] for load in loads}
+    start = 0
+    while start < len(pushes):
+        first = pushes[start]
+        end = start + (first.whole or max(1, first.span))
+        if first.whole:
+            _add_group(runs, pushes[start:end])
+        else:
+            runs[first.queue].offer(pushes[start:end])
+        start = end
+    return {name: run.end() for name, run in runs.items()}
+
+
+def _add_group(runs: dict[str, _Run], group: Sequence[Push]) -> None:
+    """Store all of *group*, or nothing of it."""
+    marks = {name: runs[name].mark() for name in {push.queue for push in group}}
+    spans, refused = list(_spans(group)), ""
+    for span in spans:
+        refused = runs[span[0].queue].add(span)
+        if refused:
+            break
+    if not refused:
+        return
+    for name, mark in marks.items():
+        runs[name].go_back(mark)
+    for each in spans:
+        runs[each[0].queue].refuse(each, refused if each is span else _WHOLE)
+
+
+def _run(db: apsw.Connection, load: _Load, now_ms: int) -> tuple[_Run, bool]:
+    """A run for *load* that knows its dedupe keys; whether there are any."""
+    run = _Run(db, load.queue, load.state, now_ms)
+    keys = [kept_text(push.options.dedupe) for push in load.pushes if push.options and push.options.dedupe]
+    if keys:
+        run.look_up(keys)
+    return run, bool(keys)
 
 
 def _spans(pushes: Sequence[Push]) -> Iterator[Sequence[Push]]:

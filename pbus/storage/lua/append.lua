@@ -3,9 +3,12 @@
 -- KEYS     a queue 1: queue
 -- ARGV     1 owner, 2 its boot, 3 number of the batch, 4 ms that its answer is kept, then
 --          a queue: name, bytes of the bodies, count n, n envelopes, 1 when some have options (else 0), count m,
---          and m times 6 of what is no plain push of one job: place (from 0), span, delay ms, ttl ms, key, dedupe key
--- returns  a queue "batch ms seq n backlog topics": its stored ids are ms-seq .. ms-(seq+n-1). Then, for
---          what was not stored, in order: " place:J" or " place:B" (refused, one each push), " place:=id" (duplicate)
+--          and m times 6 of what is no plain push of one job: place (from 0), span, delay ms, ttl ms, key, dedupe key;
+--          then a group (stored all or none): count s of its stretches, s times number of the queue in KEYS, place
+--          of its first push there, place after its last
+-- returns  a queue "batch ms seq n backlog topics": its stored ids are ms-seq .. ms-(seq+n-1). Then, for what was
+--          not stored, in order: " place:J", " place:B" or " place:W" (refused, one each push; W: because of
+--          another one of its group), " place:=id" (duplicate)
 -- errors   LATE batch (a later one was answered); FENCED boot; NODECL queue. Nothing was written; at
 --          maxmemory neither, because the first XADD is refused.
 
@@ -13,7 +16,8 @@ local owner, boot, batch, keep_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local parts, answers, at = {}, {}, 5
+local parts, of_key, answers, at = {}, {}, {}, 5
+local NOTHING = {jobs = 0, bytes = 0}
 for i = 1, #KEYS do
   local root = string.sub(KEYS[i], 1, -1 - #$queue)
   local count = tonumber(ARGV[at + 2])
@@ -33,6 +37,7 @@ for i = 1, #KEYS do
     end
     parts[#parts + 1] = {slot = i, root = root, at = at, count = count, head = head, stored = count,
       pushed = tonumber(head[1]), bytes = tonumber(head[2]), size = tonumber(ARGV[at + 1])}
+    of_key[i] = parts[#parts]
     answers[i] = false
   end
   at = at + 5 + count + 6 * ARGV[at + 4 + count]
@@ -48,10 +53,12 @@ local function slowest(takens)
 end
 
 -- Pushes with options, or pushes near a bound of their queue: one span after the other. Made when needed.
-local function careful(part, least, stamp, seq)
-  local lib, rows, log = library(part.root, now_ms), {}, part.root .. $log
+local function careful(part)
+  if part.walk then return end
+  local lib, rows, log, least = library(part.root, now_ms), {}, part.root .. $log, part.least
   local most, most_bytes = tonumber(part.head[5] or 0), tonumber(part.head[6] or 0)
-  local low, exact, dedupe_ms, in_run = tonumber(part.head[7] or 0), false, nil, false
+  local low, exact, dedupe_ms, in_run, next_place = tonumber(part.head[7] or 0), false, nil, false, 0
+  part.stored, part.gaps = 0, {}
 
   local function read_rows()
     local from = part.at + 5 + part.count
@@ -67,16 +74,18 @@ local function careful(part, least, stamp, seq)
     return tonumber(string.match(ARGV[part.at + 3 + place], '^%d+'))
   end
 
-  -- Which bound of the queue a span would go above: J, B, or nil.
-  local function refused(jobs, bytes)
-    if not least or part.pushed <= least then return nil end
-    if most > 0 and part.pushed - least + jobs > most then return 'J' end
-    if most_bytes == 0 or part.bytes + bytes - low <= most_bytes then return nil end
+  -- Which bound of the queue a span would go above: J, B, or nil. *ahead*: what its group stores before it.
+  local function refused(jobs, bytes, ahead)
+    local pushed = part.pushed + ahead.jobs
+    if not least or pushed <= least then return nil end
+    if most > 0 and pushed - least + jobs > most then return 'J' end
+    local size = part.bytes + ahead.bytes + bytes
+    if most_bytes == 0 or size - low <= most_bytes then return nil end
     if not exact then
       low, exact = lib.bytes_taken_by_all(part.bytes), true
       redis.call('HSET', part.root .. $queue, 'low', string.format('%.0f', low))
     end
-    return part.bytes + bytes - low > most_bytes and 'B' or nil
+    return size - low > most_bytes and 'B' or nil
   end
 
   -- A push with options; a delayed one is given to every topic now.
@@ -99,7 +108,7 @@ local function careful(part, least, stamp, seq)
   -- A run of stored pushes that follows a gap gets a mark of its own in sizes.
   local function store(place, span, row)
     for i = place, place + span - 1 do
-      local id, envelope = stamp .. (seq + part.stored), ARGV[part.at + 3 + i]
+      local id, envelope = part.stamp .. (part.seq + part.stored), ARGV[part.at + 3 + i]
       if row then store_special(id, envelope, row) else redis.call('XADD', log, id, 'j', envelope) end
       if not in_run then
         redis.call('XADD', part.root .. $sizes, id, 'z', string.format('%.0f', part.bytes - offset(place)))
@@ -109,18 +118,27 @@ local function careful(part, least, stamp, seq)
     end
   end
 
-  local function span_of(place, row)
+  local function span_at(place)
+    local row = rows[place]
     local span = row and row.span or 1
-    local bytes = offset(place + span) - offset(place)
     local dedupe = row and row.dedupe ~= '' and part.root .. $dedupe .. row.dedupe
+    return span, offset(place + span) - offset(place), dedupe, row
+  end
+
+  local function leave_out(place, span, why)
+    for i = place, place + span - 1 do part.gaps[#part.gaps + 1] = ' ' .. i .. ':' .. why end
+    in_run = false
+  end
+
+  local function offer(place)
+    local span, bytes, dedupe, row = span_at(place)
     local first = dedupe and redis.call('GET', dedupe)
-    local no = first and '=' .. first or refused(span, bytes)
+    local no = first and '=' .. first or refused(span, bytes, NOTHING)
     if no then
-      for i = place, place + span - 1 do part.gaps[#part.gaps + 1] = ' ' .. i .. ':' .. no end
-      in_run = false
+      leave_out(place, span, no)
       return span
     end
-    local id = stamp .. (seq + part.stored)
+    local id = part.stamp .. (part.seq + part.stored)
     store(place, span, row)
     if dedupe then
       dedupe_ms = dedupe_ms or redis.call('HGET', part.root .. $queue, 'dedupe_ms') or 600000
@@ -130,40 +148,101 @@ local function careful(part, least, stamp, seq)
     return span
   end
 
+  -- Store or leave out every push before number *place*, of those that were not gone over yet.
+  function part.walk(place)
+    while next_place < place do next_place = next_place + offer(next_place) end
+  end
+
+  -- The first span from the next push on to *last* that would be refused, and why; nil: all of them are stored.
+  function part.refusal(place, last, ahead)
+    while place < last do
+      local span, bytes, dedupe = span_at(place)
+      if not (dedupe and (ahead.keys[dedupe] or redis.call('EXISTS', dedupe) == 1)) then
+        local no = refused(span, bytes, ahead)
+        if no then return place, no end
+        ahead.jobs, ahead.bytes = ahead.jobs + span, ahead.bytes + bytes
+        if dedupe then ahead.keys[dedupe] = true end
+      end
+      place = place + span
+    end
+  end
+
+  -- Leave out all from the next push on to *last*, because the span at *place* is refused (nil: one elsewhere).
+  function part.skip(last, place, why)
+    while next_place < last do
+      local span = span_at(next_place)
+      leave_out(next_place, span, next_place == place and why or 'W')
+      next_place = next_place + span
+    end
+  end
+
   read_rows()
-  part.stored, part.gaps = 0, {}
-  local place = 0
-  while place < part.count do place = place + span_of(place, rows[place]) end
 end
 
+-- Store a group whose stretches start at ARGV[from], or nothing of it; answers where the next one starts.
+local function store_group(from)
+  local stretches, ahead, upto = {}, {}, from + 3 * ARGV[from]
+  for i = from + 1, upto, 3 do
+    local part, first, last = of_key[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+    if part then stretches[#stretches + 1] = {part = part, first = first, last = last} end
+  end
+  for _, one in ipairs(stretches) do
+    careful(one.part)
+    if not ahead[one.part] then
+      one.part.walk(one.first)
+      ahead[one.part] = {jobs = 0, bytes = 0, keys = {}}
+    end
+  end
+  local refused, place, why
+  for i, one in ipairs(stretches) do
+    place, why = one.part.refusal(one.first, one.last, ahead[one.part])
+    if place then
+      refused = i
+      break
+    end
+  end
+  for i, one in ipairs(stretches) do
+    if not refused then one.part.walk(one.last) else one.part.skip(one.last, i == refused and place, why) end
+  end
+  return upto + 1
+end
+
+local all_fit = true
 for _, part in ipairs(parts) do
-  local root, count = part.root, part.count
   local ms, seq = tonumber(part.head[3]), tonumber(part.head[4]) + 1
   if now_ms > ms then ms, seq = now_ms, 0 end
-  local stamp = string.format('%.0f-', ms)
-  local takens = redis.call('HVALS', root .. $taken)
+  local takens = redis.call('HVALS', part.root .. $taken)
   local least = slowest(takens)
+  part.ms, part.seq, part.stamp, part.topics, part.least = ms, seq, string.format('%.0f-', ms), #takens, least
   -- Whether all of it surely has room; counting the bytes of a backlog exactly costs more than this.
   local most, most_bytes = tonumber(part.head[5]), tonumber(part.head[6])
-  local fits = not least or ((not most or most == 0 or part.pushed - least + count <= most)
+  part.fits = not least or ((not most or most == 0 or part.pushed - least + part.count <= most)
     and (not most_bytes or most_bytes == 0 or part.bytes + part.size - (part.head[7] or 0) <= most_bytes))
-  if fits and ARGV[part.at + 3 + count] == '0' then
+  all_fit = all_fit and part.fits
+end
+-- Where all has room no group is refused.
+while not all_fit and at <= #ARGV do at = store_group(at) end
+
+for _, part in ipairs(parts) do
+  local root, count, seq = part.root, part.count, part.seq
+  if part.fits and not part.walk and ARGV[part.at + 3 + count] == '0' then
     local log, from = root .. $log, part.at + 3
     for i = 0, count - 1 do
-      redis.call('XADD', log, stamp .. (seq + i), 'j', ARGV[from + i])
+      redis.call('XADD', log, part.stamp .. (seq + i), 'j', ARGV[from + i])
     end
-    redis.call('XADD', root .. $sizes, stamp .. seq, 'z', string.format('%.0f', part.bytes))
+    redis.call('XADD', root .. $sizes, part.stamp .. seq, 'z', string.format('%.0f', part.bytes))
     part.pushed, part.bytes = part.pushed + count, part.bytes + part.size
   else
-    careful(part, least, stamp, seq)
+    careful(part)
+    part.walk(count)
   end
   if part.stored > 0 then
-    redis.call('HSET', KEYS[part.slot], 'pushed', string.format('%.0f', part.pushed), 'ms', string.format('%.0f', ms),
-      'seq', seq + part.stored - 1, 'bytes', string.format('%.0f', part.bytes))
+    redis.call('HSET', KEYS[part.slot], 'pushed', string.format('%.0f', part.pushed),
+      'ms', string.format('%.0f', part.ms), 'seq', seq + part.stored - 1, 'bytes', string.format('%.0f', part.bytes))
     redis.call('PUBLISH', root .. $bell, '')
   end
   local answer = string.format('%s %.0f %.0f %d %.0f %d',
-    batch, ms, seq, part.stored, least and part.pushed - least or part.stored, #takens)
+    batch, part.ms, seq, part.stored, part.least and part.pushed - part.least or part.stored, part.topics)
   if part.gaps then answer = answer .. table.concat(part.gaps) end
   redis.call('SET', root .. $batch .. owner, answer, 'PX', keep_ms)
   answers[part.slot] = answer

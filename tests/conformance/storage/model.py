@@ -8,10 +8,11 @@ Moves are looked up in ``core.job.TABLE``; nothing here knows how a driver works
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pbus.core.job import Delivery, Move, PushOptions, Settlement, State, successor
+from pbus.core.job import Delivery, Move, Push, PushOptions, Settlement, State, successor
+from pbus.storage.driver import Appended
 
 PLAIN = PushOptions()
 LONG_MS = 3_600_000
@@ -296,14 +297,15 @@ class Queue:
     pushed: dict[str, tuple[bytes, PushOptions]] = field(default_factory=dict)
     dedupe: dict[str, str] = field(default_factory=dict)
 
-    def refusal(self, bodies: Iterable[bytes]) -> str:
-        """Why a command of these bodies is refused now; empty: it is stored."""
-        sizes = [len(body) for body in bodies]
-        if self.backlog == 0:
+    def refusal(self, bodies: Iterable[bytes], ahead: Sequence[bytes] = ()) -> str:
+        """Why a command of these bodies is refused now, or when *ahead* were stored first; empty: it is stored."""
+        sizes, before = [len(body) for body in bodies], [len(body) for body in ahead]
+        backlog, backlog_bytes = self.backlog + len(before), self.backlog_bytes + sum(before)
+        if backlog == 0:
             return ""
-        if self.max_backlog and self.backlog + len(sizes) > self.max_backlog:
+        if self.max_backlog and backlog + len(sizes) > self.max_backlog:
             return "jobs"
-        if self.max_backlog_bytes and self.backlog_bytes + sum(sizes) > self.max_backlog_bytes:
+        if self.max_backlog_bytes and backlog_bytes + sum(sizes) > self.max_backlog_bytes:
             return "bytes"
         return ""
 
@@ -321,6 +323,69 @@ class Queue:
     @property
     def backlog_bytes(self) -> int:
         return max((sum(len(place.body) for place in topic.untaken) for topic in self.topics.values()), default=0)
+
+
+def commands(pushes: Sequence[Push]) -> list[Sequence[Push]]:
+    """The spans of *pushes*."""
+    heads = [at for at, push in enumerate(pushes) if push.span]
+    return [pushes[at:end] for at, end in zip(heads, [*heads[1:], len(pushes)], strict=True)]
+
+
+def units(pushes: Sequence[Push]) -> list[Sequence[Push]]:
+    """What of *pushes* is stored all or none: groups, and the spans that are in none."""
+    found: list[Sequence[Push]] = []
+    at = 0
+    while at < len(pushes):
+        end = at + (pushes[at].whole or pushes[at].span)
+        found.append(pushes[at:end])
+        at = end
+    return found
+
+
+def push_all(queues: Mapping[str, Queue], pushes: Sequence[Push], answers: Sequence[Appended]) -> None:
+    """Judge what an append answered to *pushes*, and follow it."""
+    at = 0
+    for unit in units(pushes):
+        _push_unit(queues, unit, answers[at : at + len(unit)])
+        at += len(unit)
+    for push, answer in zip(pushes, answers, strict=True):
+        if answer.id and not answer.duplicate:
+            assert answer.backlog == queues[push.queue].backlog
+            assert answer.topics == len(queues[push.queue].topics)
+
+
+def _push_unit(queues: Mapping[str, Queue], unit: Sequence[Push], answers: Sequence[Appended]) -> None:
+    why = _refusals(queues, unit)
+    assert [one.refused for one in answers] == why
+    if any(why):
+        assert not any(one.id or one.duplicate for one in answers)
+        return
+    for push, answer in zip(unit, answers, strict=True):
+        queue, asked = queues[push.queue], push.options or PLAIN
+        if asked.dedupe in queue.dedupe:
+            assert (answer.id, answer.duplicate) == (queue.dedupe[asked.dedupe], True)
+        else:
+            assert not answer.duplicate
+            assert in_order(answer.id) > max(map(in_order, queue.pushed), default=(0, 0)), "ids go up"
+            queue.push(answer.id, push.body, asked)
+
+
+def _refusals(queues: Mapping[str, Queue], unit: Sequence[Push]) -> list[str]:
+    """Per push of *unit* why it is refused; empty: it is stored, or a duplicate."""
+    ahead: dict[str, list[bytes]] = collections.defaultdict(list)
+    keys: set[tuple[str, str]] = set()
+    for command in commands(unit):
+        name, bodies = command[0].queue, [push.body for push in command]
+        dedupe = command[0].options.dedupe if command[0].options else ""
+        if dedupe in queues[name].dedupe or (name, dedupe) in keys:
+            continue
+        why = queues[name].refusal(bodies, ahead[name])
+        if why:
+            return [why if any(push is one for one in command) else "whole" for push in unit]
+        ahead[name] += bodies
+        if dedupe:
+            keys.add((name, dedupe))
+    return [""] * len(unit)
 
 
 def seen(delivery: Delivery) -> Delivery:

@@ -26,9 +26,9 @@ from pbus.core.job import SETTLES, Move, Push, PushOptions, Settlement, State
 from pbus.core.names import Owner
 from pbus.errors import Conflict
 from pbus.storage.driver import Driver, Want
-from tests.conformance.storage.model import LONG_MS, PLAIN, Queue, Topic, in_order
+from tests.conformance.storage.model import LONG_MS, PLAIN, Queue, Topic, in_order, push_all
 from tests.conformance.storage.places import Place
-from tests.conformance.storage.world import World, accounted, gift, pass_ms
+from tests.conformance.storage.world import World, accounted, gift, group, pass_ms
 from tests.support.nightly import figure
 
 Path = tuple[str, str]
@@ -136,23 +136,20 @@ class StoreMachine(RuleBasedStateMachine):
     # -- producers
 
     def push(self) -> None:
-        """Push commands of one to three jobs in one call; sometimes twice, as after a lost reply."""
-        jobs = [job for _ in range(self.chance.randint(1, 3)) for job in self.command()]
+        """Push commands of one to three jobs, or groups of them, in a call; sometimes twice, as after a lost reply."""
+        jobs = [job for _ in range(self.chance.randint(1, 3)) for job in self.unit()]
         batch = next(self.batches)
         answers = list(self.driver.append(self.owner, batch, jobs))
         if self.rarely():
             assert list(self.driver.append(self.owner, batch, jobs)) == answers
-        at = 0
-        while at < len(jobs):
-            span = jobs[at].span
-            self.judge_command(jobs[at : at + span], answers[at : at + span])
-            at += span
-        for job, answer in zip(jobs, answers, strict=True):
-            if answer.id and not answer.duplicate:
-                assert answer.backlog == self.queues[job.queue].backlog
-                assert answer.topics == len(self.queues[job.queue].topics)
+        push_all(self.queues, jobs, answers)
         if any(job.options and SHORT_MS in (job.options.ttl_ms, job.options.delay_ms) for job in jobs):
             pass_ms(SHORT_MS + 1)
+
+    def unit(self) -> list[Push]:
+        if self.rarely(0.7):
+            return self.command()
+        return group(*[self.command() for _ in range(self.chance.randint(1, 4))])
 
     def command(self) -> list[Push]:
         queue = self.chance.choice(("gift", "order"))
@@ -167,22 +164,6 @@ class StoreMachine(RuleBasedStateMachine):
         count = 1 if asked.dedupe else self.chance.randint(1, 3)
         return [Push(queue, f"job {next(self.numbers)}".encode(), options=None if asked is PLAIN else asked,
                      span=0 if at else count) for at in range(count)]
-
-    def judge_command(self, jobs: list[Push], answers: list[Any]) -> None:
-        queue = self.queues[jobs[0].queue]
-        dedupe = jobs[0].options.dedupe if jobs[0].options else ""
-        if dedupe in queue.dedupe:
-            (answer,) = answers
-            assert (answer.id, answer.duplicate, answer.refused) == (queue.dedupe[dedupe], True, "")
-            return
-        refused = queue.refusal([job.body for job in jobs])
-        assert [(one.refused, one.duplicate) for one in answers] == [(refused, False)] * len(jobs)
-        if refused:
-            assert not any(one.id for one in answers)
-            return
-        for job, answer in zip(jobs, answers, strict=True):
-            assert in_order(answer.id) > max(map(in_order, queue.pushed), default=(0, 0)), "ids go up"
-            queue.push(answer.id, job.body, job.options or PLAIN)
 
     # -- processes that run jobs
 

@@ -38,6 +38,12 @@ def command(*bodies: str, queue: str = "gift") -> list[Push]:
     return [Push(queue, body.encode(), span=0 if at else len(bodies)) for at, body in enumerate(bodies)]
 
 
+def group(*commands: Sequence[Push]) -> list[Push]:
+    """Pushes of a transaction: *commands* (lists of pushes) stored all or none."""
+    first, *more = [push for one in commands for push in one]
+    return [replace(first, whole=1 + len(more)), *more]
+
+
 def asked(body: str, queue: str = "gift", **options: Any) -> Push:
     """One push with *options* (``core.job.PushOptions``)."""
     return Push(queue, body.encode(), options=PushOptions(**options))

@@ -169,16 +169,29 @@ class FakeDriver:
             self.open_appends -= 1
         self.appends.append(list(pushes))
         self.batches.append(batch)
-        answers = []
-        for push in pushes:
-            if push.span:
-                refused = self.refuse if push.body != b"small" else ""
-            answers.append(Appended("", 0, 0, refused=refused) if refused else self._deduped(push))
+        reasons = self._reasons(pushes)
+        answers = [
+            Appended("", 0, 0, refused=why) if why else self._deduped(push)
+            for push, why in zip(pushes, reasons, strict=True)
+        ]
         for bell in self.bells:
             bell.ring({push.queue for push in pushes})
         for answer, push in zip(answers, pushes, strict=True):
             answer.backlog, answer.topics = self.backlog(push.queue), len(self.topics[push.queue])
         return answers
+
+    def _reasons(self, pushes: Sequence[Push]) -> list[str]:
+        """Why each of *pushes* is refused; empty: it is not."""
+        reasons: list[str] = []
+        for push in pushes:
+            reasons.append((self.refuse if push.body != b"small" else "") if push.span else reasons[-1])
+        for at, push in enumerate(pushes):
+            end = at + push.whole
+            first = next((place for place in range(at, end) if reasons[place]), None)
+            if first is not None:
+                span = range(first, first + pushes[first].span)
+                reasons[at:end] = [reasons[place] if place in span else "whole" for place in range(at, end)]
+        return reasons
 
     def _deduped(self, push: Push) -> Appended:
         key = push.options.dedupe if push.options else ""
