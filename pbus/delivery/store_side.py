@@ -20,12 +20,12 @@ from pbus.delivery.desk import StoreDesk
 from pbus.delivery.lane import Lane
 from pbus.delivery.pardons import Pardons
 from pbus.delivery.report import Report
-from pbus.delivery.soon_due import SoonDue
 from pbus.delivery.store_health import Backoff, StoreHealth
 from pbus.delivery.work import Work
 from pbus.errors import BootError, StorageError
 from pbus.storage.driver import Driver, QueueSpec
 from pbus.supervisor.child import Child
+from pbus.supervisor.soon_due import SoonDue
 
 
 class StoreSide:

@@ -27,6 +27,11 @@ class Account:
         self._work: dict[str, dict[str, float]] = {}
         self._lines = 0
 
+    @property
+    def watched(self) -> bool:
+        """Somebody follows job events."""
+        return self._child.watched
+
     def done(self, path: str, count: int, run_s: float = 0.0) -> None:
         """So many jobs of a topic are done, which took *run_s* together as far as that is known."""
         work = self._work.setdefault(path, {"done": 0, "run_s_sum": 0.0})
@@ -34,7 +39,7 @@ class Account:
         work["run_s_sum"] += run_s
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
-        """This attempt of a program is over and the store has it."""
+        """This attempt of a program or of a pull consumer is over and the store has it."""
         path = f"{delivery.queue}/{delivery.topic}"
         if settlement.move is Move.ACK:
             self.done(path, 1, outcome.run_s)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pbus.codec.resp import Event, TooBig
 from pbus.codec.resp_reply import error
-from pbus.ingest import catalogue, looks, programs, pulls, pushes, session
+from pbus.ingest import catalogue, looks, programs, pulls, pushes, session, streams
 from pbus.ingest.rows import Doc, Row
 from pbus.ingest.words import shown
 
@@ -70,6 +70,22 @@ ROWS: Final = (
     Row("lpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1)),
     Row("brpop", pulls.blocking_pop, -3, _BLOCKING_POP, flags=_BLOCK, keys=(1, -2, 1)),
     Row("blpop", pulls.blocking_pop, -3, _BLOCKING_POP, flags=_BLOCK, keys=(1, -2, 1)),
+    Row("xreadgroup", streams.read, -7, Doc(
+        "pull", "GROUP topic consumer [COUNT n] [BLOCK ms] [NOACK] STREAMS queue [queue ...] id [id ...]",
+        "as Redis, or nil", "Claim jobs of a topic that is pulled: at least once, until they are acked.",
+        "`>`: new ones; an id such as `0`: those that this connection has read under this name and nobody has acked, "
+        "above it. Fields body, attempt, redelivered, traceparent. `COUNT` absent: 16 a queue; `BLOCK 0`: for ever; "
+        "`NOACK`: done as with `RPOP` (below)",
+    ), flags=("write", "blocking", "movablekeys")),
+    Row("xack", streams.ack, -4, Doc(
+        "pull", "queue topic id [id ...]", "integer", "Settle jobs as done.",
+        "From any connection with the identity, at any ingest child. Answers how many somebody held until now",
+    ), flags=("write", "fast"), keys=(1, 1, 1)),
+    Row("pbus.nack", streams.nack, -4, Doc(
+        "pull", "queue topic id [DELAY ms] [REASON text] [DEAD]", "integer",
+        "Give a job back as failed: tried again by the topic's policy, or after the delay.",
+        "`DEAD`: to the dead letters at once. 1, or 0 when nobody held it",
+    ), flags=("write", "fast"), keys=(1, 1, 1)),
     Row("pbus.settle", programs.settle, -2, Doc(
         "pull", "<DONE | FAILED | CRASHED | TIMEOUT | STOPPED> [reason]", "integer",
         "How a program under a token ended, said by the process around it.", "Answers how many claims ended (below)",

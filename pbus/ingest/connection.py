@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pbus.codec.resp import Event, RequestParser, Run, TooBig
 from pbus.codec.resp_reply import error
+from pbus.core.outcome import Verdict
 from pbus.errors import ProtocolError
 from pbus.ingest import commands, pulls, pushes
 from pbus.ingest.access import Access
+from pbus.ingest.claims import Claim, Reader
 from pbus.ingest.committer import Committer, Ticket
 from pbus.ingest.puller import Pop
 
@@ -46,6 +48,12 @@ _READ: Final = 1
 _WRITE: Final = 2
 _TCP_CLOSE: Final = 7
 """State of a connection that was reset (Linux, tcp_states.h)."""
+KEEPALIVE_S: Final = 60
+KEEPALIVE_READER_S: Final = 5
+"""The same for a client with open claims: if it is dead, others shall have them."""
+KEEPALIVE_TRIES: Final = 3
+_GONE: Final = "its connection closed before the ack"
+_CLOSED: Final = "pbus closed its connection before the ack"
 
 
 class State(enum.Enum):
@@ -75,15 +83,17 @@ class Connection:
         name, library: As the client set them.
         began_s: Monotonic time of its accept.
         pop: The command it is blocked in, if it is one that takes jobs.
+        reader: What it has read and nobody has settled; None: it never read anything.
         gone: Nothing can be sent to it any more.
     """
 
     __slots__ = (
-        "_committer", "_held_bytes", "_in_flight_bytes", "_most", "_on_sent", "_out", "_parser", "_paused", "_pending",
-        "_postponed", "_queue",
+        "_committer", "_held_bytes", "_in_flight_bytes", "_keen", "_most", "_on_sent", "_out", "_parser", "_paused",
+        "_pending", "_postponed", "_queue",
         "_reader", "_reading", "_shut_s", "_socket", "_spent", "_started_s", "_state", "_stuck_s", "_unread", "_unsent",
         "_waiting", "_writer",
-        "access", "began_s", "gone", "id", "library", "name", "peer", "pop", "protocol", "server",
+        "access", "began_s", "gone", "id", "library", "name", "peer", "pop", "protocol", "reader",
+        "server",
     )
 
     def __init__(self, server: Server, sock: Any, number: int, peer: str, access: Access) -> None:
@@ -95,6 +105,7 @@ class Connection:
         self.library: dict[str, str] | None = None
         self.began_s = server.clock.monotonic_s()
         self.pop: Pop | None = None
+        self.reader: Reader | None = None
         self.gone = False
         self._socket = sock
         self._state = State.OPEN
@@ -115,6 +126,7 @@ class Connection:
         self._shut_s = 0.0
         self._on_sent: list[Callable[[bool], None]] | None = None
         self._unread: Callable[[], None] | None = None
+        self._keen = False                            # its death is looked for as that of a reader
         self._reader = server.loop.io(sock.fileno(), _READ)
         self._writer: Any = None
         self._reading = True
@@ -200,6 +212,21 @@ class Connection:
             pop.taker.delivered(pop.got, sent=False)
             self._failed()
 
+    def reads(self) -> Reader:
+        """What it has read and nobody has settled: it is about to read."""
+        if self.reader is None:
+            self.reader = Reader(self)
+        self.server.watch(self)
+        self._look_for_death(keen=True)
+        return self.reader
+
+    def time_over(self, claim: Claim) -> None:
+        """The oldest job that it has read is not settled in time; the others may have been begun."""
+        timeout_s = claim.topic.rules.timeout_s
+        self.server.note_timeout(self, claim.topic.path, claim.delivery.id, timeout_s)
+        self._leave(Verdict.TIMEOUT, f"no ack within {timeout_s:g} s", gone=False)
+        self.close()
+
     def promise(self) -> Ticket:
         """A place among the replies for one that comes later: set its ``reply``, call ``answered`` and ``proceed``."""
         ticket = Ticket(self)
@@ -253,6 +280,7 @@ class Connection:
     def check(self, now_s: float) -> bool:
         """Once a second while watched: close it if it is too slow; False when nothing is to be watched."""
         limits = self.server.limits
+        reading = self._check_reader(now_s)
         if self._state is State.SHUT and self._unsent is None and now_s - self._shut_s >= LINGER_S:
             self.close()
         elif self._unsent is not None and now_s - self._stuck_s >= limits.unread_time_s:
@@ -267,7 +295,17 @@ class Connection:
                 self._out.append(error(text))
                 self.shut()
                 self._flush()
-        return self._state is State.SHUT or self._unsent is not None or self._started_s is not None
+        return reading or self._state is State.SHUT or self._unsent is not None or self._started_s is not None
+
+    def _check_reader(self, now_s: float) -> bool:
+        """Whether it has to be looked at again because of what it reads."""
+        if self.reader is None:
+            return False
+        self.reader.look(now_s)
+        busy = bool(self.reader.claims) or self.pop is not None
+        if not busy:
+            self._look_for_death(keen=False)
+        return busy
 
     @property
     def held_bytes(self) -> int:
@@ -276,6 +314,7 @@ class Connection:
 
     def evict(self, limit_bytes: int) -> None:
         """Clients keep too much here, and this one the most."""
+        self._leave(Verdict.UNSURE, _CLOSED, gone=False)
         if self._unsent is not None:
             self.server.note_slow(self, "kept the most unread replies when all clients together kept too much")
             self.close()
@@ -291,17 +330,29 @@ class Connection:
         """
         Close it if it is idle and has sent nothing more; else it is asked again.
 
-        That of a living program stays: what its last job ended with is still to be said on it.
+        That of a living program stays: what its last job ended with is still to be said on it. So does that of a
+        reader, until what it has read is settled.
         """
         if self.access.kind == "pepper" and not self.access.void:
+            return
+        if self.reader is not None and self.reader.claims:
             return
         if self._state is State.OPEN and self.idle:
             self._readable()
         if self.idle:
             self.close()
 
+    def cut(self) -> None:
+        """Close it for reasons of ours: what it has read is not its crash."""
+        self._leave(Verdict.UNSURE, _CLOSED, gone=False)
+        self.close()
+
+    def _leave(self, verdict: Verdict, text: str, *, gone: bool) -> None:
+        if self.reader is not None and self.reader.claims:
+            self.reader.leave(verdict, text, gone=gone)
+
     def close(self) -> None:
-        """Forget it; what it pushed is stored all the same, what it was about to take goes back."""
+        """Forget it; what it pushed is stored all the same, what it read or was about to take goes back."""
         if self._state is State.CLOSED:
             return
         self._state, self.gone = State.CLOSED, True
@@ -318,7 +369,20 @@ class Connection:
             self.pop.taker.cancel(self.pop)
             self.pop = None
         self._tell_sent(False)
+        self._leave(Verdict.CRASHED, _GONE, gone=True)
         self.server.closed(self)
+
+    def _look_for_death(self, *, keen: bool) -> None:
+        """Have the kernel find out sooner, or later, that the other end is silent."""
+        if keen is self._keen or self._socket.family == socket.AF_UNIX:
+            return
+        self._keen = keen
+        every_s = KEEPALIVE_READER_S if keen else KEEPALIVE_S
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every_s)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
+        # While something is on its way that nobody has acknowledged, the kernel sends no probes.
+        silence_ms = every_s * (KEEPALIVE_TRIES + 1) * 1000 if keen else 0
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence_ms)
 
     # -- input --------------------------------------------------------------------------------
 
@@ -385,7 +449,7 @@ class Connection:
 
     def _failed(self) -> None:
         self.server.log.exception("client.failed", peer=self.peer)
-        self.close()
+        self.cut()
 
     def _ended(self) -> None:
         """The client sends nothing more: what it sent is answered; who is blocked wants no answer."""

@@ -1,20 +1,20 @@
 """
-Pulls by RPOP and its relatives: claims for connections, longest-waiting first.
+Pulls by RPOP, XREADGROUP and their relatives: claims for connections, longest-waiting first.
 
-    pop --wait--> waiting --claim--> reply --handed to the kernel--> ack
+    pop --wait--> waiting --claim--> reply --handed to the kernel--> ack, or read (``claims``): acked later
                      |  ^ bell          |
                      |  |               +--connection gone before----> release
                      +--deadline--> nil
 
-Rule: at most once. A claim ends when its reply has left this process, or goes back untouched. One
-greenlet claims and settles for all connections of the child; another listens to the store's bell
-while somebody is blocked, so nobody polls.
+Rule: a claim goes back untouched unless its reply has left this process. What was popped is done then, at most once;
+what was read is its reader's until it is acked, at least once. One greenlet claims and settles for all connections
+of the child; another listens to the store's bell while somebody is blocked, so nobody polls.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 import gevent
@@ -22,31 +22,30 @@ import gevent.event
 import structlog
 
 from pbus.clock import Clock
-from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.job import Delivery
 from pbus.errors import StorageError
+from pbus.ingest import settling
 from pbus.ingest.access import TopicEntry
+from pbus.ingest.account import Account
+from pbus.ingest.claims import Claim, Claims, Left, Reader
 from pbus.ingest.ear import Ear
-from pbus.storage.driver import Bell, Held, Want
+from pbus.ingest.settling import Ask, Settling
+from pbus.storage.driver import Bell, Want
 
 CLAIM_COUNT: Final = 100
 """Deliveries of one claim; a pop that wants more gets them by several."""
 REPLY_BYTES: Final = 16 * 1024 * 1024
 """Bodies of one reply; more than that is left in the topic."""
-_SETTLE_AGAIN_S: Final = 0.5
+DRAINING_READ_S: Final = 0.5
+"""A draining child lets a reader that still has claims wait so long for its nil: it may ask again and again."""
+_AGAIN_S: Final = 0.5
 _LONGEST_NAP_S: Final = 3600.0
 
 
-class Source(Protocol):
+class Source(settling.Source, Protocol):
     """The store, as pulls see it; its calls are made by one greenlet and raise StorageError."""
 
-    name: str
-    away: str
-
     def claim(self, wants: list[Want]) -> list[Delivery]: ...
-
-    def settle(self, settlements: list[Settlement]) -> list[bool]: ...
-
-    def held(self) -> list[Held]: ...
 
     def bell(self) -> Bell: ...
 
@@ -105,35 +104,72 @@ class Pop:
         self.fresh = True                             # it has not looked once
         self.over = False
 
-    @property
-    def room(self) -> int:
-        """How many more it may be given now."""
+    def room(self, place: int) -> int:  # noqa: ARG002 - one count for all topics
+        """How many more it may be given now of its topic number *place*."""
         return min(self.count - len(self.got), CLAIM_COUNT) if self.size < REPLY_BYTES else 0
+
+    def give(self, delivery: Delivery, place: int) -> None:  # noqa: ARG002 - what is got is asked where it is from
+        """It gets a delivery of its topic number *place*."""
+        self.got.append(delivery)
+        self.size += len(delivery.body)
+
+
+class Read(Pop):
+    """
+    One XREADGROUP.
+
+    Attributes:
+        consumer: The name it reads under.
+        starts: Per topic None: new jobs (``>``); else what it has read already, above this id.
+        got_of: What it takes away, per topic; ``count`` is for each.
+        reader: What its connection has read before.
+        keeps: Its claims are open until they are acked; False (``NOACK``): done when the reply has left.
+        served: A draining child gives out nothing new.
+    """
+
+    __slots__ = ("consumer", "got_of", "keeps", "reader", "served", "starts")
+
+    def __init__(
+        self, connection: Receiver, topics: Sequence[TopicEntry], count: int, deadline_s: float | None, *,
+        keys: Sequence[bytes], consumer: bytes, starts: Sequence[tuple[int, int] | None], reader: Reader, keeps: bool,
+    ) -> None:
+        super().__init__(connection, topics, count, deadline_s, keys=keys)
+        self.consumer = consumer
+        self.starts = starts
+        self.reader = reader
+        self.keeps = keeps
+        self.served = True
+        self.got_of: list[list[Delivery]] = [[] for _ in topics]
+
+    def room(self, place: int) -> int:
+        """As ``Pop.room``: nothing of a topic whose past it asks for."""
+        if self.starts[place] is not None or not self.served or self.size >= REPLY_BYTES:
+            return 0
+        return min(self.count - len(self.got_of[place]), CLAIM_COUNT)
+
+    def give(self, delivery: Delivery, place: int) -> None:
+        """As ``Pop.give``."""
+        super().give(delivery, place)
+        self.got_of[place].append(delivery)
 
 
 class Puller:
     """Everything of one child that takes jobs from one store by Redis protocol."""
 
     def __init__(
-        self, store: Source, owner: str, clock: Clock, log: structlog.typing.FilteringBoundLogger,
-        done: Callable[[str, int], None] | None = None,
+        self, store: Source, owner: str, account: Account, clock: Clock, log: structlog.typing.FilteringBoundLogger,
     ) -> None:
-        """*done* hears how many jobs of a topic (``queue/topic``) were taken for good."""
+        """*account* hears how what was taken has ended."""
         self._store = store
-        self._done = done
         self._owner = owner
         self._clock = clock
         self._log = log
         self._waiting: dict[Pop, None] = {}           # in the order they came
         self._rung: set[str] = set()                  # queues to look at
         self._look_all = False
-        self._open: collections.Counter[str] = collections.Counter()
-        self._mine: set[tuple[str, str, str]] = set()  # the same, one by one
-        self._doubt = False                           # a claim failed: the store may hold more for us than we know
-        self._settlements: list[Settlement] = []
+        self._settling = Settling(store, owner, account, clock)
         self._wake = gevent.event.Event()
         self._ear = Ear(store.name, store.bell, self._is_anybody_blocked, self._heard, clock, log)
-        self._settling = False
         self._limited = False                         # somebody found max_open reached
         self._ending = False
 
@@ -149,17 +185,31 @@ class Puller:
     @property
     def idle(self) -> bool:
         """No claim is open and nobody waits."""
-        return not self._waiting and not self._settlements and not self._settling and not self._open.total()
+        return not self._waiting and self._settling.idle
+
+    @property
+    def claims(self) -> Claims:
+        """What is open, of every connection of this child."""
+        return self._settling.claims
 
     def add(self, pop: Pop) -> None:
         """Serve *pop* soon; its connection hears of it by ``popped``."""
         pop.taker = self
         self._waiting[pop] = None
+        if self._ending:
+            self._cut_short(pop)
         if pop.deadline_s is not None:
-            if self._ending:
-                pop.deadline_s = 0.0                  # it gets what is there, and waits for nothing
             self._ear.need()
         self._wake.set()
+
+    def _cut_short(self, pop: Pop) -> None:
+        """While draining: a pop gets what is there and waits for nothing; a read gets nothing that it has to ack."""
+        now_s = self._clock.monotonic_s()
+        if isinstance(pop, Read):
+            pop.served = False
+        if pop.deadline_s is not None:
+            waits = isinstance(pop, Read) and pop.reader.claims
+            pop.deadline_s = min(pop.deadline_s, now_s + DRAINING_READ_S) if waits else 0.0
 
     def cancel(self, pop: Pop) -> None:
         """Its connection is gone. What is being claimed for it goes back."""
@@ -182,12 +232,37 @@ class Puller:
         self._wake.set()
 
     def delivered(self, deliveries: Iterable[Delivery], sent: bool) -> None:
-        """The reply that carried them has left (*sent*), or never will."""
-        move = Move.ACK if sent else Move.RELEASE
-        self._settlements += [
-            Settlement(owner=each.owner, queue=each.queue, topic=each.topic, id=each.id, move=move)
-            for each in deliveries
-        ]
+        """The reply that carried them has left (*sent*): they are done. Or it never will: they go back."""
+        self._settling.finish(deliveries, sent)
+        self._wake.set()
+
+    def read(self, read: Read, sent: bool) -> None:
+        """The reply to *read* has left (*sent*): what it carried is its reader's until it is acked."""
+        if not (sent and read.keeps):
+            self.delivered(read.got, sent)
+            return
+        now_s = self._clock.monotonic_s()
+        for each in read.got:
+            claim = self.claims.find(each.queue, each.topic, each.id)
+            if claim is not None:                     # else somebody has acked it already
+                read.reader.add(claim, read.consumer, now_s)
+        self._wake.set()                              # there is a comparison to be made one day
+
+    # -- for acks, and for connections that close -------------------------------------------------
+
+    def ask(self, ask: Ask) -> None:
+        """An ack or nack; its connection hears of it by ``reply``."""
+        self._settling.add(ask)
+        self._wake.set()
+
+    def left(self, left: Left) -> None:
+        """A connection is over that had read something."""
+        self._settling.left(left)
+        self._wake.set()
+
+    def suspect(self, reader: Reader) -> None:
+        """The time of its oldest claim seems to be over: it is told, if the store says that we still hold it."""
+        self._settling.suspect(reader)
         self._wake.set()
 
     # -- the claiming greenlet ----------------------------------------------------------------
@@ -197,60 +272,25 @@ class Puller:
             self._wake.wait(self._nap_s())
             self._wake.clear()
             try:
-                if self._doubt and not self._store.away:
-                    self._compare()
-                if self._settlements:
-                    self._settle()
+                if self._settling.turn(self._crowded):
+                    self._look_all, self._limited = self._look_all or self._limited, False
                 self._serve()
                 self._expire()
             except Exception:  # noqa: BLE001 - the next pop is served all the same, and the log has it
                 self._log.exception("pull.failed", storage=self._store.name)
-                self._clock.sleep(_SETTLE_AGAIN_S)
+                self._clock.sleep(_AGAIN_S)
+
+    @property
+    def _crowded(self) -> bool:
+        """Somebody waits for claims to end: for room, or for the end of this child."""
+        return self._ending or (self._limited and bool(self._waiting))
 
     def _nap_s(self) -> float | None:
-        """Until the next deadline, or the next try to settle."""
+        """Until the next deadline, or until there is something to settle or to compare."""
         deadlines = [pop.deadline_s for pop in self._waiting if pop.deadline_s is not None]
         nap_s = [min(_LONGEST_NAP_S, max(0.0, min(deadlines) - self._clock.monotonic_s()))] if deadlines else []
-        return min([*nap_s, _SETTLE_AGAIN_S] if self._settlements else nap_s, default=None)
-
-    def _compare(self) -> None:
-        """A claim whose answer was lost may have taken jobs that nobody here knows of: they go back."""
-        try:
-            held = self._store.held()
-        except StorageError:
-            return
-        self._doubt = False
-        for claim in held:
-            if (claim.queue, claim.topic, claim.id) not in self._mine:
-                self._take(claim.queue, claim.topic, claim.id)
-                self._settlements.append(Settlement(
-                    owner=self._owner, queue=claim.queue, topic=claim.topic, id=claim.id, move=Move.RELEASE
-                ))
-
-    def _take(self, queue: str, topic: str, job_id: str) -> None:
-        """A claim is ours until it is settled."""
-        self._mine.add((queue, topic, job_id))
-        self._open[f"{queue}/{topic}"] += 1
-
-    def _settle(self) -> None:
-        """Write how claims ended; what cannot be written stays and is repeated."""
-        batch, self._settlements = self._settlements, []
-        self._settling = True
-        try:
-            self._store.settle(batch)
-        except StorageError:
-            self._settlements = batch + self._settlements
-            return
-        finally:
-            self._settling = False
-        self._open.subtract([f"{each.queue}/{each.topic}" for each in batch])
-        self._mine.difference_update([(each.queue, each.topic, each.id) for each in batch])
-        if self._done is not None:
-            acked = collections.Counter([f"{each.queue}/{each.topic}" for each in batch if each.move is Move.ACK])
-            for path, count in acked.items():
-                self._done(path, count)
-        if self._limited:
-            self._limited, self._look_all = False, True
+        settling_s = self._settling.nap_s(self._crowded)
+        return min(nap_s if settling_s is None else [*nap_s, settling_s], default=None)
 
     def _serve(self) -> None:
         """Claim for whoever has not looked yet, or whose topic has news, until nobody can be served."""
@@ -276,11 +316,11 @@ class Puller:
             try:
                 deliveries = self._store.claim(wants)
             except StorageError:
-                self._doubt = True
+                self._settling.doubt()
                 return
             self._hand_out(pops, place, deliveries)
             short = {path for path, wanted in budgets.items() if self._count(deliveries, path) < wanted}
-            pops = [pop for pop in pops if not pop.over and pop.room and pop.topics[place].path not in short]
+            pops = [pop for pop in pops if not pop.over and pop.room(place) and pop.topics[place].path not in short]
 
     @staticmethod
     def _count(deliveries: Sequence[Delivery], path: str) -> int:
@@ -290,10 +330,10 @@ class Puller:
         """One want a topic, as far as its ``max_open`` allows; with how many each is for."""
         rooms: collections.Counter[TopicEntry] = collections.Counter()
         for pop in pops:
-            rooms[pop.topics[place]] += pop.room
+            rooms[pop.topics[place]] += pop.room(place)
         wants, budgets = [], {}
         for topic, room in rooms.items():
-            count = min(room, CLAIM_COUNT, topic.max_open - self._open[topic.path])
+            count = min(room, CLAIM_COUNT, topic.max_open - self.claims.count(topic.path))
             if count > 0:
                 wants.append(Want(self._owner, topic.queue, topic.name, count))
                 budgets[topic.path] = count
@@ -303,17 +343,17 @@ class Puller:
 
     def _hand_out(self, pops: list[Pop], place: int, deliveries: Sequence[Delivery]) -> None:
         """Oldest deliveries to whoever waits longest; what nobody can take goes back."""
+        topics = {pop.topics[place].path: pop.topics[place] for pop in pops}
         ready: dict[str, collections.deque[Delivery]] = collections.defaultdict(collections.deque)
+        now_s = self._clock.monotonic_s()
         for delivery in deliveries:
             path = f"{delivery.queue}/{delivery.topic}"
             ready[path].append(delivery)
-            self._take(delivery.queue, delivery.topic, delivery.id)
+            self.claims.take(Claim(delivery, topics[path], self, now_s))
         for pop in pops:
             line = ready[pop.topics[place].path]
-            while line and pop.room and not pop.over:
-                delivery = line.popleft()
-                pop.got.append(delivery)
-                pop.size += len(delivery.body)
+            while line and pop.room(place) and not pop.over:
+                pop.give(line.popleft(), place)
         for line in ready.values():
             self.delivered(line, sent=False)
 

@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING
 
 from pbus.codec.resp_reply import NULL, NULL_ARRAY, bulk, encode, error
 from pbus.core.names import topic_path
-from pbus.ingest import programs
-from pbus.ingest.access import TopicEntry
+from pbus.ingest import programs, streams
 from pbus.ingest.holder import TokenPop
-from pbus.ingest.puller import Pop
-from pbus.ingest.words import shown
+from pbus.ingest.puller import Pop, Read
+from pbus.ingest.takings import Refused, same_storage, topic_of_key
 
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
-
-
-class _Refused(Exception):
-    """A pull that cannot be tried; the text is the error."""
 
 
 def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
@@ -36,8 +31,8 @@ def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
     if connection.access.kind == "pepper":
         return programs.pop(connection, arguments)
     try:
-        topics = _topics(connection, arguments[1:2])
-    except _Refused as refused:
+        topics = [topic_of_key(connection, arguments[1])]
+    except Refused as refused:
         return error(str(refused))
     if count == 0:
         return encode([], connection.protocol)
@@ -56,8 +51,9 @@ def blocking_pop(connection: Connection, arguments: list[bytes]) -> bytes | None
     if timeout_s < 0:
         return error("ERR timeout is negative")
     try:
-        topics = _topics(connection, arguments[1:-1])
-    except _Refused as refused:
+        topics = [topic_of_key(connection, key) for key in arguments[1:-1]]
+        same_storage(connection, topics)
+    except Refused as refused:
         return error(str(refused))
     server = connection.server
     deadline_s = server.clock.monotonic_s() + timeout_s if timeout_s else math.inf
@@ -70,6 +66,9 @@ def blocking_pop(connection: Connection, arguments: list[bytes]) -> bytes | None
 
 def answer(connection: Connection, over: Pop) -> None:
     """The reply to a pop that is over, in the form its command and its queue ask for."""
+    if isinstance(over, Read):
+        streams.answer(connection, over)
+        return
     if over.error:
         connection.reply(error(over.error))
         return
@@ -97,35 +96,6 @@ def _reply(connection: Connection, over: Pop) -> bytes:
         return body
     paths = [topic.path for topic in over.topics]
     return b"*2\r\n" + bulk(over.keys[paths.index(topic_path(first.queue, first.topic))]) + body
-
-
-def _topics(connection: Connection, keys: list[bytes]) -> list[TopicEntry]:
-    topics = [_topic(connection, key) for key in keys]
-    directory = connection.server.directory
-    if len({directory.queues[topic.queue].storage for topic in topics}) > 1:
-        raise _Refused("BADVALUE one command takes from topics of one storage only: nothing taken")
-    return topics
-
-
-def _topic(connection: Connection, key: bytes) -> TopicEntry:
-    queue, topic = connection.server.directory.topic(key)
-    access = connection.access
-    name = shown(key)
-    if queue is None:
-        raise _Refused(f"NOQUEUE there is no queue '{name}': nothing taken")
-    if topic is None:
-        if access.kind == "nobody" and not access.may_push(queue):
-            raise _Refused(f"NOAUTH {name} needs AUTH {queue.name} PASSWORD first: nothing taken")
-        pulls = ", ".join(entry.path for entry in queue.topics.values() if entry.pull) or "none"
-        known = f"topics of {queue.name} that can be pulled: {pulls}"
-        raise _Refused(f"NOTOPIC '{name}' is no topic ({known}): nothing taken")
-    if not access.may_pull(topic):
-        if access.kind == "nobody":
-            raise _Refused(f"NOAUTH {topic.path} needs AUTH {topic.path} PASSWORD first: nothing taken")
-        raise _Refused(f"NOPERM {access.name} may not take from {topic.path}: nothing taken")
-    if not topic.pull:
-        raise _Refused(f"BADVALUE {topic.path} has a handler; only topics with pull are taken from: nothing taken")
-    return topic
 
 
 def _count(text: bytes) -> int:

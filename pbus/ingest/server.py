@@ -24,7 +24,7 @@ from pbus.codec.resp_reply import error
 from pbus.config.schema import Ingest
 from pbus.errors import StorageError
 from pbus.ingest.access import Access, Directory, TopicEntry
-from pbus.ingest.connection import Connection
+from pbus.ingest.connection import KEEPALIVE_S, KEEPALIVE_TRIES, Connection
 from pbus.ingest.guesses import Guesses
 from pbus.ingest.holder import Holder
 from pbus.ingest.puller import Puller
@@ -36,8 +36,6 @@ from pbus.telemetry import log as logs
 ACCEPTS_A_TURN: Final = 8
 SHORT_PAUSE_S: Final = 1.0
 """How long no connection is accepted when descriptors have run out."""
-KEEPALIVE_S: Final = 60
-KEEPALIVE_TRIES: Final = 3
 ELEMENTS_BEFORE_AUTH: Final = 1024
 COMMAND_BYTES_BEFORE_AUTH: Final = 1024 * 1024
 COMMAND_BYTES: Final = 64 * 1024 * 1024
@@ -179,7 +177,7 @@ class Server:
     def close(self) -> None:
         """The grace is over."""
         for connection in list(self.connections):
-            connection.close()
+            connection.cut()
 
     # -- accepting ----------------------------------------------------------------------------
 
@@ -346,6 +344,10 @@ class Server:
     def note_slow(self, connection: Connection, what: str) -> None:
         """A client is closed because it is too slow."""
         self._note("client.slow", connection, reason=what)
+
+    def note_timeout(self, connection: Connection, path: str, job: str, timeout_s: float) -> None:
+        """A client is closed because it has read a job and not settled it in time."""
+        self._note("client.timeout", connection, topic=path, job=job, timeout=f"{timeout_s:g} s")
 
     def note_garbage(self, connection: Connection, what: str) -> None:
         """A client is closed because it does not speak the protocol."""

@@ -8,6 +8,7 @@ it is back. A store without room refuses pushes and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -30,6 +31,7 @@ from pbus.storage.driver import Appended, Bell, Driver, Held, JobRecord, QueueSp
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
+from pbus.supervisor.soon_due import SoonDue
 
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 1.0
@@ -87,7 +89,8 @@ class Store:
         )
         self._programs = sorted({topic.queue for topic in programs})
         self._account = Account(child)
-        self.puller = Puller(self, self._owner, child.clock, child.log, self._account.done)
+        self._soon = SoonDue(lambda in_s: child.tell("delayed", store=self.name, in_s=in_s), child.clock)
+        self.puller = Puller(self, self._owner, self._account, child.clock, child.log)
         self.holder = Holder(self, Handed(child.run_dir), self._account, child.clock, child.log)
         self._overdue = Overdue(self.holder, programs, child)
         self._deaths = child.scoreboard.deaths
@@ -126,6 +129,23 @@ class Store:
     def held_by(self, owner: str) -> list[Held]:
         """``Driver.held`` of a process that takes jobs by a token."""
         return self._call(lambda: self._driver.held(owner))
+
+    def holders(self, queue: str, topic: str, ids: list[str]) -> list[str]:
+        """``Driver.holders``."""
+        return self._call(lambda: self._driver.holders(queue, topic, ids))
+
+    def give_back(self, owner: str, settlements: list[Settlement]) -> list[bool]:
+        """``Driver.give_back``: another child's claims, acked by way of this one."""
+        return self._call(lambda: self._driver.give_back(owner, settlements))
+
+    def promote(self) -> None:
+        """What is due becomes ready now; the scheduler does it within a second where this fails."""
+        with contextlib.suppress(StorageError):
+            self._call(self._driver.promote_due)
+
+    def soon_due(self, delay_s: float) -> None:
+        """A retry was written that is due in *delay_s*: the scheduler looks in time."""
+        self._soon.delayed(delay_s)
 
     def job(self, queue: str, id: str) -> JobRecord | None:
         """``Driver.job``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pbus.clock import FakeClock
-from pbus.delivery.soon_due import GAP_S, SoonDue
+from pbus.supervisor.soon_due import GAP_S, SoonDue
 
 
 @pytest.fixture

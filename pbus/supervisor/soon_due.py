@@ -19,7 +19,7 @@ GAP_S: Final = 0.02
 
 class SoonDue:
     """
-    One per storage of a delivery child. One owner: its desk.
+    One per storage of a child that writes retries.
 
     Args:
         tell: Called with the seconds in which the scheduler should look.

@@ -1,0 +1,362 @@
+"""
+How the claims of an ingest child on one store end: written in batches by the puller's greenlet.
+
+    reply of a pop has left, or not ----------------> ends --+
+    connection closed --which is the oldest?--judge-> ends --+--one settle--> the store
+    XACK, PBUS.NACK of what this child holds ----------------+
+    XACK, PBUS.NACK of anything else --who holds it?--> given back in its holder's name
+
+Rule: an end that we owe is kept until the store has it; an ack is answered at once, with an error when it could not
+be written, and is the client's to repeat. Our list of claims is compared with the store's when somebody acks them
+by way of other children, when an answer was lost, and before a reader is called slow or crashed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pbus.clock import Clock
+from pbus.codec.resp_reply import error, integer
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.outcome import Outcome, Verdict, judge
+from pbus.errors import StorageError
+from pbus.ingest.access import TopicEntry
+from pbus.ingest.account import Account
+from pbus.ingest.claims import Claims, Left, Reader
+from pbus.storage.driver import Held, JobRecord
+
+AGAIN_S: Final = 0.5
+"""Between two tries of what the store did not take."""
+COMPARE_S: Final = 5.0
+"""The store's list of our claims is looked at so often while some are open."""
+CROWDED_S: Final = 0.1
+"""The same while somebody waits for one of them to end, at most; longer when it shows nothing."""
+CROWDED_MOST_S: Final = 1.0
+_DONE: Final = Outcome(verdict=Verdict.DONE)
+_BACK: Final = Outcome(verdict=Verdict.RELEASED)
+
+
+class Source(Protocol):
+    """The store, as ends of claims see it; its calls raise StorageError."""
+
+    name: str
+    away: str
+
+    def settle(self, settlements: list[Settlement]) -> list[bool]: ...
+
+    def give_back(self, owner: str, settlements: list[Settlement]) -> list[bool]: ...
+
+    def holders(self, queue: str, topic: str, ids: list[str]) -> list[str]: ...
+
+    def held(self) -> list[Held]: ...
+
+    def held_by(self, owner: str) -> list[Held]: ...
+
+    def job(self, queue: str, id: str) -> JobRecord | None: ...
+
+    def promote(self) -> None: ...
+
+    def soon_due(self, delay_s: float) -> None: ...
+
+
+class Asker(Protocol):
+    """A connection that waits for the answer to its ack."""
+
+    def reply(self, reply: bytes) -> None: ...
+
+
+class Ask:
+    """
+    One XACK or PBUS.NACK, until it is answered.
+
+    Args:
+        connection: Who asks.
+        topic: Whose deliveries.
+        ids: Which.
+        outcome: What became of them.
+    """
+
+    __slots__ = ("_connection", "_failure", "elsewhere", "ids", "outcome", "took", "topic")
+
+    def __init__(self, connection: Asker, topic: TopicEntry, ids: Sequence[str], outcome: Outcome) -> None:
+        self._connection = connection
+        self._failure = ""
+        self.topic = topic
+        self.ids = ids
+        self.outcome = outcome
+        self.elsewhere: list[str] = []                # not held by this child
+        self.took = 0
+
+    def fail(self, text: str) -> None:
+        """It is answered with this error."""
+        self._failure = text
+
+    def answer(self) -> None:
+        """Say how many took effect, or why nobody can say."""
+        self._connection.reply(error(self._failure) if self._failure else integer(self.took))
+
+
+@dataclass(slots=True)
+class End:
+    """A claim that is over on our side; ``delivery`` None: nobody was ever told of it."""
+
+    settlement: Settlement
+    outcome: Outcome
+    delivery: Delivery | None
+
+
+class Settling:
+    """
+    Everything of one child that ends claims on one store. One owner: its ``Puller``, whose greenlet calls ``turn``.
+
+    Attributes:
+        claims: What is open.
+    """
+
+    def __init__(self, store: Source, owner: str, account: Account, clock: Clock) -> None:
+        self.claims = Claims()
+        self._store = store
+        self._owner = owner
+        self._account = account
+        self._clock = clock
+        self._ends: list[End] = []
+        self._asks: list[Ask] = []
+        self._lefts: list[Left] = []
+        self._suspects: list[Reader] = []
+        self._doubt = False                           # the store may hold more for us than we know, or less
+        self._compared_s = float("-inf")
+        self._crowded_s = CROWDED_S
+        self._writing = False
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is open and nothing is to be written."""
+        return not (self.claims or self._ends or self._asks or self._lefts or self._writing)
+
+    # -- what is to be done -----------------------------------------------------------------------
+
+    def add(self, ask: Ask) -> None:
+        """An ack or nack, answered after the next turn."""
+        self._asks.append(ask)
+
+    def finish(self, deliveries: Iterable[Delivery], sent: bool) -> None:
+        """The reply that carried them has left (*sent*), and that is all we want to know; or it never will."""
+        move, outcome = (Move.ACK, _DONE) if sent else (Move.RELEASE, _BACK)
+        self._ends += [
+            End(Settlement(owner=each.owner, queue=each.queue, topic=each.topic, id=each.id, move=move), outcome, each)
+            for each in deliveries
+        ]
+
+    def left(self, left: Left) -> None:
+        """The connection that read them is over."""
+        self._lefts.append(left)
+
+    def suspect(self, reader: Reader) -> None:
+        """Its time seems to be over: it is told if that is true."""
+        self._suspects.append(reader)
+
+    def doubt(self) -> None:
+        """A claim failed: the store may hold more for us than we know."""
+        self._doubt = True
+
+    # -- the puller's greenlet --------------------------------------------------------------------
+
+    def nap_s(self, crowded: bool) -> float | None:
+        """How long nothing is to be done here by itself; None: for ever."""
+        if self._store.away:
+            return AGAIN_S if not self.idle else None
+        if self._ends or self._lefts or self._doubt:
+            return AGAIN_S
+        if not self.claims:
+            return None
+        return max(0.0, self._compared_s + self._gap_s(crowded) - self._clock.monotonic_s())
+
+    def _gap_s(self, crowded: bool) -> float:
+        return self._crowded_s if crowded else COMPARE_S
+
+    def turn(self, crowded: bool) -> bool:
+        """
+        Write what there is to write.
+
+        Args:
+            crowded: Somebody waits for open claims to end.
+
+        Returns:
+            Whether some have ended, so that there is room again.
+        """
+        before = len(self.claims)
+        asks, self._asks = self._asks, []
+        try:
+            if not self._store.away:
+                self._find_out(crowded)
+            self._write(asks)
+        except Exception:                             # one command, one reply, whatever it is
+            for ask in asks:
+                ask.fail("ERR internal error, the log of the bus says more: nobody knows what is acked")
+            raise
+        finally:
+            for ask in asks:
+                ask.answer()
+        return len(self.claims) < before
+
+    def _find_out(self, crowded: bool) -> None:
+        """Compare where that is due, and judge what was left behind."""
+        now_s = self._clock.monotonic_s()
+        asked = self._doubt or self._suspects or any(left.in_doubt for left in self._lefts)
+        if asked or (self.claims and now_s >= self._compared_s + self._gap_s(crowded)):
+            try:
+                self._compare(now_s, crowded)
+            except StorageError:
+                return
+        suspects, self._suspects = self._suspects, []
+        for reader in suspects:
+            reader.tell(now_s)
+        lefts, self._lefts = self._lefts, []
+        for left in lefts:
+            self._judge(left, now_s)
+
+    def _compare(self, now_s: float, crowded: bool) -> None:
+        unknown, settled = self.claims.compare(self._store.held())
+        self._compared_s = self._clock.monotonic_s()
+        self._doubt = False
+        self._crowded_s = CROWDED_S if settled or not crowded else min(CROWDED_MOST_S, 2 * self._crowded_s)
+        self._ends += [End(self._release(held), _BACK, None) for held in unknown]
+        for claim in settled:
+            self.claims.end(claim.key, now_s)
+
+    def _release(self, held: Held) -> Settlement:
+        return Settlement(owner=self._owner, queue=held.queue, topic=held.topic, id=held.id, move=Move.RELEASE)
+
+    def _judge(self, left: Left, now_s: float) -> None:
+        now_ms = int(self._clock.wall_s() * 1000)
+        still = [claim for claim in left.claims if claim in self.claims]
+        for place, claim in enumerate(still):
+            outcome = left.outcome(claim, first=not place, now_s=now_s)
+            settlement = judge(claim.delivery, outcome, left.rules(claim.topic), now_ms, random.random())
+            self._ends.append(End(settlement, outcome, claim.delivery))
+
+    def _write(self, asks: Sequence[Ask]) -> None:
+        """All ends and acks of this turn. Ends that cannot be written stay."""
+        if self._store.away:
+            where = f"the store '{self._store.name}' is away ({self._store.away})"
+            for ask in asks:
+                ask.fail(f"UNAVAILABLE {where}: nothing is acked, try again in 1 s")
+            return
+        owed, self._ends = self._ends, []
+        asked = [(ask, end) for ask in asks for end in self._own(ask)]
+        self._writing = True
+        try:
+            took_effect = self._settle([*owed, *[end for _, end in asked]])
+            for (ask, _), ours in zip(asked, took_effect[len(owed):], strict=True):
+                ask.took += ours
+            owed = []
+            self._settle_elsewhere([ask for ask in asks if ask.elsewhere])
+        except StorageError as failure:
+            self._ends = owed + self._ends
+            self._doubt = self._doubt or bool(asked)
+            for ask in asks:
+                ask.fail(f"UNAVAILABLE {failure}: maybe not all are acked, try again in 1 s")
+        finally:
+            self._writing = False
+
+    def _own(self, ask: Ask) -> list[End]:
+        """How the claims of *ask* end that this child holds; the others are noted."""
+        now_s, now_ms = self._clock.monotonic_s(), int(self._clock.wall_s() * 1000)
+        topic, ends = ask.topic, []
+        for job_id in ask.ids:
+            claim = self.claims.find(topic.queue, topic.name, job_id)
+            if claim is None:
+                ask.elsewhere.append(job_id)
+            else:
+                outcome = _after(ask.outcome, max(0.0, now_s - claim.since_s))
+                settlement = judge(claim.delivery, outcome, topic.rules, now_ms, random.random())
+                ends.append(End(settlement, outcome, claim.delivery))
+        return ends
+
+    def _settle(self, ends: Sequence[End]) -> list[bool]:
+        """
+        Write ends of our own claims; whether each took effect.
+
+        Raises:
+            StorageError: as the store says.
+        """
+        if not ends:
+            return []
+        took_effect = self._store.settle([end.settlement for end in ends])
+        now_s, at_once = self._clock.monotonic_s(), False
+        for end, ours in zip(ends, took_effect, strict=True):
+            one = end.settlement
+            self.claims.end((one.queue, one.topic, one.id), now_s)
+            if ours and end.delivery is not None:
+                self._account.ended(end.delivery, end.outcome, one)
+                at_once = self._is_due(one) or at_once
+        if at_once:
+            self._store.promote()
+        return took_effect
+
+    def _is_due(self, settlement: Settlement) -> bool:
+        """Whether a retry is due now; one that is due soon is told to who looks after them."""
+        if settlement.move is not Move.RETRY:
+            return False
+        if settlement.delay_s > 0:
+            self._store.soon_due(settlement.delay_s)
+        return settlement.delay_s <= 0
+
+    # -- claims of others -------------------------------------------------------------------------
+
+    def _settle_elsewhere(self, asks: Sequence[Ask]) -> None:
+        """
+        Acks of what other children hold, in their names; one question a topic for all that ask.
+
+        Raises:
+            StorageError: as the store says.
+        """
+        topics = {ask.topic: None for ask in asks}
+        for topic in topics:
+            ours = [ask for ask in asks if ask.topic is topic]
+            ids = list({job_id: None for ask in ours for job_id in ask.elsewhere})
+            owners = dict(zip(ids, self._store.holders(topic.queue, topic.name, ids), strict=True))
+            for owner in {owner: None for owner in owners.values() if owner}:
+                self._give_back(owner, [(ask, one) for ask in ours for one in ask.elsewhere if owners[one] == owner])
+
+    def _give_back(self, owner: str, asked: Sequence[tuple[Ask, str]]) -> None:
+        now_ms, ends = int(self._clock.wall_s() * 1000), []
+        for ask, job_id in asked:
+            delivery = self._delivery(owner, ask, job_id)
+            settlement = judge(delivery, ask.outcome, ask.topic.rules, now_ms, random.random())
+            ends.append(End(settlement, ask.outcome, delivery))
+        took_effect = self._store.give_back(owner, [end.settlement for end in ends])
+        at_once = False
+        for (ask, _), end, ours in zip(asked, ends, took_effect, strict=True):
+            ask.took += ours
+            if ours and end.delivery is not None:
+                self._account.ended(end.delivery, end.outcome, end.settlement)
+                at_once = self._is_due(end.settlement) or at_once
+        if at_once:
+            self._store.promote()
+
+    def _delivery(self, owner: str, ask: Ask, job_id: str) -> Delivery:
+        """The claim of another child as judges see it; how often it was tried matters only where it is tried again."""
+        attempts = crashes = forgiven = first_ms = 0
+        key, redelivered = "", False
+        if ask.outcome.verdict is not Verdict.DONE or self._account.watched:
+            record = self._store.job(ask.topic.queue, job_id)
+            place = record.topics.get(ask.topic.name) if record is not None else None
+            if place is not None and record is not None:
+                attempts, crashes, first_ms = place.attempts, place.crashes, place.first_ms
+                redelivered, key = place.redelivered, record.key
+            if attempts:
+                forgiven = next((held.forgiven for held in self._store.held_by(owner) if held.id == job_id), 0)
+        return Delivery(
+            id=job_id, queue=ask.topic.queue, topic=ask.topic.name, body=b"", attempt=attempts + 1, crashes=crashes,
+            redelivered=redelivered, traceparent="", content_type="", first_ms=first_ms, owner=owner, key=key,
+            forgiven=forgiven,
+        )
+
+
+def _after(outcome: Outcome, run_s: float) -> Outcome:
+    """*outcome* of an attempt that took *run_s*."""
+    return Outcome(verdict=outcome.verdict, error=outcome.error, delay_s=outcome.delay_s, run_s=run_s)
