@@ -34,7 +34,8 @@ def test_envelopes_carry_the_bytes_before_them() -> None:
 def test_groups_are_stretches_of_their_queues() -> None:
     pushes = [
         Push("gift", b""), Push("order", b"", whole=4), Push("gift", b"", span=2), Push("gift", b"", span=0),
-        Push("order", b""), Push("gift", b""), Push("gift", b"", whole=2), Push("gift", b""), Push("order", b"", whole=1),
+        Push("order", b""), Push("gift", b""), Push("gift", b"", whole=2), Push("gift", b""),
+        Push("order", b"", whole=1),
     ]
 
     assert redis_codec.groups(pushes) == [3, 2, 0, 1, 1, 1, 3, 2, 1, 2, 1, 1, 4, 6, 1, 2, 2, 3]
