@@ -144,6 +144,7 @@ class Committer:
     Attributes:
         full: So much waits that nothing more should be read.
         stored_total, refused_total: Pushes; a duplicate is neither.
+        refusing: Called with each refusal that this writes, and how many commands it is for; who counts them sets it.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Committer:
         self._append = append
         self._lost = lost
         self._full_text = full
+        self.refusing: Callable[[str, int], None] = lambda _text, _commands: None
         self._gate = gate
         self._clock = clock
         self._patience_s = PATIENCE * call_timeout_s
@@ -305,10 +307,16 @@ class Committer:
             if all_stored:
                 ticket.store(appended[at:end])
             else:
-                ticket.store_some(appended[at:end], self._full_text)
+                ticket.store_some(appended[at:end], self._refused)
             at = end
             ticket.connection.answered(ticket)
         self._proceed(batch)
+
+    def _refused(self, queue: str, answer: Appended, bodies: int) -> str:
+        """What a command is told whose bodies the store does not take."""
+        text = self._full_text(queue, answer, bodies)
+        self.refusing(text, 1)
+        return text
 
     # -- while a write runs -------------------------------------------------------------------
 
@@ -347,6 +355,7 @@ class Committer:
         """Refuse all of them with *text*, and let their connections go on."""
         for ticket in tickets:
             ticket.refuse(text)
+            self.refusing(text, ticket.commands)
             self.refused_total += len(ticket.pushes)
             ticket.connection.answered(ticket)
         self._proceed(tickets)
