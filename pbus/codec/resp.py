@@ -42,6 +42,8 @@ _BULK_SIZES: Final = {b"$%d\r\n" % size: size for size in range(1025)}
 _BLANKS: Final = re.compile(rb"(?:[ \t]*\r?\n)+")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _HTTP: Final = re.compile(rb"(?:[A-Z]{3,8} \S+ HTTP/\d|POST |Host:)")
+_PROXY: Final = re.compile(rb"PROXY (?:TCP4|TCP6|UNKNOWN)")
+"""What some load balancers say first. Its reply would be taken for that of the first command, and so on."""
 
 
 @dataclass(slots=True)
@@ -385,6 +387,8 @@ class RequestParser:
         line = data[start:end] if end >= 0 else data[start:start + most + 2]
         if _HTTP.match(line):
             raise ProtocolError("ERR this port speaks the Redis protocol, not HTTP", fatal=True)
+        if _PROXY.match(line):
+            raise ProtocolError("ERR this port takes no PROXY header, leave it out at the load balancer", fatal=True)
         if _CONTROL.search(line):
             raise ProtocolError("ERR Protocol error: control characters in an inline command", fatal=True)
         if len(line) > most:

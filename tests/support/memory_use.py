@@ -11,7 +11,7 @@ _MB = 1024 * 1024
 
 
 class Memory(threading.Thread):
-    """Looks how much memory a process has, all the time."""
+    """Looks how much memory a process has, all the time until the end of the block, or until it is asked."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -19,6 +19,13 @@ class Memory(threading.Thread):
         self._over = threading.Event()
         self._first = self._most = self._process.memory_info().rss
         self.start()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
 
     def run(self) -> None:
         while not self._over.wait(_LOOK_S):
