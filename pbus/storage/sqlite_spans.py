@@ -193,7 +193,8 @@ def append(
 ) -> dict[str, QueueAnswer]:
     """Store what may be stored of *pushes*; *runs*: the same, each queue with its own."""
     loads = [_load(db, queue, of_queue) for queue, of_queue in runs]
-    if not all(load.fits for load in loads) and any(push.whole for push in pushes):
+    tight = [load for load in loads if not load.fits]
+    if tight and any(push.whole for push in pushes):
         return _append_groups(db, loads, pushes, now_ms)
     return {load.queue.name: _append(db, load, now_ms) for load in loads}
 
