@@ -16,8 +16,30 @@ local owner, boot, batch, keep_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local parts, of_key, answers, at = {}, {}, {}, 5
-local NOTHING = {jobs = 0, bytes = 0}
+local function slowest(takens)
+  local least
+  for i = 1, #takens do
+    local taken = tonumber(takens[i])
+    if not least or taken < least then least = taken end
+  end
+  return least
+end
+
+-- Where a queue is, and what it gets. *fits*: all of it surely has room; counting the bytes of a backlog
+-- exactly costs more than this.
+local function part_of(i, root, at, count, head)
+  local ms, seq = tonumber(head[3]), tonumber(head[4]) + 1
+  if now_ms > ms then ms, seq = now_ms, 0 end
+  local takens = redis.call('HVALS', root .. $taken)
+  local least, pushed, bytes, size = slowest(takens), tonumber(head[1]), tonumber(head[2]), tonumber(ARGV[at + 1])
+  local most, most_bytes = tonumber(head[5]), tonumber(head[6])
+  local fits = not least or ((not most or most == 0 or pushed - least + count <= most)
+    and (not most_bytes or most_bytes == 0 or bytes + size - (head[7] or 0) <= most_bytes))
+  return {slot = i, root = root, at = at, count = count, head = head, stored = count, pushed = pushed, bytes = bytes,
+    size = size, ms = ms, seq = seq, stamp = string.format('%.0f-', ms), topics = #takens, least = least, fits = fits}
+end
+
+local parts, answers, all_fit, at = {}, {}, true, 5
 for i = 1, #KEYS do
   local root = string.sub(KEYS[i], 1, -1 - #$queue)
   local count = tonumber(ARGV[at + 2])
@@ -35,21 +57,10 @@ for i = 1, #KEYS do
     if not (head[1] and head[2] and head[3] and head[4]) then
       return redis.error_reply('NODECL ' .. ARGV[at])
     end
-    parts[#parts + 1] = {slot = i, root = root, at = at, count = count, head = head, stored = count,
-      pushed = tonumber(head[1]), bytes = tonumber(head[2]), size = tonumber(ARGV[at + 1])}
-    of_key[i] = parts[#parts]
-    answers[i] = false
+    local part = part_of(i, root, at, count, head)
+    parts[#parts + 1], answers[i], all_fit = part, false, all_fit and part.fits
   end
   at = at + 5 + count + 6 * ARGV[at + 4 + count]
-end
-
-local function slowest(takens)
-  local least
-  for i = 1, #takens do
-    local taken = tonumber(takens[i])
-    if not least or taken < least then least = taken end
-  end
-  return least
 end
 
 -- Pushes with options, or pushes near a bound of their queue: one span after the other. Made when needed.
@@ -58,6 +69,7 @@ local function careful(part)
   local lib, rows, log, least = library(part.root, now_ms), {}, part.root .. $log, part.least
   local most, most_bytes = tonumber(part.head[5] or 0), tonumber(part.head[6] or 0)
   local low, exact, dedupe_ms, in_run, next_place = tonumber(part.head[7] or 0), false, nil, false, 0
+  local nothing = {jobs = 0, bytes = 0}
   part.stored, part.gaps = 0, {}
 
   local function read_rows()
@@ -133,7 +145,7 @@ local function careful(part)
   local function offer(place)
     local span, bytes, dedupe, row = span_at(place)
     local first = dedupe and redis.call('GET', dedupe)
-    local no = first and '=' .. first or refused(span, bytes, NOTHING)
+    local no = first and '=' .. first or refused(span, bytes, nothing)
     if no then
       leave_out(place, span, no)
       return span
@@ -181,7 +193,8 @@ end
 
 -- Store a group whose stretches start at ARGV[from], or nothing of it; answers where the next one starts.
 local function store_group(from)
-  local stretches, ahead, upto = {}, {}, from + 3 * ARGV[from]
+  local of_key, stretches, ahead, upto = {}, {}, {}, from + 3 * ARGV[from]
+  for _, part in ipairs(parts) do of_key[part.slot] = part end
   for i = from + 1, upto, 3 do
     local part, first, last = of_key[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
     if part then stretches[#stretches + 1] = {part = part, first = first, last = last} end
@@ -207,30 +220,17 @@ local function store_group(from)
   return upto + 1
 end
 
-local all_fit = true
-for _, part in ipairs(parts) do
-  local ms, seq = tonumber(part.head[3]), tonumber(part.head[4]) + 1
-  if now_ms > ms then ms, seq = now_ms, 0 end
-  local takens = redis.call('HVALS', part.root .. $taken)
-  local least = slowest(takens)
-  part.ms, part.seq, part.stamp, part.topics, part.least = ms, seq, string.format('%.0f-', ms), #takens, least
-  -- Whether all of it surely has room; counting the bytes of a backlog exactly costs more than this.
-  local most, most_bytes = tonumber(part.head[5]), tonumber(part.head[6])
-  part.fits = not least or ((not most or most == 0 or part.pushed - least + part.count <= most)
-    and (not most_bytes or most_bytes == 0 or part.bytes + part.size - (part.head[7] or 0) <= most_bytes))
-  all_fit = all_fit and part.fits
-end
 -- Where all has room no group is refused.
 while not all_fit and at <= #ARGV do at = store_group(at) end
 
 for _, part in ipairs(parts) do
-  local root, count, seq = part.root, part.count, part.seq
+  local root, count, stamp, seq = part.root, part.count, part.stamp, part.seq
   if part.fits and not part.walk and ARGV[part.at + 3 + count] == '0' then
     local log, from = root .. $log, part.at + 3
     for i = 0, count - 1 do
-      redis.call('XADD', log, part.stamp .. (seq + i), 'j', ARGV[from + i])
+      redis.call('XADD', log, stamp .. (seq + i), 'j', ARGV[from + i])
     end
-    redis.call('XADD', root .. $sizes, part.stamp .. seq, 'z', string.format('%.0f', part.bytes))
+    redis.call('XADD', root .. $sizes, stamp .. seq, 'z', string.format('%.0f', part.bytes))
     part.pushed, part.bytes = part.pushed + count, part.bytes + part.size
   else
     careful(part)
