@@ -11,12 +11,14 @@ from typing import Any
 
 from pbus.core.job import Move, Push
 from pbus.storage.driver import Driver, QueueSpec, Want
-from tests.conformance.storage.world import asked, command, gift, settlement
+from tests.conformance.storage.world import asked, command, gift, group, settlement
 
 OWNER = "n1/b1/1.1"
 TOPICS = ("credit", "mail")
 LONG_MS = 3_600_000
 MOVES = (Move.ACK, Move.RETRY, Move.BURY, Move.RELEASE, Move.BURY)
+
+ORDER = gift("ship", name="order")
 
 Note = Callable[[str, Any], None]
 
@@ -26,17 +28,22 @@ def spec() -> QueueSpec:
 
 
 def jobs(batch: int) -> list[Push]:
-    """What a round pushes: plain, keyed, delayed for a moment and for long, expiring, two at once, a dedupe key."""
+    """
+    What a round pushes: plain, keyed, delayed for a moment and for long, expiring; two at once, another queue's and one
+    with a dedupe key, together or not at all; a dedupe key that is there.
+    """
     return [
         asked(f"{batch} plain"), asked(f"{batch} keyed", key="k"), asked(f"{batch} soon", delay_ms=1, key="k"),
         asked(f"{batch} later", delay_ms=LONG_MS), asked(f"{batch} brief", ttl_ms=1),
-        *command(f"{batch} one", f"{batch} two"), asked(f"{batch} once", dedupe=f"d{batch}"),
+        *group(command(f"{batch} one", f"{batch} two"), command(f"{batch} order", queue="order"),
+               [asked(f"{batch} once", dedupe=f"d{batch}")]),
         asked("again", dedupe="d1"),
     ]
 
 
 def life(store: Driver, note: Note) -> None:
     """Three rounds of everything."""
+    store.declare([ORDER])
     for batch in range(1, 4):
         note("pushing", batch)
         answers = store.append(OWNER, batch, jobs(batch))

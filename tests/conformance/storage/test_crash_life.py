@@ -5,6 +5,7 @@ and when all have ended nothing is left behind.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from pbus.core.job import Move, Settlement
 from pbus.storage.driver import Driver, Want
 from pbus.storage.open import StoreTarget, make
 from tests.conformance.storage.mortal import live
-from tests.conformance.storage.mortal_life import OWNER, TOPICS, jobs, life, spec
+from tests.conformance.storage.mortal_life import ORDER, OWNER, TOPICS, jobs, life, spec
 from tests.conformance.storage.places import Place
 from tests.conformance.storage.world import accounted, pass_ms, settlement
 from tests.support import seeds
@@ -62,7 +63,7 @@ def _judge(url: str, notes: list[tuple[str, Any]], when: str) -> None:
     store = make(StoreTarget("main", url, "", 5.0, "n1"))
     store.open()
     try:
-        store.declare([spec()])
+        store.declare([spec(), ORDER])
         _identity(store, when)
         held = store.held(OWNER)
         back = [Settlement(owner=OWNER, queue=one.queue, topic=one.topic, id=one.id, move=Move.RELEASE) for one in held]
@@ -99,20 +100,36 @@ def _identity(store: Driver, when: str) -> None:
 
 
 def _push_again(store: Driver, notes: list[tuple[str, Any]], when: str) -> None:
-    """The last append, repeated as after a lost reply, answers as it did, or stores all of it now."""
-    before = store.queue_numbers()["gift"].pushed_total
+    """
+    The last append, repeated as after a lost reply, answers as it did, or stores all of it now; what it stored
+    before is all of it in all queues, or nothing.
+    """
     told = [what for word, what in notes if word == "pushed"]
     pushing = [what for word, what in notes if word == "pushing"]
     if not pushing:
         return
+    before = _pushed(store)
     answers = store.append(OWNER, pushing[-1], jobs(pushing[-1]))
     shown = [[one.id, one.duplicate, one.refused] for one in answers]
-    now = store.queue_numbers()["gift"].pushed_total
-    if told and told[-1][0] == pushing[-1]:
-        assert (shown, now) == (told[-1][1], before), when
-    assert now in (before, before + sum(bool(one.id) and not one.duplicate for one in answers)), when
+    known = collections.Counter(queue for batch, of_batch in told for queue in _stored(batch, of_batch))
+    whole = known if told and told[-1][0] == pushing[-1] else known + collections.Counter(_stored(pushing[-1], shown))
+    assert _pushed(store) == whole, when
+    assert before in (known, whole), f"{when}: half of an append was stored"
+    if known == whole and told:
+        assert shown == told[-1][1], when
     again = answers[-1]
     assert not again.id or again.duplicate or again.refused or pushing[-1] == 1, when
+
+
+def _pushed(store: Driver) -> dict[str, int]:
+    """Jobs ever pushed, a queue; those without any are left out, as a Counter does."""
+    return {name: numbers.pushed_total for name, numbers in store.queue_numbers().items() if numbers.pushed_total}
+
+
+def _stored(batch: int, answers: list[Any]) -> list[str]:
+    """The queue of each job of a batch that was stored, by what its append answered."""
+    return [job.queue for job, (job_id, duplicate, _) in zip(jobs(batch), answers, strict=True)
+            if job_id and not duplicate]
 
 
 def _bring_to_its_end(store: Driver, topic: str, when: str) -> None:
