@@ -17,6 +17,7 @@ from typing import Final
 PATTERN: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})\Z")
 """Trace id and flags of one that can be used."""
 
+SPAN_DIGITS: Final = 16
 _NOT_SAMPLED: Final = "00"
 
 
@@ -44,6 +45,13 @@ def child_of(traceparent: str, job_id: str, span: bytes) -> str:
     Returns:
         The trace and the flags of the job, with a span of its own; a made trace is not sampled.
     """
+    return children_of(traceparent, job_id, span)[0]
+
+
+def children_of(traceparent: str, job_id: str, spans: bytes) -> list[str]:
+    """``child_of`` for several pushes, eight bytes of *spans* each."""
     match = PATTERN.match(traceparent)
-    flags = match[2] if match else _NOT_SAMPLED
-    return f"00-{trace_id(traceparent, job_id)}-{span.hex()}-{flags}"
+    head = f"00-{trace_id(traceparent, job_id)}-"
+    tail = f"-{match[2] if match else _NOT_SAMPLED}"
+    digits = spans.hex()
+    return [f"{head}{digits[at:at + SPAN_DIGITS]}{tail}" for at in range(0, len(digits), SPAN_DIGITS)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pbus.codec.resp import Event, TooBig
 from pbus.codec.resp_reply import error
-from pbus.ingest import catalogue, looks, programs, pulls, pushes, session, streams
+from pbus.ingest import catalogue, looks, parents, programs, pulls, pushes, session, streams, transactions
 from pbus.ingest.rows import Doc, Row
 from pbus.ingest.words import shown
 
@@ -66,6 +66,10 @@ ROWS: Final = (
     Row("publish", pushes.publish, 3, Doc(
         "push", "queue body", "integer", "Store one job, and answer how many topics get it.",
     ), push=True, flags=("pubsub", "fast")),
+    Row("pbus.parent", parents.name_parent, -2, Doc(
+        "push", "id [traceparent]", "OK", "Later pushes of this connection are children of that job.",
+        "Those that bring no `traceparent` of their own; an empty id ends it (below)",
+    ), multi="checked"),
     Row("rpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1)),
     Row("lpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1)),
     Row("brpop", pulls.blocking_pop, -3, _BLOCKING_POP, flags=_BLOCK, keys=(1, -2, 1)),
@@ -97,13 +101,25 @@ ROWS: Final = (
         "ready, running, delayed, dead, oldest_wait_ms, in_per_s and done_per_s (between two looks; the first after a "
         "minute takes half a second), concurrency (calls or processes a node has)",
     ), flags=("readonly",), keys=(1, 1, 1)),
+    Row("multi", transactions.begin, 1, Doc(
+        "transactions", "", "OK", "What follows waits for EXEC.", "Every command then answers `QUEUED`, or at once why "
+        "it cannot be (below)",
+    ), multi="now"),
+    Row("exec", transactions.execute, 1, Doc(
+        "transactions", "", "array", "Store all pushes that wait, or none, then do the other commands.",
+        "The replies in the order of the commands; `-EXECABORT`: nothing of it is stored, nothing is done",
+        "one write, and the other commands",
+    ), flags=("noscript", "loading", "stale"), multi="now"),
+    Row("discard", transactions.discard, 1, Doc(
+        "transactions", "", "OK", "Forget what waits.",
+    ), multi="now"),
     Row("auth", session.auth, -2, Doc(
         "connection", "[name] password", "OK", "Say who you are.", "`name`: a queue, `queue/topic` or a system (above)",
-    ), anonymous=True, flags=_HELLO),
+    ), anonymous=True, flags=_HELLO, multi="never"),
     Row("hello", session.hello, -1, Doc(
         "connection", "[protocol [AUTH name password] [SETNAME text]]", "map",
         "Choose RESP2 or RESP3, and say who you are.",
-    ), anonymous=True, flags=_HELLO),
+    ), anonymous=True, flags=_HELLO, multi="never"),
     Row("client", session.client, -2, Doc(
         "connection", "subcommand [argument ...]", "as Redis", "What client libraries tell and ask of a connection.",
         "`SETNAME` `GETNAME` `ID` `INFO` `LIST` `SETINFO` `REPLY ON` `NO-EVICT` `NO-TOUCH` `TRACKING OFF`",
@@ -117,10 +133,10 @@ ROWS: Final = (
     Row("echo", session.echo, 2, Doc("connection", "message", "the message", "Answers the message."), anonymous=True),
     Row("reset", session.reset, 1, Doc(
         "connection", "", "RESET", "As after connecting: nobody, RESP2, no name.",
-    ), anonymous=True, flags=_HELLO),
+    ), anonymous=True, flags=_HELLO, multi="now"),
     Row("quit", session.leave, -1, Doc(
         "connection", "", "OK", "Closes the connection.",
-    ), anonymous=True, flags=_HELLO),
+    ), anonymous=True, flags=_HELLO, multi="now"),
     Row("command", command, -1, Doc(
         "server", "[<COUNT | LIST | DOCS | INFO | GETKEYS> [argument ...]]", "as Redis", "This table, for clients.",
         complexity="O(N), the commands asked for",
@@ -135,6 +151,9 @@ ROWS: Final = (
         "server", "", "seconds and microseconds", "The clock of the bus.",
     ), anonymous=True, flags=_STALE),
 )
+
+
+_NOAUTH: Final = "NOAUTH Authentication required."
 
 
 def _spellings(row: Row) -> list[bytes]:
@@ -154,35 +173,36 @@ def find(name: bytes) -> Row | None:
 def execute(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """The reply to a command; None: it is arranged for."""
     row = find(arguments[0])
-    if row is None:
-        return error(_unknown(arguments))
-    if not row.anonymous and not connection.server.directory.known(connection.access):
-        if not row.push:
-            return error("NOAUTH Authentication required.")
-        pushes.refuse(connection, arguments, f"NOAUTH {row.name.upper()} needs AUTH first: not stored")
-        return None
-    if connection.access.void and not row.anonymous:
-        if not row.push:
-            return error("WRONGPASS the process of this token is gone: nothing is done")
-        pushes.refuse(connection, arguments, "WRONGPASS the process of this token is gone: not stored")
-        return None
-    if len(arguments) < abs(row.arity) or (row.arity > 0 and len(arguments) != row.arity):
-        if not row.push:
-            return error(f"ERR wrong number of arguments for '{row.name}' command")
-        text = f"BADVALUE wrong number of arguments for '{row.name}' command: not stored"
+    text = _unknown(arguments) if row is None else _refusal(row, connection, arguments)
+    if row is not None and row.subs and not text and (sub := row.sub(arguments[1])) is not None:
+        row, text = sub, _miscount(sub, arguments)    # those of the table are answered by their own functions
+    if connection.transaction is not None:
+        return connection.transaction.take(row, arguments, text)
+    if row is None or (text and not row.push):
+        return error(text)
+    if text:
         pushes.refuse(connection, arguments, text)
         return None
-    return _sub(row, connection, arguments) if row.subs else row.act(connection, arguments)
+    return row.act(connection, arguments)
 
 
-def _sub(row: Row, connection: Connection, arguments: list[bytes]) -> bytes | None:
-    """A command with subcommands: those of the table are answered by their own functions."""
-    sub = row.sub(arguments[1])
-    if sub is None:
-        return row.act(connection, arguments)
-    if len(arguments) < abs(sub.arity) or (sub.arity > 0 and len(arguments) != sub.arity):
-        return error(f"ERR wrong number of arguments for '{sub.name}' command")
-    return sub.act(connection, arguments)
+def _refusal(row: Row, connection: Connection, arguments: list[bytes]) -> str:
+    """Why a command is not even looked at; empty: it is."""
+    inside = row.multi == "now" and connection.transaction is not None  # whoever began may end it
+    if not row.anonymous and not inside:
+        if not connection.server.directory.known(connection.access):
+            return f"NOAUTH {row.name.upper()} needs AUTH first: not stored" if row.push else _NOAUTH
+        if connection.access.void:
+            return f"WRONGPASS the process of this token is gone: {'not stored' if row.push else 'nothing is done'}"
+    return _miscount(row, arguments)
+
+
+def _miscount(row: Row, arguments: list[bytes]) -> str:
+    """That a command has too few or too many elements, if it has."""
+    if len(arguments) == row.arity or (row.arity < 0 and len(arguments) >= -row.arity):
+        return ""
+    what = f"wrong number of arguments for '{row.name}' command"
+    return f"BADVALUE {what}: not stored" if row.push else f"ERR {what}"
 
 
 def is_barrier(event: Event) -> bool:

@@ -18,10 +18,10 @@ import collections
 import contextlib
 import enum
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from pbus.codec.resp import Event, RequestParser, Run, TooBig
+from pbus.codec.resp import Event, Limits, RequestParser, Run, TooBig
 from pbus.codec.resp_reply import error
 from pbus.core.outcome import Verdict
 from pbus.errors import ProtocolError
@@ -32,7 +32,9 @@ from pbus.ingest.committer import Committer, Ticket
 from pbus.ingest.puller import Pop
 
 if TYPE_CHECKING:
+    from pbus.ingest.parents import Parent
     from pbus.ingest.server import Server
+    from pbus.ingest.transactions import Transaction
 
 COMMANDS_A_TURN: Final = 64
 """Fairness: nobody gets more done in one turn of the loop."""
@@ -46,6 +48,7 @@ LINGER_S: Final = 1.0
 """How long a refused connection is still read from, so that its last reply is not lost to a reset."""
 _READ: Final = 1
 _WRITE: Final = 2
+_NO_ROUTES: Final[Mapping[bytes, Any]] = {}
 _TCP_CLOSE: Final = 7
 """State of a connection that was reset (Linux, tcp_states.h)."""
 KEEPALIVE_S: Final = 60
@@ -84,6 +87,9 @@ class Connection:
         began_s: Monotonic time of its accept.
         pop: The command it is blocked in, if it is one that takes jobs.
         reader: What it has read and nobody has settled; None: it never read anything.
+        transaction: What it has queued since MULTI, until EXEC is answered.
+        parent: The job whose children it pushes.
+        routes: Those of its identity, where nothing about its pushes is special; else none.
         gone: Nothing can be sent to it any more.
     """
 
@@ -92,8 +98,9 @@ class Connection:
         "_pending", "_postponed", "_queue",
         "_reader", "_reading", "_shut_s", "_socket", "_spent", "_started_s", "_state", "_stuck_s", "_unread", "_unsent",
         "_waiting", "_writer",
-        "access", "began_s", "gone", "id", "library", "name", "peer", "pop", "protocol", "reader",
+        "access", "began_s", "gone", "id", "library", "name", "parent", "peer", "pop", "protocol", "reader", "routes",
         "server",
+        "transaction",
     )
 
     def __init__(self, server: Server, sock: Any, number: int, peer: str, access: Access) -> None:
@@ -106,6 +113,8 @@ class Connection:
         self.began_s = server.clock.monotonic_s()
         self.pop: Pop | None = None
         self.reader: Reader | None = None
+        self.transaction: Transaction | None = None
+        self.parent: Parent | None = None
         self.gone = False
         self._socket = sock
         self._state = State.OPEN
@@ -127,6 +136,7 @@ class Connection:
         self._on_sent: list[Callable[[bool], None]] | None = None
         self._unread: Callable[[], None] | None = None
         self._keen = False                            # its death is looked for as that of a reader
+        self.routes: Mapping[bytes, Any] = _NO_ROUTES
         self._reader = server.loop.io(sock.fileno(), _READ)
         self._writer: Any = None
         self._reading = True
@@ -147,11 +157,37 @@ class Connection:
         return bool(peer) and bool(peer[0] == own[0])
 
     def become(self, access: Access) -> None:
-        """Another identity, and its limits."""
+        """Another identity, and its limits; it is as fresh as a connection."""
         self.access = access
+        self.transact(None)
+        self.adopt(None)
         self._parser.limits = self.server.limits_of(access)
         # The limits of what follows AUTH are known after AUTH only.
         self._most = COMMANDS_A_TURN if self.server.directory.known(access) else 1
+
+    @property
+    def limits(self) -> Limits:
+        """What one command may be."""
+        return self._parser.limits
+
+    def transact(self, transaction: Transaction | None) -> None:
+        """MULTI was said; None: what it began is over."""
+        before, self.transaction = self.transaction, transaction
+        self._choose_routes()
+        if before is not None:
+            before.end()
+            self.account()
+        if transaction is not None:
+            self.server.watch(self)                   # it keeps what is queued
+
+    def adopt(self, parent: Parent | None) -> None:
+        """Its pushes are children of *parent* from now on; None: of nobody."""
+        self.parent = parent
+        self._choose_routes()
+
+    def _choose_routes(self) -> None:
+        special = self.transaction is not None or self.parent is not None
+        self.routes = _NO_ROUTES if special else self.access.routes
 
     def submit(self, ticket: Ticket, committer: Committer) -> None:
         """Have pushes stored; their replies take their place among the others."""
@@ -166,7 +202,12 @@ class Connection:
 
     def refuse(self, reply: bytes) -> None:
         """The answer to a command that goes nowhere, in its place among the others."""
-        if self._pending:
+        transaction = self.transaction
+        if transaction is not None and transaction.executing:
+            transaction.answer(reply)
+        elif transaction is not None:
+            self._out.append(transaction.refuse(reply))
+        elif self._pending:
             self._pending.append(Ticket(self, reply=reply))
         else:
             self._out.append(reply)
@@ -189,8 +230,11 @@ class Connection:
             on_sent: Called once: True when the reply was handed to the kernel, False when it never will be.
             unread: Called when the client has gone without reading what the kernel had of it, as far as one can tell.
         """
-        self._waiting = False
         self.pop = None
+        if self.transaction is not None:
+            self.transaction.answer(reply, on_sent, unread)
+            return
+        self._waiting = False
         if unread is not None and not self.gone:
             self._unread = unread
             if self._has_ended():
@@ -210,15 +254,18 @@ class Connection:
             pulls.answer(self, pop)
         except Exception:  # noqa: BLE001 - a bug ends one connection, its jobs go back, and the log has it
             pop.taker.delivered(pop.got, sent=False)
-            self._failed()
+            self.failed()
 
     def reads(self) -> Reader:
         """What it has read and nobody has settled: it is about to read."""
         if self.reader is None:
             self.reader = Reader(self)
+        return self.reader
+
+    def holds(self) -> None:
+        """It has open claims from now on."""
         self.server.watch(self)
         self._look_for_death(keen=True)
-        return self.reader
 
     def time_over(self, claim: Claim) -> None:
         """The oldest job that it has read is not settled in time; the others may have been begun."""
@@ -228,19 +275,51 @@ class Connection:
         self.close()
 
     def promise(self) -> Ticket:
-        """A place among the replies for one that comes later: set its ``reply``, call ``answered`` and ``proceed``."""
+        """A place among the replies for one that comes later, by ``fulfil``."""
         ticket = Ticket(self)
+        if self.transaction is not None:
+            return ticket
         if self._pending is None:
             self._pending = collections.deque()
         self._pending.append(ticket)
         return ticket
 
+    def fulfil(self, ticket: Ticket, reply: bytes) -> None:
+        """What was promised has come."""
+        if self.transaction is not None:
+            self.transaction.answer(reply)
+            return
+        ticket.reply = reply
+        self.answered(ticket)
+        self.proceed()
+
+    def has_spent(self) -> bool:
+        """Whether a costly command was done since this was asked last."""
+        spent, self._spent = self._spent, False
+        return spent
+
     def shut(self) -> None:
         """Send what there is to send, and do nothing of what follows."""
         self._state, self.gone = State.SHUT, True
+        self.transact(None)
         self._queue, self._parser = [], RequestParser(self._parser.limits)
         self._shut_s = self.server.clock.monotonic_s()
         self.server.watch(self)
+
+    def account(self) -> None:
+        """Tell the server what is kept for this client."""
+        if self._state is State.CLOSED:
+            return
+        held = self._parser.held_bytes + (len(self._unsent) if self._unsent is not None else 0)
+        if self.transaction is not None:
+            held += self.transaction.size
+        change, self._held_bytes = held - self._held_bytes, held
+        self.server.hold(change)
+
+    def failed(self) -> None:
+        """A bug ends it, and the log has it."""
+        self.server.log.exception("client.failed", peer=self.peer)
+        self.cut()
 
     # -- for the committer --------------------------------------------------------------------
 
@@ -265,7 +344,7 @@ class Connection:
             if not self._reading:
                 self._regulate()
         except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
-            self._failed()
+            self.failed()
 
     # -- for the server -----------------------------------------------------------------------
 
@@ -273,7 +352,7 @@ class Connection:
     def idle(self) -> bool:
         """It is between two commands: nothing is owed in either direction."""
         return not (
-            self._queue or self._pending or self._waiting or self._out or self._unsent is not None
+            self._queue or self._pending or self._waiting or self.transaction or self._out or self._unsent is not None
             or self._parser.partial or self._parser.unparsed_bytes
         )
 
@@ -295,21 +374,22 @@ class Connection:
                 self._out.append(error(text))
                 self.shut()
                 self._flush()
-        return reading or self._state is State.SHUT or self._unsent is not None or self._started_s is not None
+        if reading or self._state is State.SHUT or self.transaction is not None:
+            return True
+        return self._unsent is not None or self._started_s is not None
 
     def _check_reader(self, now_s: float) -> bool:
         """Whether it has to be looked at again because of what it reads."""
         if self.reader is None:
             return False
         self.reader.look(now_s)
-        busy = bool(self.reader.claims) or self.pop is not None
-        if not busy:
+        if not self.reader.claims:
             self._look_for_death(keen=False)
-        return busy
+        return bool(self.reader.claims)
 
     @property
     def held_bytes(self) -> int:
-        """What it keeps of a command that is not complete, of those not looked at, and of replies not read."""
+        """What it keeps of a command that is not complete, of those not done yet, and of replies not read."""
         return self._held_bytes
 
     def evict(self, limit_bytes: int) -> None:
@@ -324,7 +404,7 @@ class Connection:
         self._out.append(error(f"UNAVAILABLE {what}: not stored, this connection ends"))
         self.shut()
         self._flush()
-        self._account()
+        self.account()
 
     def drain(self) -> None:
         """
@@ -351,6 +431,10 @@ class Connection:
         if self.reader is not None and self.reader.claims:
             self.reader.leave(verdict, text, gone=gone)
 
+    def look(self) -> None:
+        """What came with a handshake waits to be read, and nothing else will say so."""
+        self._readable()
+
     def close(self) -> None:
         """Forget it; what it pushed is stored all the same, what it read or was about to take goes back."""
         if self._state is State.CLOSED:
@@ -363,6 +447,7 @@ class Connection:
             self._writer.close()
         self._socket.close()
         self._queue, self._out, self._unsent = [], [], None
+        self.transact(None)
         self.server.held_bytes -= self._held_bytes
         self._held_bytes = 0
         if self.pop is not None:
@@ -412,11 +497,11 @@ class Connection:
             if not (self._waiting or self._postponed):
                 self._work()
             if parser.partial or parser.unparsed_bytes or self._held_bytes:
-                self._account()
+                self.account()
             if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
                 self._regulate()
         except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
-            self._failed()
+            self.failed()
 
     def _lost(self, unread: bool) -> None:
         """The client has gone: without having read the reply in question, or after it."""
@@ -438,18 +523,6 @@ class Connection:
         if self._socket.family == socket.AF_UNIX:
             return False                              # there it is an error
         return bool(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
-
-    def _account(self) -> None:
-        """Tell the server what is kept for this client."""
-        if self._state is State.CLOSED:
-            return
-        held = self._parser.held_bytes + (len(self._unsent) if self._unsent is not None else 0)
-        change, self._held_bytes = held - self._held_bytes, held
-        self.server.hold(change)
-
-    def _failed(self) -> None:
-        self.server.log.exception("client.failed", peer=self.peer)
-        self.cut()
 
     def _ended(self) -> None:
         """The client sends nothing more: what it sent is answered; who is blocked wants no answer."""
@@ -564,7 +637,7 @@ class Connection:
                 self._send(data)
             else:
                 self._unsent += data
-                self._account()
+                self.account()
                 self._regulate()
         if self._unsent is None:
             self._all_sent()
@@ -584,7 +657,7 @@ class Connection:
             if self._writer is None:
                 self._writer = self.server.loop.io(self._socket.fileno(), _WRITE)
             self._writer.start(self._writable)
-            self._account()
+            self.account()
             self._regulate()
 
     def _writable(self) -> None:
@@ -606,7 +679,7 @@ class Connection:
             self._unsent = None
             self._shut_s = self._stuck_s              # a client that was shut lingers from here
             self._writer.stop()
-        self._account()
+        self.account()
         self.proceed()
 
     def _all_sent(self) -> None:

@@ -58,12 +58,12 @@ def read(pairs: Sequence[bytes], ttl_ms: int, also: bytes = b"") -> Asked:
         Refused: one of them is wrong; says which and why.
     """
     fields = _fields(pairs, also)
-    traceparent = _traceparent(fields.get(b"traceparent", b""))
+    trace = traceparent(fields.get(b"traceparent", b""))
     options = PushOptions(
         delay_ms=_milliseconds(fields, b"delay", 0), dedupe=_text(fields, b"dedupe"),
         ttl_ms=_milliseconds(fields, b"ttl", ttl_ms), key=_text(fields, b"key"),
     )
-    return Asked(fields.get(BODY), traceparent, options if options != _NOTHING else None)
+    return Asked(fields.get(BODY), trace, options if options != _NOTHING else None)
 
 
 _NOTHING: Final = PushOptions()
@@ -116,11 +116,17 @@ def _text(fields: dict[bytes, bytes], name: bytes) -> str:
     return text
 
 
-def _traceparent(value: bytes) -> str:
+def traceparent(value: bytes, hence: str = "not stored") -> str:
+    """
+    The text of a trace context; *hence*: what is told of a wrong one.
+
+    Raises:
+        Refused: it is too long, or not printable.
+    """
     if len(value) > TEXT_BYTES or not value.isascii() or not value.decode("ascii").isprintable():
-        raise _bad(f"traceparent must be at most {TEXT_BYTES} printable ASCII bytes")
+        raise _bad(f"traceparent must be at most {TEXT_BYTES} printable ASCII bytes", hence)
     return value.decode("ascii")
 
 
-def _bad(what: str) -> Refused:
-    return Refused(f"BADVALUE {what}: not stored")
+def _bad(what: str, hence: str = "not stored") -> Refused:
+    return Refused(f"BADVALUE {what}: {hence}")

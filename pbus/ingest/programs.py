@@ -74,20 +74,23 @@ def popped(connection: Connection, got: Sequence[Delivery]) -> bytes:
     return pepper.popped_json([pepper.job_object(each, topics[each.topic].retry, now_s) for each in got])
 
 
-def push_back(connection: Connection, arguments: list[bytes]) -> bool:
-    """``LPUSH queue/topic`` of what was popped; False: it is another push."""
+def is_push_back(connection: Connection, arguments: list[bytes]) -> bool:
+    """Whether a push is one of what a program popped."""
     access = connection.access
-    if access.kind != "pepper" or arguments[1] != access.name.encode():
-        return False
+    return access.kind == "pepper" and arguments[1] == access.name.encode()
+
+
+def push_back(connection: Connection, arguments: list[bytes]) -> None:
+    """``LPUSH queue/topic`` of what was popped."""
+    access = connection.access
     trace = os.urandom(16).hex()
     topic = topic_of(connection, arguments[1])
     job_id = _job_id(arguments[2]) if len(arguments) == 3 else ""
     if isinstance(topic, str) or not job_id or access.owner is None:
         what = topic if isinstance(topic, str) else f"BADVALUE {shown(arguments[1])} takes back what it handed out"
         connection.refuse(bulk(pepper.pushed_json(None, trace, f"{what}: not stored")))
-        return True
+        return
     gevent.spawn(_give_back, connection, connection.promise(), topic, job_id, trace)
-    return True
 
 
 def _give_back(connection: Connection, ticket: Ticket, topic: TopicEntry, job_id: str, trace: str) -> None:
@@ -100,9 +103,7 @@ def _give_back(connection: Connection, ticket: Ticket, topic: TopicEntry, job_id
     except Exception:                                 # one command, one reply, whatever it is; the log has it
         connection.server.log.exception("client.failed", peer=connection.peer)
         text = "ERR internal error, the log of the bus says more: nothing is known"
-    ticket.reply = bulk(pepper.pushed_json(None if text else [job_id], trace, text))
-    connection.answered(ticket)
-    connection.proceed()
+    connection.fulfil(ticket, bulk(pepper.pushed_json(None if text else [job_id], trace, text)))
 
 
 def settle(connection: Connection, arguments: list[bytes]) -> bytes | None:

@@ -29,6 +29,7 @@ from pbus.storage.driver import Appended
 
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
+    from pbus.ingest.parents import Parent
 
 
 class Backlog:
@@ -74,6 +75,18 @@ class PepperJson:
 
     def refused(self, text: str, commands: int) -> bytes:
         return bulk(pepper.pushed_json(None, self._trace, text)) * commands
+
+    def adopt(self, parent: Parent) -> None:
+        """Its jobs are in the trace of *parent*."""
+        (self.traceparent,) = parent.children(1)
+        self._trace = self.traceparent.split("-")[1]
+
+
+class QueuedPepperJson(PepperJson):
+    """The same between MULTI and EXEC, where clients read one line: QUEUED, or an error."""
+
+    def refused(self, text: str, commands: int) -> bytes:
+        return error(text) * commands
 
 
 BACKLOG: Final = Backlog()
@@ -121,7 +134,7 @@ def run(connection: Connection, commands: Run) -> bool:
     if form is None or len(head) != 2:
         return False
     access = connection.access
-    route = access.routes.get(head[1])
+    route: Route | None = connection.routes.get(head[1])
     if route is None or route.closed[route.importance] or connection.server.small_bodies:
         return False
     if access.lives is not None and not access.lives():
@@ -140,22 +153,26 @@ def run(connection: Connection, commands: Run) -> bool:
     return True
 
 
-def lpush(connection: Connection, arguments: list[bytes]) -> None:
+def lpush(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``LPUSH queue body [body ..]``, ``RPUSH``: one job a body, all or nothing."""
-    if programs.push_back(connection, arguments):
-        return
+    if programs.is_push_back(connection, arguments):
+        if connection.transaction is not None and not connection.transaction.executing:
+            return connection.transaction.add(lpush, arguments)
+        programs.push_back(connection, arguments)
+        return None
     form = form_of(connection, arguments)
     try:
         route = _route(connection, arguments[1])
         traceparent = form.traceparent if isinstance(form, PepperJson) else ""
         pushes = [Push(route.name, body, traceparent, "", route.ttl, 0) for body in arguments[2:]]
         pushes[0].span = len(pushes)
-        _submit(connection, route, pushes, form)
+        return _submit(connection, route, pushes, form)
     except Refused as refused:
         connection.refuse(form.refused(str(refused), 1))
+    return None
 
 
-def xadd(connection: Connection, arguments: list[bytes]) -> None:
+def xadd(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``XADD queue * body B [delay MS] [dedupe K] [ttl MS] [key K] [traceparent T]``."""
     try:
         route = _route(connection, arguments[1])
@@ -165,28 +182,31 @@ def xadd(connection: Connection, arguments: list[bytes]) -> None:
         asked = options.read(arguments[3:], route.ttl.ttl_ms if route.ttl else 0, also=options.BODY)
         if asked.body is None:
             raise Refused("BADVALUE XADD needs the field body: not stored")
-        _submit(connection, route, [Push(route.name, asked.body, asked.traceparent, "", asked.options)], IDS)
+        return _submit(connection, route, [Push(route.name, asked.body, asked.traceparent, "", asked.options)], IDS)
     except Refused as refused:
         connection.refuse(error(str(refused)))
+    return None
 
 
-def add(connection: Connection, arguments: list[bytes]) -> None:
+def add(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``PBUS.ADD queue body [DELAY ms] [DEDUPE k] [TTL ms] [KEY k] [TRACEPARENT t]``."""
     try:
         route = _route(connection, arguments[1])
         asked = options.read(arguments[3:], route.ttl.ttl_ms if route.ttl else 0)
-        _submit(connection, route, [Push(route.name, arguments[2], asked.traceparent, "", asked.options)], IDS)
+        return _submit(connection, route, [Push(route.name, arguments[2], asked.traceparent, "", asked.options)], IDS)
     except Refused as refused:
         connection.refuse(error(str(refused)))
+    return None
 
 
-def publish(connection: Connection, arguments: list[bytes]) -> None:
+def publish(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``PUBLISH queue body``: the number of topics that get it."""
     try:
         route = _route(connection, arguments[1])
-        _submit(connection, route, [Push(route.name, arguments[2], options=route.ttl)], TOPICS)
+        return _submit(connection, route, [Push(route.name, arguments[2], options=route.ttl)], TOPICS)
     except Refused as refused:
         connection.refuse(error(str(refused)))
+    return None
 
 
 def refuse(connection: Connection, arguments: Sequence[bytes], text: str) -> None:
@@ -201,7 +221,7 @@ def form_of(connection: Connection, arguments: Sequence[bytes]) -> Form:
         name, slash, _ = key.partition(b"/")
         queue = directory.queue(name) if slash and directory.queue(key) is None else None
         if queue is not None and queue.pepper:
-            return PepperJson()
+            return PepperJson() if connection.transaction is None else QueuedPepperJson()
     return BACKLOG
 
 
@@ -219,7 +239,19 @@ def refuse_too_big(connection: Connection, name: str, event: TooBig) -> None:
         connection.refuse(form.refused(str(refused), 1))
 
 
-def _submit(connection: Connection, route: Route, pushes: list[Push], form: Form) -> None:
+def adopt(parent: Parent, ticket: Ticket) -> None:
+    """The pushes of *ticket* that bring no trace of their own are children of *parent*."""
+    if isinstance(ticket.form, PepperJson):           # its trace is ours
+        ticket.form.adopt(parent)
+        for push in ticket.pushes:
+            push.traceparent = ticket.form.traceparent
+        return
+    orphans = [push for push in ticket.pushes if not push.traceparent]
+    for push, traceparent in zip(orphans, parent.children(len(orphans)), strict=True):
+        push.traceparent = traceparent
+
+
+def _submit(connection: Connection, route: Route, pushes: list[Push], form: Form) -> bytes | None:
     most = connection.server.max_body_bytes
     for push in pushes:
         if len(push.body) > most:
@@ -228,9 +260,15 @@ def _submit(connection: Connection, route: Route, pushes: list[Push], form: Form
     if route.refusal:
         route.store.committer.refused_total += len(pushes)
         connection.refuse(form.refused(route.refusal, 1))
-        return
+        return None
     size = sum([len(push.body) for push in pushes])
-    connection.submit(Ticket(connection, pushes, size, False, form), route.store.committer)
+    ticket = Ticket(connection, pushes, size, False, form)
+    if connection.transaction is not None:
+        return connection.transaction.add_push(ticket, route)
+    if connection.parent is not None:
+        adopt(connection.parent, ticket)
+    connection.submit(ticket, route.store.committer)
+    return None
 
 
 def _route(connection: Connection, key: bytes) -> Route:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
 
+Multi = Literal["later", "checked", "now", "never"]
 Act = Callable[["Connection", list[bytes]], bytes | None]
 
 
@@ -57,6 +58,9 @@ class Row:
         flags: As COMMAND shows them.
         keys: First key, last key, step, as COMMAND shows them.
         subs: Subcommands. Those that are not listed here are the business of *act*.
+        multi: What becomes of it between MULTI and EXEC: ``later``: EXEC does it; ``checked``: *act* says at once what
+            is wrong with it, and leaves the rest to EXEC (all pushes are that); ``now``: it is done; ``never``: it is
+            refused, as whatever has the flag ``blocking`` is (XREADGROUP only with BLOCK).
     """
 
     name: str
@@ -68,6 +72,7 @@ class Row:
     flags: tuple[str, ...] = ("fast",)
     keys: tuple[int, int, int] = (0, 0, 0)
     subs: tuple[Row, ...] = ()
+    multi: Multi = "later"
 
     def sub(self, name: bytes) -> Row | None:
         """The subcommand of that name, however it is written."""

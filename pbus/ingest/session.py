@@ -35,6 +35,8 @@ _VOID: Final = (
     "WRONGPASS invalid username-password pair or user is disabled: nothing is stored; the token counts for one "
     "process of this machine, and that one is gone"
 )
+_NOPROTO: Final = "NOPROTO unsupported protocol version"
+_NO_NUMBER: Final = "ERR Protocol version is not an integer or out of range"
 _NAME_BYTES: Final = 256
 LISTED: Final = 128
 """Most lines of CLIENT LIST: those of the oldest connections."""
@@ -165,12 +167,11 @@ def hello(connection: Connection, arguments: list[bytes]) -> bytes | None:
 
 
 def _hello(connection: Connection, arguments: list[bytes]) -> bytes:
-    protocol, access, name = connection.protocol, connection.access, connection.name
+    protocol, name = connection.protocol, connection.name
+    access: Access | None = None
     if len(arguments) > 1:
         if arguments[1] not in (b"2", b"3"):
-            if arguments[1].isdigit():
-                return error("NOPROTO unsupported protocol version")
-            return error("ERR Protocol version is not an integer or out of range")
+            return error(_NOPROTO if arguments[1].isdigit() else _NO_NUMBER)
         protocol = int(arguments[1])
     place = 2
     while place < len(arguments):
@@ -193,7 +194,8 @@ def _hello(connection: Connection, arguments: list[bytes]) -> bytes:
         else:
             return error(f"ERR Syntax error in HELLO option '{shown(arguments[place])}'")
     connection.protocol, connection.name = protocol, name
-    connection.become(access)
+    if access is not None:
+        connection.become(access)
     greeting: dict[str, Value] = {
         "server": "pbus", "version": REDIS_VERSION, "proto": protocol, "id": connection.id, "mode": "standalone",
         "role": "master", "modules": [],

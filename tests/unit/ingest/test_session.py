@@ -23,7 +23,7 @@ from tests.unit.ingest.door import Client, Door, encode
         (("SELECT", "-1"), "ERR DB index is out of range"),
         (("SELECT", "x"), "ERR invalid DB index"),
         (("FLUSHALL",), "ERR unknown command 'FLUSHALL', with args beginning with: "),
-        (("MULTI",), "ERR unknown command 'MULTI', with args beginning with: "),
+        (("WATCH", "a"), "ERR unknown command 'WATCH', with args beginning with: 'a' "),
         (("SET", "a", "b"), "ERR unknown command 'SET', with args beginning with: 'a' 'b' "),
         (("CONFIG", "GET", "save"), ["save", ""]),
         (("CONFIG", "GET", "appendonly"), ["appendonly", "yes"]),
