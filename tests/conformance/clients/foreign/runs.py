@@ -1,0 +1,134 @@
+"""
+Runs the programs of all clients at the same time and keeps what they print.
+
+Rule: programs run side by side because nearly all of their time is waiting; what one of them asks for is
+``Stage``'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.clients.foreign.clients import Client
+from tests.conformance.clients.foreign.stage import Stage
+from tests.support import leftovers
+
+DEADLINE_S = 100.0
+"""Longest life of a program."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ran:
+    """
+    What one program did.
+
+    Attributes:
+        got: Results by step.
+        failed: Steps that ended in a way their program did not expect, and how.
+        missing: Why it could not be started; raised again in each of its tests.
+        stored: Bodies in Q.bulk and Q.cut in the end, by ``bulk`` and ``cut``.
+        talk: What else it printed, and how it ended.
+    """
+
+    client: Client
+    got: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    missing: BaseException | None = None
+    stored: dict[str, list[bytes]] = field(default_factory=dict)
+    talk: str = ""
+
+    def step(self, name: str) -> Mapping[str, Any]:
+        """The result of a step; fails with what the program said when there is none."""
+        self.is_there()
+        if name not in self.got:
+            why = self.failed.get(name, "nothing printed")
+            pytest.fail(f"{self.client.name}, {name}: {why}\n{self.talk}", pytrace=False)
+        return self.got[name]
+
+    def is_there(self) -> None:
+        """Skips, or fails in CI, when what it needs is not on this machine."""
+        if self.missing is not None:
+            raise self.missing
+
+
+def run_all(clients: Iterable[Client], folder: Path) -> dict[str, Ran]:
+    """Every program from its start to its end; by name of the client."""
+    rans = {client.name: Ran(client=client) for client in clients}
+    commands: dict[str, list[str]] = {}
+    for name, ran in rans.items():
+        try:
+            commands[name] = ran.client.command()
+        except (pytest.skip.Exception, pytest.fail.Exception) as reason:
+            ran.missing = reason
+    if not commands:
+        return rans
+    with Stage(folder, [rans[name].client for name in commands]) as stage:
+        threads = [threading.Thread(target=_run, args=(rans[name], commands[name], stage)) for name in commands]
+        for thread in threads:
+            thread.start()
+        stage.serve()
+        for thread in threads:
+            thread.join()
+        for name in commands:
+            rans[name].stored = stage.stored(rans[name].client)
+    assert not stage.problems, stage.problems
+    return rans
+
+
+def _run(ran: Ran, command: list[str], stage: Stage) -> None:
+    """One program; its lines one by one, until it ends."""
+    client = ran.client
+    errors = stage.folder / f"{client.queue}.stderr"
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=stage.folder, text=True,
+            env={**os.environ, **client.environment, **stage.variables(client)},
+            preexec_fn=leftovers.end_with_the_tests,
+        )
+    deadline = threading.Timer(DEADLINE_S, process.kill)
+    deadline.start()
+    said: list[str] = []
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in process.stdout:
+            wanted = _take(ran, line, said)
+            if wanted:
+                stage.ask(client.name, wanted)
+                process.stdin.write("done\n")
+                process.stdin.flush()
+    except OSError as error:                          # it ended instead of waiting
+        said.append(f"{error}\n")
+    finally:
+        deadline.cancel()
+        stage.leave(client.name)
+        process.kill()
+        status = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+    ran.talk = "".join(said[-40:]) + errors.read_text(errors="replace")[-8000:] + f"(status {status})"
+
+
+def _take(ran: Ran, line: str, said: list[str]) -> str:
+    """Keep what a line says; what it asks for, or nothing."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        said.append(line)
+        return ""
+    if "got" in message:
+        ran.got[message["step"]] = message["got"]
+    elif "failed" in message:
+        ran.failed[message["step"]] = message["failed"]
+    return str(message.get("ask", ""))
