@@ -42,6 +42,18 @@ def answer(rows: Rows, connection: Connection, arguments: list[bytes]) -> bytes:
     return function(rows, arguments[2:], connection.protocol)
 
 
+def another(rows: Rows, connection: Connection, arguments: list[bytes]) -> bytes:
+    """The reply to a subcommand that has no row."""
+    name = arguments[0].decode("latin-1").upper()
+    row = _find(rows, arguments[0])
+    if row is None or arguments[1].lower() != b"help" or len(arguments) > 2:
+        return error(f"ERR unknown subcommand '{shown(arguments[1])}'. Try {name} HELP.")
+    lines = [f"{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
+    for sub in row.subs:
+        lines += [f"{sub.name.partition('|')[2].upper()} {sub.doc.syntax}".rstrip(), f"    {sub.doc.summary}"]
+    return encode([Status(line) for line in [*lines, "HELP", "    Prints this help."]], connection.protocol)
+
+
 def _count(rows: Rows, words: list[bytes], protocol: int) -> bytes:
     return _wrong_number("count") if words else integer(len(rows))
 

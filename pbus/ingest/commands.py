@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from pbus.codec.resp import Event, TooBig
 from pbus.codec.resp_reply import error
-from pbus.ingest import catalogue, looks, parents, programs, pulls, pushes, session, streams, transactions
+from pbus.ingest import (
+    cancels, catalogue, groups, looks, parents, programs, pulls, pushes, session, stream_looks, streams, transactions,
+)
 from pbus.ingest.rows import Doc, Row
 from pbus.ingest.words import shown
 
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 def command(connection: Connection, arguments: list[bytes]) -> bytes:
     """``COMMAND [COUNT|LIST|DOCS|INFO|GETKEYS ..]``."""
     return catalogue.answer(ROWS, connection, arguments)
+
+
+def another(connection: Connection, arguments: list[bytes]) -> bytes:
+    """A subcommand that is not in the table: HELP, or none of ours."""
+    return catalogue.another(ROWS, connection, arguments)
 
 
 _WRITE: Final = ("write", "denyoom", "fast")
@@ -49,6 +56,14 @@ _POP: Final = Doc(
 _BLOCKING_POP: Final = Doc(
     "pull", "queue/topic [queue/topic ...] seconds", "key and body, or nil", "Take one job, or wait for one.",
     "The first key that has one; 0 seconds: for ever",
+)
+_RANGE: Final = (
+    "At most 1,000 jobs and about 4 MiB of bodies a reply; go on behind the last id, `(id`. Fields: `body`, and `key` "
+    "and `traceparent` where there are any"
+)
+_OPEN: Final = (
+    "The oldest 10,000. The consumer is what a client of the same ingest process called itself, else the process that "
+    "holds the claim; idle is since the claim was read, of another process' claim since the job was pushed"
 )
 _BACKLOG: Final = Doc("look", "<queue | queue/topic>", "integer", "The backlog of a queue or of a topic.")
 
@@ -90,6 +105,34 @@ ROWS: Final = (
         "Give a job back as failed: tried again by the topic's policy, or after the delay.",
         "`DEAD`: to the dead letters at once. 1, or 0 when nobody held it",
     ), flags=("write", "fast"), keys=(1, 1, 1)),
+    Row("xgroup", another, -2, Doc("pull", "", "as Redis", "Groups are topics."), flags=(), subs=(
+        Row("xgroup|create", groups.create, -5, Doc(
+            "pull", "queue topic <id | $> [MKSTREAM] [ENTRIESREAD n]", "BUSYGROUP", "Answers that the topic exists.",
+            "`NOTOPIC` and what to do when it does not: topics are made in the configuration",
+        ), flags=("write", "denyoom"), keys=(2, 2, 1)),
+        Row("xgroup|createconsumer", groups.create_consumer, 5, Doc(
+            "pull", "queue topic consumer", "1 or 0", "Nothing to do: a consumer is whoever reads under that name.",
+            "0: it holds claims",
+        ), flags=("write", "denyoom"), keys=(2, 2, 1)),
+        Row("xgroup|delconsumer", groups.delete_consumer, 5, Doc(
+            "pull", "queue topic consumer", "0", "Nothing to do: what a consumer holds is never dropped.",
+        ), flags=("write",), keys=(2, 2, 1)),
+        Row("xgroup|destroy", groups.keep, 4, Doc(
+            "pull", "queue topic", "BADVALUE", "Refused: topics are removed from the configuration.",
+        ), flags=("write",), keys=(2, 2, 1)),
+        Row("xgroup|setid", groups.keep, -5, Doc(
+            "pull", "queue topic <id | $> [ENTRIESREAD n]", "BADVALUE", "Refused: a topic goes on where it is.",
+        ), flags=("write",), keys=(2, 2, 1)),
+    )),
+    Row("xautoclaim", groups.autoclaim, -6, Doc(
+        "pull", "queue topic consumer min-idle-ms start [COUNT n] [JUSTID]", "0-0 and two empty lists",
+        "Nothing to do: claims of a reader that is gone go back by themselves.",
+    ), flags=("write", "fast"), keys=(1, 1, 1)),
+    Row("xclaim", groups.claim, -6, Doc(
+        "pull",
+        "queue topic consumer min-idle-ms id [id ...] [IDLE ms] [TIME ms] [RETRYCOUNT n] [FORCE] [JUSTID] [LASTID id]",
+        "an empty list", "Nothing to do, as XAUTOCLAIM.",
+    ), flags=("write", "fast"), keys=(1, 1, 1)),
     Row("pbus.settle", programs.settle, -2, Doc(
         "pull", "<DONE | FAILED | CRASHED | TIMEOUT | STOPPED> [reason]", "integer",
         "How a program under a token ended, said by the process around it.", "Answers how many claims ended (below)",
@@ -113,6 +156,38 @@ ROWS: Final = (
     Row("discard", transactions.discard, 1, Doc(
         "transactions", "", "OK", "Forget what waits.",
     ), multi="now"),
+    Row("xrange", stream_looks.range_of, -4, Doc(
+        "look", "queue start end [COUNT n]", "entries", "Jobs that the store still has, by their ids.", _RANGE,
+        "O(N), the jobs of the reply",
+    ), flags=("readonly",), keys=(1, 1, 1)),
+    Row("xrevrange", stream_looks.range_of, -4, Doc(
+        "look", "queue end start [COUNT n]", "entries", "The same, newest first.",
+        complexity="O(N), the jobs of the reply",
+    ), flags=("readonly",), keys=(1, 1, 1)),
+    Row("xpending", stream_looks.pending, -3, Doc(
+        "look", "queue topic [[IDLE min-idle-ms] start end n [consumer]]", "as Redis",
+        "Open claims of a topic, in sum or one by one.", _OPEN, "O(N), the open claims",
+    ), flags=("readonly",), keys=(1, 1, 1)),
+    Row("xinfo", another, -2, Doc("look", "", "as Redis", "What there is to know of a stream."), flags=(), subs=(
+        Row("xinfo|stream", stream_looks.stream, -3, Doc(
+            "look", "queue [FULL [COUNT n]]", "map", "What the store has of a queue.", "`length` is what `XLEN` says",
+        ), flags=("readonly",), keys=(2, 2, 1)),
+        Row("xinfo|groups", stream_looks.groups, 3, Doc(
+            "look", "queue", "maps", "The topics of a queue that you may look at.",
+            "`pending`: running, `lag`: ready; `last-delivered-id`: the newest that is sure to have been handed out",
+        ), flags=("readonly",), keys=(2, 2, 1)),
+        Row("xinfo|consumers", stream_looks.consumers, 4, Doc(
+            "look", "queue topic", "maps", "Who holds open claims of a topic.",
+        ), flags=("readonly",), keys=(2, 2, 1)),
+    )),
+    Row("xdel", cancels.of_queue, -3, Doc(
+        "cancel", "queue id [id ...]", "integer", "Cancel jobs that have not begun, for every topic.",
+        "How many of them there was something to cancel of; what runs goes on. Rights as for a push",
+    ), flags=("write", "fast"), keys=(1, 1, 1)),
+    Row("lrem", cancels.of_topic, 4, Doc(
+        "cancel", "queue/topic n id", "1 or 0", "Cancel a job for one topic, if it has not begun there.",
+        "The number is not looked at",
+    ), flags=("write",), keys=(1, 1, 1)),
     Row("auth", session.auth, -2, Doc(
         "connection", "[name] password", "OK", "Say who you are.", "`name`: a queue, `queue/topic` or a system (above)",
     ), anonymous=True, flags=_HELLO, multi="never"),

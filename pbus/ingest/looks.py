@@ -63,16 +63,74 @@ def _rate(per_s: float) -> str:
 
 def _find(connection: Connection, key: bytes) -> tuple[QueueEntry, TopicEntry | None] | bytes:
     """The queue, or queue and topic, of that name; or the refusal."""
-    directory, access = connection.server.directory, connection.access
-    queue, topic = directory.queue(key), None
+    directory = connection.server.directory
+    queue = directory.queue(key)
+    try:
+        if queue is not None:
+            return queue_of(connection, key), None
+        return _judged(connection, *directory.topic(key), key)
+    except Refused as refused:
+        return error(str(refused))
+
+
+class Refused(Exception):
+    """Something that may not be looked at; the text is the error."""
+
+
+def queue_of(connection: Connection, key: bytes, *, advice: str = "") -> QueueEntry:
+    """
+    The queue of that name or alias, all of which may be looked at.
+
+    Raises:
+        Refused: it may not, or there is none; *advice* says what to do about that.
+    """
+    queue = connection.server.directory.queue(key)
     if queue is None:
-        queue, topic = directory.topic(key)
-        if queue is None:
-            return error(f"NOQUEUE there is no queue '{shown(key)}'")
-        if topic is None and (access.kind != "nobody" or access.may_push(queue)):
-            return error(f"NOTOPIC there is no topic '{shown(key)}'")
+        raise Refused(f"NOQUEUE there is no queue '{shown(key)}'{advice}")
+    refuse_strangers(connection, queue, None, key)
+    return queue
+
+
+def topic_of(connection: Connection, key: bytes, name: bytes, *, advice: str = "") -> tuple[QueueEntry, TopicEntry]:
+    """
+    The topic *name* of that queue.
+
+    Raises:
+        Refused: as ``queue_of``.
+    """
+    queue = connection.server.directory.queue(key)
+    topic = queue.topics.get(name.decode("utf-8", "replace")) if queue is not None else None
+    return _judged(connection, queue, topic, b"%b/%b" % (key, name), advice)
+
+
+def _judged(
+    connection: Connection, queue: QueueEntry | None, topic: TopicEntry | None, key: bytes, advice: str = ""
+) -> tuple[QueueEntry, TopicEntry]:
+    if queue is None:
+        raise Refused(f"NOQUEUE there is no queue '{shown(key.rpartition(b'/')[0] or key)}'{advice}")
+    if topic is None:
+        access = connection.access
+        if access.kind != "nobody" or access.may_push(queue):
+            raise Refused(f"NOTOPIC there is no topic '{shown(key)}'{advice}")
+        raise Refused(_no_auth(queue, key))
+    refuse_strangers(connection, queue, topic, key)
+    return queue, topic
+
+
+def refuse_strangers(connection: Connection, queue: QueueEntry, topic: TopicEntry | None, key: bytes) -> None:
+    """
+    Somebody who may not look there is told so.
+
+    Raises:
+        Refused: always then.
+    """
+    access = connection.access
     if access.may_look(queue, topic):
-        return queue, topic
+        return
     if access.kind == "nobody":
-        return error(f"NOAUTH {shown(key)} needs AUTH {queue.name} PASSWORD first")
-    return error(f"NOPERM {access.name} may not look at {shown(key)}")
+        raise Refused(_no_auth(queue, key))
+    raise Refused(f"NOPERM {access.name} may not look at {shown(key)}")
+
+
+def _no_auth(queue: QueueEntry, key: bytes) -> str:
+    return f"NOAUTH {shown(key)} needs AUTH {queue.name} PASSWORD first"

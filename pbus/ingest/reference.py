@@ -40,10 +40,10 @@ def page(text: str) -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """All rows as one table, in the order of the groups."""
+    """All rows as one table, in the order of the groups; subcommands where their command says nothing of them."""
     docs: dict[int, list[tuple[str, Doc]]] = {}
     for row in rows:
-        for each in row.subs or (row,):
+        for each in (row,) if row.doc.syntax or not row.subs else row.subs:
             docs.setdefault(id(each.doc), []).append((each.name.replace("|", " ").upper(), each.doc))
     lines = ["| command | reply | |", "|---|---|---|"]
     for group, title in GROUPS.items():

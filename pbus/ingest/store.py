@@ -27,7 +27,7 @@ from pbus.ingest.glance import Glance, Look
 from pbus.ingest.holder import Holder
 from pbus.ingest.overdue import Overdue
 from pbus.ingest.puller import Puller
-from pbus.storage.driver import Appended, Bell, Driver, Held, JobRecord, QueueSpec, Want
+from pbus.storage.driver import Appended, Bell, Driver, Held, JobRecord, QueueSpec, Running, Want
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
@@ -150,6 +150,27 @@ class Store:
     def job(self, queue: str, id: str) -> JobRecord | None:
         """``Driver.job``."""
         return self._call(lambda: self._driver.job(queue, id))
+
+    def jobs(self, queue: str, after: str, limit: int) -> list[JobRecord]:
+        """``Driver.jobs``."""
+        return self._call(lambda: self._driver.jobs(queue, after, limit))
+
+    def newest(self, queue: str, before: str, limit: int) -> list[JobRecord]:
+        """``Driver.newest``."""
+        return self._call(lambda: self._driver.newest(queue, before, limit))
+
+    def running(self, queue: str, topic: str, limit: int) -> list[Running]:
+        """``Driver.running``."""
+        return self._call(lambda: self._driver.running(queue, topic, limit))
+
+    def reading(self, queue: str, topic: str, id: str) -> tuple[bytes, float] | None:
+        """What the client of this child who reads a job calls itself, and since when (monotonic); None: none does."""
+        claim = self.puller.claims.find(queue, topic, id)
+        return (claim.consumer, claim.since_s) if claim is not None and claim.reader is not None else None
+
+    def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
+        """``Driver.cancel``."""
+        return self._call(lambda: self._driver.cancel(queue, topic, ids))
 
     def backlog(self, queue: str) -> int:
         """``Driver.backlog``."""

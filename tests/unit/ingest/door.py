@@ -104,6 +104,7 @@ class FakeDriver:
         share: How full it is.
         refuse: Spans are refused for that reason (``jobs``, ``bytes``), except those whose first body says "small".
         looks: How often its numbers were read.
+        pages: How many jobs each look at jobs asked for.
         settled: (move, id) of each settlement.
     """
 
@@ -137,6 +138,8 @@ class FakeDriver:
         self.failed_total = 0
         self.paused_ms = 0
         self.looks = 0
+        self.pages: list[int] = []
+        self.kept: dict[str, list[JobRecord]] = collections.defaultdict(list)
         self.fresh: dict[str, str] = {}
         self.pushed: collections.Counter[str] = collections.Counter()
         self._serial = 0
@@ -206,7 +209,33 @@ class FakeDriver:
         self.pushed[push.queue] += 1
         for topic in self.topics[push.queue]:
             self.ready[push.queue, topic].append((f"1000-{self._serial}", push.body))
+        key = push.options.key if push.options else ""
+        self.kept[push.queue].append(
+            JobRecord(f"1000-{self._serial}", push.queue, push.body, push.traceparent, "", key, 0, {})
+        )
         return f"1000-{self._serial}"
+
+    def jobs(self, queue: str, after: str = "", limit: int = 100) -> list[JobRecord]:
+        self._maybe_fail()
+        self.pages.append(limit)
+        return [record for record in self.kept[queue] if not after or _order(record.id) > _order(after)][:limit]
+
+    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
+        self._maybe_fail()
+        self.pages.append(limit)
+        kept = reversed(self.kept[queue])
+        return [record for record in kept if not before or _order(record.id) < _order(before)][:limit]
+
+    def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
+        self._maybe_fail()
+        lines = [self.ready[queue, each] for each in ([topic] if topic else self.topics[queue])]
+        counts = []
+        for one in ids:
+            found = [(line, entry) for line in lines for entry in line if entry[0] == one]
+            for line, entry in found:
+                line.remove(entry)
+            counts.append(len(found))
+        return counts
 
     def backlog(self, queue: str) -> int:
         self._maybe_fail()
@@ -217,7 +246,8 @@ class FakeDriver:
         self.looks += 1
         return {
             name: TopicNumbers(
-                ready=len(line), oldest_wait_s=1.5, failed_total=self.failed_total, paused_ms=self.paused_ms,
+                ready=len(line), running=sum(key[:2] == name for key in self.claims),
+                oldest_wait_s=1.5, failed_total=self.failed_total, paused_ms=self.paused_ms,
                 done_total=sum(move is Move.ACK for move, _ in self.settled),
             )
             for name, line in self.ready.items() if queues is None or name[0] in queues
@@ -298,6 +328,11 @@ class FakeDriver:
     def _maybe_fail(self) -> None:
         if self.fail is not None:
             raise self.fail
+
+
+def _order(job_id: str) -> tuple[int, int]:
+    ms, _, sequence = job_id.partition("-")
+    return int(ms), int(sequence)
 
 
 def _turned(key: tuple[str, str, str]) -> tuple[str, str, str]:
