@@ -432,7 +432,7 @@ class Topic:
         return Rules(
             retry=self.retry.policy, crash_limit=self.crash_limit, hold=self.on_unknown == "hold",
             busy_limit_s=self.busy_limit_s, timeout_s=self.timeout_s,
-            killable=self.fastcgi is None and self.http is None,  # a pulled job runs when it was handed out
+            killable=self.python is not None or self.command is not None,  # what was pulled runs who knows where
         )
 
 

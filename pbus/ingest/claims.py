@@ -29,6 +29,9 @@ Key = tuple[str, str, str]
 class Host(Protocol):
     """The connection that reads, as its claims see it."""
 
+    def holds(self) -> None:
+        """It has open claims from now on."""
+
     def time_over(self, claim: Claim) -> None:
         """The oldest claim is not settled within its topic's ``timeout``."""
 
@@ -90,6 +93,7 @@ class Reader:
         """It has read *claim* as *consumer*."""
         if not self.claims:
             self.oldest_s = now_s
+            self._host.holds()
         claim.reader, claim.consumer = self, consumer
         claim.delivery = dataclasses.replace(claim.delivery, body=b"")
         self.claims[claim.key] = claim
@@ -197,6 +201,13 @@ class Claims:
     def count(self, path: str) -> int:
         """How many of a topic (``queue/topic``) are open."""
         return self._counts[path]
+
+    def readers(self, path: str) -> dict[str, tuple[bytes, float]]:
+        """Who reads a topic: by job id the name of the consumer, and since when it was claimed, monotonic."""
+        return {
+            claim.delivery.id: (claim.consumer, claim.since_s) for claim in self._open.values()
+            if claim.reader is not None and claim.topic.path == path
+        }
 
     def compare(self, held: Iterable[Held]) -> tuple[list[Held], list[Claim]]:
         """

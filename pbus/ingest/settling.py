@@ -35,6 +35,8 @@ COMPARE_S: Final = 5.0
 CROWDED_S: Final = 0.1
 """The same while somebody waits for one of them to end, at most; longer when it shows nothing."""
 CROWDED_MOST_S: Final = 1.0
+SHARE: Final = 20
+"""Looking at it takes at most one part in so many of the time."""
 _DONE: Final = Outcome(verdict=Verdict.DONE)
 _BACK: Final = Outcome(verdict=Verdict.RELEASED)
 
@@ -125,7 +127,7 @@ class Settling:
         self._ends: list[End] = []
         self._asks: list[Ask] = []
         self._lefts: list[Left] = []
-        self._suspects: list[Reader] = []
+        self._suspects: dict[Reader, None] = {}
         self._doubt = False                           # the store may hold more for us than we know, or less
         self._compared_s = float("-inf")
         self._crowded_s = CROWDED_S
@@ -156,7 +158,7 @@ class Settling:
 
     def suspect(self, reader: Reader) -> None:
         """Its time seems to be over: it is told if that is true."""
-        self._suspects.append(reader)
+        self._suspects[reader] = None
 
     def doubt(self) -> None:
         """A claim failed: the store may hold more for us than we know."""
@@ -211,7 +213,7 @@ class Settling:
                 self._compare(now_s, crowded)
             except StorageError:
                 return
-        suspects, self._suspects = self._suspects, []
+        suspects, self._suspects = self._suspects, {}
         for reader in suspects:
             reader.tell(now_s)
         lefts, self._lefts = self._lefts, []
@@ -222,7 +224,9 @@ class Settling:
         unknown, settled = self.claims.compare(self._store.held())
         self._compared_s = self._clock.monotonic_s()
         self._doubt = False
-        self._crowded_s = CROWDED_S if settled or not crowded else min(CROWDED_MOST_S, 2 * self._crowded_s)
+        slow_s = SHARE * (self._compared_s - now_s)   # a long list takes its time
+        idle_s = CROWDED_S if settled or not crowded else min(CROWDED_MOST_S, 2 * self._crowded_s)
+        self._crowded_s = max(idle_s, slow_s)
         self._ends += [End(self._release(held), _BACK, None) for held in unknown]
         for claim in settled:
             self.claims.end(claim.key, now_s)

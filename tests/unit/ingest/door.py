@@ -30,8 +30,8 @@ from pbus.ingest.access import Directory
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, QueueNumbers, QueueSpec, Running, TopicNumbers,
-    TopicSpec, Want,
+    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, Promoted, QueueNumbers, QueueSpec, Running,
+    TopicNumbers, TopicSpec, Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.scoreboard import Scoreboard, Slot
@@ -106,6 +106,8 @@ class FakeDriver:
         looks: How often its numbers were read.
         pages: How many jobs each look at jobs asked for.
         settled: (move, id) of each settlement.
+        crashes, again: Per delivery how often it killed its consumer; those that may have run before.
+        delayed: Deliveries that wait for their time, with their bodies and how long they were to wait.
     """
 
     capabilities = Capabilities(blocking=False, many_nodes=False, atomic_fan_out=True)
@@ -122,6 +124,9 @@ class FakeDriver:
         self.claims: dict[tuple[str, str, str], bytes] = {}
         self.owners_of: dict[tuple[str, str, str], str] = {}
         self.attempts: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        self.crashes: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        self.again: set[tuple[str, str, str]] = set()
+        self.delayed: dict[tuple[str, str, str], tuple[bytes, float]] = {}
         self.first_ms: dict[tuple[str, str, str], int] = {}
         self.settlements: list[Settlement] = []
         self.wants: list[Want] = []
@@ -274,13 +279,29 @@ class FakeDriver:
                 key = (want.queue, want.topic, job_id)
                 self.claims[key] = body
                 self.owners_of[key] = want.owner
-                attempt, first_ms = self.attempts[key] + 1, self.first_ms.get(key, 0)
-                deliveries.append(Delivery(*_turned(key), body, attempt, 0, False, "", "", first_ms, want.owner))
+                deliveries.append(self._delivery(key, body, want.owner))
         return deliveries
+
+    def _delivery(self, key: tuple[str, str, str], body: bytes, owner: str) -> Delivery:
+        attempt, crashes, redelivered = self.attempts[key] + 1, self.crashes[key], key in self.again
+        return Delivery(*_turned(key), body, attempt, crashes, redelivered, "", "", self.first_ms.get(key, 0), owner)
+
+    def promote_due(self, limit: int = 1000) -> Promoted:
+        self._maybe_fail()
+        for key in [key for key, (_, delay_s) in self.delayed.items() if delay_s <= 0]:
+            self._make_ready(key, self.delayed.pop(key)[0])
+        return Promoted()
+
+    def _make_ready(self, key: tuple[str, str, str], body: bytes) -> None:
+        line = [*self.ready[key[:2]], (key[2], body)]
+        self.ready[key[:2]] = collections.deque(sorted(line, key=lambda each: int(each[0].partition("-")[2])))
+        for bell in self.bells:
+            bell.ring({key[0]})
 
     def held(self, owner: str) -> list[Held]:
         self._maybe_fail()
-        return [Held(*key, self.attempts[key], 0) for key in self.claims if self.owners_of[key] == owner]
+        keys = [key for key in self.claims if self.owners_of[key] == owner]
+        return [Held(*key, self.attempts[key], self.crashes[key]) for key in keys]
 
     def holders(self, queue: str, topic: str, ids: Sequence[str]) -> list[str]:
         self._maybe_fail()
@@ -294,8 +315,14 @@ class FakeDriver:
     def job(self, queue: str, id: str) -> JobRecord | None:
         self._maybe_fail()
         keys = [key for key in self.claims if key[0] == queue and key[2] == id]
-        places = {key[1]: Place("running", first_ms=self.first_ms.get(key, 0)) for key in keys}
-        return JobRecord(id, queue, b"", "", "", "", 0, places) if keys else None
+        places = {key[1]: self._place(key) for key in keys}
+        return JobRecord(id, queue, self.claims[keys[0]], "", "", "", 0, places) if keys else None
+
+    def _place(self, key: tuple[str, str, str]) -> Place:
+        return Place(
+            "running", self.attempts[key], self.crashes[key], key in self.again, self.first_ms.get(key, 0),
+            owner=self.owners_of[key],
+        )
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         self._maybe_fail()
@@ -314,8 +341,13 @@ class FakeDriver:
         if each.counts:
             self.attempts[key] += 1
             self.first_ms.setdefault(key, 1000)
+        self.crashes[key] += each.crash
+        if each.redelivered:
+            self.again.add(key)
         if each.move is Move.RELEASE:
-            self.ready[each.queue, each.topic].appendleft((each.id, body))
+            self._make_ready(key, body)
+        if each.move is Move.RETRY:
+            self.delayed[key] = (body, each.delay_s)
         self.settled.append((each.move, each.id))
         self.settlements.append(each)
         return True
