@@ -144,18 +144,6 @@ ROWS: Final = (
         "ready, running, delayed, dead, oldest_wait_ms, in_per_s and done_per_s (between two looks; the first after a "
         "minute takes half a second), concurrency (calls or processes a node has)",
     ), flags=("readonly",), keys=(1, 1, 1)),
-    Row("multi", transactions.begin, 1, Doc(
-        "transactions", "", "OK", "What follows waits for EXEC.", "Every command then answers `QUEUED`, or at once why "
-        "it cannot be (below)",
-    ), multi="now"),
-    Row("exec", transactions.execute, 1, Doc(
-        "transactions", "", "array", "Store all pushes that wait, or none, then do the other commands.",
-        "The replies in the order of the commands; `-EXECABORT`: nothing of it is stored, nothing is done",
-        "one write, and the other commands",
-    ), flags=("noscript", "loading", "stale"), multi="now"),
-    Row("discard", transactions.discard, 1, Doc(
-        "transactions", "", "OK", "Forget what waits.",
-    ), multi="now"),
     Row("xrange", stream_looks.range_of, -4, Doc(
         "look", "queue start end [COUNT n]", "entries", "Jobs that the store still has, by their ids.", _RANGE,
         "O(N), the jobs of the reply",
@@ -188,6 +176,18 @@ ROWS: Final = (
         "cancel", "queue/topic n id", "1 or 0", "Cancel a job for one topic, if it has not begun there.",
         "The number is not looked at",
     ), flags=("write",), keys=(1, 1, 1)),
+    Row("multi", transactions.begin, 1, Doc(
+        "transactions", "", "OK", "What follows waits for EXEC.", "Every command then answers `QUEUED`, or at once why "
+        "it cannot be (below)",
+    ), multi="now"),
+    Row("exec", transactions.execute, 1, Doc(
+        "transactions", "", "array", "Store all pushes that wait, or none, then do the other commands.",
+        "The replies in the order of the commands; `-EXECABORT`: nothing of it is stored, nothing is done",
+        "one write, and the other commands",
+    ), flags=("noscript", "loading", "stale"), multi="now"),
+    Row("discard", transactions.discard, 1, Doc(
+        "transactions", "", "OK", "Forget what waits.",
+    ), multi="now"),
     Row("auth", session.auth, -2, Doc(
         "connection", "[name] password", "OK", "Say who you are.", "`name`: a queue, `queue/topic` or a system (above)",
     ), anonymous=True, flags=_HELLO, multi="never"),
