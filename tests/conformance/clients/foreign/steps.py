@@ -179,8 +179,9 @@ def errors(got: Got) -> None:
 
 
 _SENTENCES: Final = {
-    "NOAUTH": "PASSWORD first: not stored", "WRONGPASS": "invalid username-password pair", "NOPERM": "may not take from",
-    "NOQUEUE": "there is no queue 'nope': not stored", "NOTOPIC": "is no topic", "QUEUEFULL": "full holds 1 of 1 jobs",
+    "NOAUTH": "PASSWORD first: not stored", "WRONGPASS": "invalid username-password pair",
+    "NOPERM": "may not take from", "NOQUEUE": "there is no queue 'nope': not stored",
+    "NOTOPIC": "is no topic", "QUEUEFULL": "full holds 1 of 1 jobs",
     "TOOBIG": "takes at most 1048576 bytes", "BADVALUE": "delay takes whole milliseconds",
     "BUSYGROUP": "already exists", "ERR": "unknown command 'NOSUCH'", "MAYBESTORED": "maybe stored",
     "UNAVAILABLE": "is away",
