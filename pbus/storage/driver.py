@@ -432,12 +432,12 @@ class Driver(Protocol):
     def owners(self) -> list[str]:
         """Owners with at least one open claim, of every node."""
 
-    def promote_due(self, limit: int = 1000) -> Promoted:
+    def promote_due(self, limit: int = 1000, queues: Sequence[str] | None = None) -> Promoted:
         """
         Move delayed deliveries whose time has come to ready (or to expired) and ring the bell of their queues.
 
-        At most *limit* per topic and call. Idempotent; safe from several nodes at once. A RETRY
-        without a delay is due at once, and ready after the next call of this.
+        At most *limit* per topic and call. *queues*: only of these, ``next_in_s`` too; None: of all. Idempotent; safe
+        from several nodes at once. A RETRY without a delay is due at once, and ready after the next call of this.
         """
 
     def trim(self) -> int:

@@ -192,8 +192,8 @@ class RedisStreamsDriver(RedisPeople):
                     took_effect[place] = next(bits) == ord("1")
         return took_effect
 
-    def promote_due(self, limit: int = 1000) -> Promoted:
-        topics = self._all_topics()
+    def promote_due(self, limit: int = 1000, queues: Sequence[str] | None = None) -> Promoted:
+        topics = self._all_topics() if queues is None else self._topics_of(queues)
         if not topics:
             return Promoted()
         next_ms, due = self._calls.one(self._scripts.due(topics))
@@ -282,11 +282,15 @@ class RedisStreamsDriver(RedisPeople):
     def running(self, queue: str, topic: str, limit: int = 1000) -> list[Running]:
         """Sorted here, where nobody else has to wait for it."""
         claims = [
-            Running(job_id.decode(), owner.decode(), redis_codec.read_state(state).attempts)
+            (job_id.decode(), owner, state)
             for owner, flat in self._of_queue(self._scripts.running(self._queue(queue), topic))
             for job_id, state in zip(flat[::2], flat[1::2], strict=True)
         ]
-        return sorted(claims, key=lambda claim: redis_codec.id_order(claim.id))[: max(0, limit)]
+        claims.sort(key=lambda claim: redis_codec.id_order(claim[0]))
+        return [
+            Running(job_id, owner.decode(), redis_codec.read_state(state).attempts)
+            for job_id, owner, state in claims[: max(0, limit)]
+        ]
 
     def owners(self) -> list[str]:
         topics = self._all_topics()

@@ -140,11 +140,11 @@ class SqliteDriver:
         with self._file.read() as db:
             return sqlite_numbers.owners(db)
 
-    def promote_due(self, limit: int = 1000) -> Promoted:
+    def promote_due(self, limit: int = 1000, queues: Sequence[str] | None = None) -> Promoted:
         """See ``Driver.promote_due``."""
         now_ms = self._now_ms()
         with self._file.read() as db:
-            due, next_ms = sqlite_settle.due_topics(db, now_ms)
+            due, next_ms = sqlite_settle.due_topics(db, now_ms, queues)
         moved: dict[tuple[str, str], int] = {}
         if due:
             with self._file.write(durable=False) as write:
@@ -154,7 +154,7 @@ class SqliteDriver:
                         moved[queue, topic] = count
                     if count or woken:
                         write.rings.add(qid)
-                _, next_ms = sqlite_settle.due_topics(write.db, now_ms)
+                _, next_ms = sqlite_settle.due_topics(write.db, now_ms, queues)
         return Promoted(moved, None if next_ms is None else max(0.0, (next_ms - now_ms) / 1000))
 
     def trim(self) -> int:

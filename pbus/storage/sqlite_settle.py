@@ -41,6 +41,11 @@ _BACK = f"INSERT INTO again (tid, {CARRIED}, fresh) VALUES (?, ?, ?, ?, ?, ?, ?,
 _LATER = f"INSERT INTO delayed (tid, {CARRIED}, fresh, due_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
 _DROP_ASIDE = "DELETE FROM aside WHERE tid = ? AND id = ?"
 
+_DELAYED = (
+    "SELECT t.tid, t.qid, q.name, t.name, (SELECT min(due_ms) FROM delayed d WHERE d.tid = t.tid) "
+    "FROM topics t JOIN queues q USING (qid) WHERE t.delayed > 0"
+)
+_OF_QUEUES = " AND q.name IN (SELECT value FROM json_each(?))"
 _DUE = (
     "DELETE FROM delayed WHERE tid = ?1 AND id IN "
     "(SELECT id FROM delayed WHERE tid = ?1 AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3) "
@@ -190,12 +195,12 @@ def _put(db: apsw.Connection, one: Settlement, tid: int, claimed: Sequence[Any],
         sqlite_dead.bury(db, row, now_ms, one.reason, one.error, one.fingerprint)
 
 
-def due_topics(db: apsw.Connection, now_ms: int) -> tuple[list[tuple[int, int, str, str]], int | None]:
+def due_topics(
+    db: apsw.Connection, now_ms: int, queues: Sequence[str] | None = None
+) -> tuple[list[tuple[int, int, str, str]], int | None]:
     """Topics with something due, as (tid, qid, queue, topic); when the next delivery is due, unix ms."""
-    rows: list[Any] = db.execute(
-        "SELECT t.tid, t.qid, q.name, t.name, (SELECT min(due_ms) FROM delayed d WHERE d.tid = t.tid) "
-        "FROM topics t JOIN queues q USING (qid) WHERE t.delayed > 0"
-    ).fetchall()
+    found = db.execute(_DELAYED) if queues is None else db.execute(_DELAYED + _OF_QUEUES, (json.dumps(list(queues)),))
+    rows: list[Any] = found.fetchall()
     next_ms = min((due_ms for *_, due_ms in rows), default=None)
     return [(tid, qid, queue, topic) for tid, qid, queue, topic, due_ms in rows if due_ms <= now_ms], next_ms
 

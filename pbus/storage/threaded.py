@@ -80,8 +80,8 @@ class Threaded:
         answer: list[str] = self._apply(self._driver.owners, ())
         return answer
 
-    def promote_due(self, limit: int = 1000) -> Promoted:
-        answer: Promoted = self._apply(self._driver.promote_due, (limit,))
+    def promote_due(self, limit: int = 1000, queues: Sequence[str] | None = None) -> Promoted:
+        answer: Promoted = self._apply(self._driver.promote_due, (limit, queues))
         return answer
 
     def trim(self) -> int:

@@ -39,6 +39,24 @@ def test_only_what_is_due_becomes_ready(world: World) -> None:
     assert world.bodies() == ["a", "c"]
 
 
+def test_promote_of_some_queues_leaves_the_others_and_their_times(world: World) -> None:
+    world.declare(gift("credit", "mail"), gift(name="order"), gift(name="other"))
+    for queue in ("gift", "order", "other"):
+        world.append("a", queue=queue)
+    world.append("b", queue="other")
+    for topic, queue, delay_s in (("mail", "gift", 0.0), ("credit", "gift", 50.0), ("credit", "order", 0.0),
+                                  ("credit", "other", 10.0), ("credit", "other", 0.0)):
+        assert world.settle(world.claim(1, topic, queue=queue)[0], Move.RETRY, delay_s=delay_s)
+
+    promoted = world.store.promote_due(queues=["gift", "order", "nobody"])
+
+    assert promoted.moved == {("gift", "mail"): 1, ("order", "credit"): 1}
+    assert promoted.next_in_s is not None
+    assert 40.0 < promoted.next_in_s <= 50.0
+    assert world.store.promote_due(queues=[]).moved == {}
+    assert world.store.promote_due().moved == {("other", "credit"): 1}
+
+
 def test_due_deliveries_come_in_the_order_of_their_jobs(world: World) -> None:
     world.append("a", "b", "c")
     delay(world, 0.02, 0.01, 0.0)
