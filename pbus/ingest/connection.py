@@ -202,6 +202,7 @@ class Connection:
 
     def refuse(self, reply: bytes) -> None:
         """The answer to a command that goes nowhere, in its place among the others."""
+        self.server.tally.error(reply)
         transaction = self.transaction
         if transaction is not None and transaction.executing:
             transaction.answer(reply)
@@ -235,6 +236,8 @@ class Connection:
             self.transaction.answer(reply, on_sent, unread)
             return
         self._waiting = False
+        if reply[:1] == b"-":
+            self.server.tally.error(reply)
         if unread is not None and not self.gone:
             self._unread = unread
             if self._has_ended():
@@ -363,13 +366,13 @@ class Connection:
         if self._state is State.SHUT and self._unsent is None and now_s - self._shut_s >= LINGER_S:
             self.close()
         elif self._unsent is not None and now_s - self._stuck_s >= limits.unread_time_s:
-            self.server.note_slow(self, "does not read its replies")
+            self.server.note_slow(self, "unread_time")
             self.close()
         elif self._started_s is not None:
             if not self._reading or self._pending or self._waiting:
                 self._started_s = now_s               # we kept it waiting; what came before is answered first
             elif now_s - self._started_s >= limits.command_time_s:
-                self.server.note_slow(self, "did not complete its command")
+                self.server.note_slow(self, "command_time")
                 text = f"ERR the command was not complete after {limits.command_time_s:g} s: not stored"
                 self._out.append(error(text))
                 self.shut()
@@ -396,10 +399,10 @@ class Connection:
         """Clients keep too much here, and this one the most."""
         self._leave(Verdict.UNSURE, _CLOSED, gone=False)
         if self._unsent is not None:
-            self.server.note_slow(self, "kept the most unread replies when all clients together kept too much")
+            self.server.note_slow(self, "memory_replies")
             self.close()
             return
-        self.server.note_slow(self, "kept the most unfinished input when all clients together kept too much")
+        self.server.note_slow(self, "memory")
         what = f"unfinished commands of all clients have more than {limit_bytes >> 20} MiB, this one the most"
         self._out.append(error(f"UNAVAILABLE {what}: not stored, this connection ends"))
         self.shut()
@@ -594,8 +597,11 @@ class Connection:
         if isinstance(event, list):
             reply = commands.execute(self, event)
             if reply is not None:
+                if reply[:1] == b"-":
+                    self.server.tally.error(reply)
                 self._out.append(reply)
         elif isinstance(event, TooBig):
+            self.server.tally.limit(event.what)
             commands.refuse_too_big(self, event)
         elif isinstance(event, ProtocolError):
             self.server.note_garbage(self, event.reply)
@@ -619,6 +625,8 @@ class Connection:
                 self._reader.start(self._readable)
             else:
                 self._reader.stop()
+                if self._clogged:
+                    self.server.tally.limit("unread")
 
     # -- output -------------------------------------------------------------------------------
 

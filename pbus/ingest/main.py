@@ -26,6 +26,7 @@ from pbus.ingest.access import Directory
 from pbus.ingest.committer import WRITE
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
+from pbus.ingest.tls import certificates_of
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
@@ -46,13 +47,14 @@ def run(child: Child) -> None:
     gc.set_threshold(_GC_OBJECTS, 10, 10)
     args = child.spec.args
     queues: Mapping[str, Queue] = args["queues"]
+    certificates = certificates_of(child, args["ingest"])
     directory = Directory(queues, args["systems"])
     stores = {name: _store(child, target, queues, directory) for name, target in args["stores"].items()}
     for store in stores.values():
         store.start()
     for store in stores.values():
         store.wait_first()
-    server = Server(child, args["ingest"], directory, stores)
+    server = Server(child, args["ingest"], directory, stores, certificates)
     server.start()
     child.ready()
     child.wait_drain()

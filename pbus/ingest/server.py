@@ -29,6 +29,8 @@ from pbus.ingest.guesses import Guesses
 from pbus.ingest.holder import Holder
 from pbus.ingest.puller import Puller
 from pbus.ingest.store import Store
+from pbus.ingest.tally import SLOW, Tally
+from pbus.ingest.tls import Certificates, Reception
 from pbus.ingest.tokens import Tokens
 from pbus.supervisor.child import Child
 from pbus.telemetry import log as logs
@@ -73,10 +75,16 @@ class Server:
         held_bytes: What is kept for all of them: unfinished commands, unread replies.
         guesses: Who tried wrong passwords.
         tokens: Who bears a token.
+        tally: What was refused, and who was closed.
+        reception: Who has not shaken hands yet; None: no door speaks TLS.
         small_bodies: The largest body is less than what names need, so the parser does not check bodies.
     """
 
-    def __init__(self, child: Child, ingest: Ingest, directory: Directory, stores: Mapping[str, Store]) -> None:
+    def __init__(
+        self, child: Child, ingest: Ingest, directory: Directory, stores: Mapping[str, Store],
+        certificates: Certificates | None = None,
+    ) -> None:
+        """*certificates*: of the doors that speak TLS; None: none does."""
         self.clock = child.clock
         self.loop = gevent.get_hub().loop
         self.limits = ingest.limits
@@ -87,8 +95,12 @@ class Server:
         self.held_bytes = 0
         self.guesses = Guesses(child.clock)
         self.tokens = Tokens(child)
+        self.tally = Tally()
+        for store in stores.values():
+            store.committer.refusing = self.tally.refuse
         self.accepted_total = 0
         self.rejected_total = 0
+        self._admitted = 0
         self.owner = str(child.owner)
         self.pid = os.getpid()
         self._began_s = child.clock.monotonic_s()
@@ -99,9 +111,8 @@ class Server:
         self.small_bodies = ingest.max_body_bytes < LEAST_BULK_BYTES
         self._full, self._before_auth = self._parser_limits(ingest)
         self._most_held = max(HELD_BYTES, 4 * self._full.command_bytes)
-        self._listeners = [
-            _listener(sock) for name, sock in sorted(child.listeners.items()) if name.startswith("ingest.")
-        ]
+        self._listeners, self._receives = _listeners(child.listeners, ingest)
+        self.reception = Reception(self, certificates) if certificates is not None else None
         self._acceptors = [self.loop.io(sock.fileno(), _READ) for sock in self._listeners]
         self._accepting = False
         self._pause_until_s = 0.0
@@ -155,6 +166,8 @@ class Server:
             acceptor.close()
         for listener in self._listeners:
             listener.close()
+        if self.reception is not None:
+            self.reception.close()
         for store in self.stores.values():
             store.puller.end_blocked()
             store.holder.end_blocked()
@@ -185,13 +198,13 @@ class Server:
         if wanted is self._accepting:
             return
         self._accepting = wanted
-        for acceptor, listener in zip(self._acceptors, self._listeners, strict=True):
+        for acceptor, listener, receives in zip(self._acceptors, self._listeners, self._receives, strict=True):
             if wanted:
-                acceptor.start(self._accept, listener)
+                acceptor.start(self._accept, listener, self.reception if receives else None)
             else:
                 acceptor.stop()
 
-    def _accept(self, listener: Any) -> None:
+    def _accept(self, listener: Any, reception: Reception | None) -> None:
         for _ in range(ACCEPTS_A_TURN if self._alone else 1):
             try:
                 # accept() would wrap it in the class that gevent put in place of the interpreter's.
@@ -207,19 +220,29 @@ class Server:
             if sock.family == socket.AF_UNIX:
                 self.welcome(sock, "unix", local=True)
             else:
-                self.welcome(sock, f"{address[0]}:{address[1]}", local=_is_here(address[0]))
+                self.welcome(sock, f"{address[0]}:{address[1]}", _is_here(address[0]), reception)
 
-    def welcome(self, sock: Any, peer: str, local: bool) -> None:
-        """A connection has come in; *local*: from this machine."""
+    def welcome(self, sock: Any, peer: str, local: bool, reception: Reception | None = None) -> None:
+        """A connection has come in; *local*: from this machine; *reception*: to a door that speaks TLS."""
         self.accepted_total += 1
-        if len(self.connections) >= self.most_connections:
+        if self.connections_now >= self.most_connections:
             self.rejected_total += 1
-            with contextlib.suppress(OSError):        # it may be gone already
-                sock.send(error("ERR max number of clients reached"))
+            self.tally.close("connections")
+            if reception is None:
+                with contextlib.suppress(OSError):    # it may be gone already
+                    sock.send(error("ERR max number of clients reached"))
             sock.close()
-            return
-        connection = Connection(self, sock, self.accepted_total, peer, self.directory.nobody(local))
+        elif reception is not None:
+            reception.receive(sock, peer, local)
+        else:
+            self.admit(sock, peer, local)
+
+    def admit(self, sock: Any, peer: str, local: bool) -> Connection:
+        """It may speak."""
+        self._admitted += 1
+        connection = Connection(self, sock, self._admitted, peer, self.directory.nobody(local))
         self.connections[connection] = None
+        return connection
 
     def _pause(self, why: str) -> None:
         """Accept nothing for a moment; said once in ten seconds."""
@@ -313,14 +336,21 @@ class Server:
                 self._watched.pop(connection, None)
         if not self._draining:
             self._accept_from(now_s >= self._pause_until_s and not self._far_above_siblings())
+        if self.reception is not None:
+            self.reception.sweep(now_s, self.limits.command_time_s)
         self._child.slot.update(
-            connections=len(self.connections), done=self.stored_total, failed=self.refused_total
+            connections=self.connections_now, done=self.stored_total, failed=self.refused_total
         )
         if self._unlogged:
             self.log.warning("client.more", count=self._unlogged)
         self._logged = self._unlogged = 0
 
     # -- numbers and notes --------------------------------------------------------------------
+
+    @property
+    def connections_now(self) -> int:
+        """Those who have not shaken hands yet, too."""
+        return len(self.connections) + len(self.reception or ())
 
     @property
     def stored_total(self) -> int:
@@ -341,9 +371,10 @@ class Server:
         """AUTH failed, or was not looked at after too many failures."""
         self._note("auth.refused", connection, identity=name)
 
-    def note_slow(self, connection: Connection, what: str) -> None:
-        """A client is closed because it is too slow."""
-        self._note("client.slow", connection, reason=what)
+    def note_slow(self, connection: Connection, why: str) -> None:
+        """A client is closed because it is too slow (``tally.SLOW``)."""
+        self.tally.close(why)
+        self._note("client.slow", connection, reason=SLOW[why])
 
     def note_timeout(self, connection: Connection, path: str, job: str, timeout_s: float) -> None:
         """A client is closed because it has read a job and not settled it in time."""
@@ -351,20 +382,41 @@ class Server:
 
     def note_garbage(self, connection: Connection, what: str) -> None:
         """A client is closed because it does not speak the protocol."""
+        self.tally.close("inline" if what.endswith("inline request") else "garbage")
         self._note("client.garbage", connection, reason=what)
 
+    def note_handshake(self, peer: str, reason: str, what: str) -> None:
+        """A client of a door that speaks TLS is closed; *reason* is counted, *what* is told."""
+        self.tally.close(reason)
+        self._say("client.garbage", peer, reason=what)
+
+    def note_certificates(self, renewed: bool, problem: str) -> None:
+        """Whether the files of ``[ingest] tls`` were renewed, and what is wrong with them."""
+        if renewed:
+            self.log.info("tls.renewed")
+        self._child.problem("tls", problem)
+
     def _note(self, event: str, connection: Connection, **fields: str) -> None:
+        self._say(event, connection.peer, **fields)
+
+    def _say(self, event: str, peer: str, **fields: str) -> None:
         """One line in the log; a flood of them is counted."""
         if self._logged >= _LOGGED_A_SWEEP:
             self._unlogged += 1
             return
         self._logged += 1
-        self.log.warning(event, peer=connection.peer, **fields)
+        self.log.warning(event, peer=peer, **fields)
 
 
 def _is_here(host: str) -> bool:
     """Whether a peer's address is this machine's own; ``::1`` is one address, ``::1:2`` is somebody else's."""
     return host == _LOOPBACK_6 or host.startswith(_LOOPBACK)
+
+
+def _listeners(named: Mapping[str, Any], ingest: Ingest) -> tuple[list[Any], list[bool]]:
+    """The doors, and which of them speak TLS; ``ingest.0`` is the first of ``listen``."""
+    places = sorted(int(name.rpartition(".")[2]) for name in named if name.startswith("ingest."))
+    return [_listener(named[f"ingest.{place}"]) for place in places], [not ingest.doors[at].plain for at in places]
 
 
 def _listener(sock: Any) -> Any:

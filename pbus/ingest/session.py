@@ -337,7 +337,11 @@ def info(connection: Connection, arguments: list[bytes]) -> bytes:
         "stats": {
             "total_connections_received": server.accepted_total, "rejected_connections": server.rejected_total,
             "pushes_stored": server.stored_total, "pushes_refused": server.refused_total,
+            "total_error_replies": sum(server.tally.refused.values()),
+            **{f"closed_{reason}": count for reason, count in sorted(server.tally.closed.items())},
+            **{f"limited_{name}": count for name, count in sorted(server.tally.limited.items())},
         },
+        "errorstats": {f"errorstat_{word}": f"count={n}" for word, n in sorted(server.tally.refused.items())},
         "persistence": {"loading": 0},
         "replication": {"role": "master", "connected_slaves": 0},
         "keyspace": {},
