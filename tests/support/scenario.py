@@ -34,6 +34,7 @@ from tests.support.ledger_handlers import (
 from tests.support.php_fpm import PhpFpm
 from tests.support.producers import RedisPy
 from tests.support.programs import requires
+from tests.support.pullers import Puller
 from tests.support.redis_server import RedisServer
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
@@ -115,6 +116,11 @@ class Scenario:
         handler = self._stack.enter_context(HttpHandler(self.ledger))
         return f"http = {handler.toml()}\nconcurrency = {concurrency}\n{more}\n"
 
+    @staticmethod
+    def pulled(max_open: int = 1000, more: str = "") -> str:
+        """TOML of a topic that is pulled; see ``pulling``."""
+        return f"pull = {{ max_open = {max_open} }}\n{more}\n"
+
     # -- the bus ------------------------------------------------------------------------------
 
     def start(
@@ -139,6 +145,10 @@ class Scenario:
     def pushing(self, **settings: object) -> RedisPy:
         """Producers that push until the block ends (a context manager; ``stop()`` ends them in order)."""
         return RedisPy(self.ledger, self.bus.port, QUEUE, **settings)  # type: ignore[arg-type]
+
+    def pulling(self, topic: str, **settings: object) -> Puller:
+        """A process that reads *topic* and keeps the ledger until the block ends (a context manager)."""
+        return Puller(self.ledger, self.bus.port, f"{QUEUE}/{topic}", **settings)  # type: ignore[arg-type]
 
     def push(self, key: str, orders: str = "") -> str:
         """Push one job by hand; its id. *orders* are words for the handler, such as ``sleep=5``."""
