@@ -59,7 +59,7 @@ class Source(Protocol):
 
     def job(self, queue: str, id: str) -> JobRecord | None: ...
 
-    def promote(self) -> None: ...
+    def promote(self, queues: Sequence[str]) -> None: ...
 
     def soon_due(self, delay_s: float) -> None: ...
 
@@ -290,24 +290,24 @@ class Settling:
         if not ends:
             return []
         took_effect = self._store.settle([end.settlement for end in ends])
-        now_s, at_once = self._clock.monotonic_s(), False
+        now_s = self._clock.monotonic_s()
         for end, ours in zip(ends, took_effect, strict=True):
             one = end.settlement
             self.claims.end((one.queue, one.topic, one.id), now_s)
             if ours and end.delivery is not None:
                 self._account.ended(end.delivery, end.outcome, one)
-                at_once = self._is_due(one) or at_once
-        if at_once:
-            self._store.promote()
+        self._see_to_retries([end.settlement for end, ours in zip(ends, took_effect, strict=True) if ours])
         return took_effect
 
-    def _is_due(self, settlement: Settlement) -> bool:
-        """Whether a retry is due now; one that is due soon is told to who looks after them."""
-        if settlement.move is not Move.RETRY:
-            return False
-        if settlement.delay_s > 0:
-            self._store.soon_due(settlement.delay_s)
-        return settlement.delay_s <= 0
+    def _see_to_retries(self, written: Sequence[Settlement]) -> None:
+        """Retries that are due now are ready now; what is due soon is told to who looks after them."""
+        retries = [one for one in written if one.move is Move.RETRY]
+        for one in retries:
+            if one.delay_s > 0:
+                self._store.soon_due(one.delay_s)
+        due = {one.queue for one in retries if one.delay_s <= 0}
+        if due:
+            self._store.promote(sorted(due))
 
     # -- claims of others -------------------------------------------------------------------------
 
@@ -333,14 +333,11 @@ class Settling:
             settlement = judge(delivery, ask.outcome, ask.topic.rules, now_ms, random.random())
             ends.append(End(settlement, ask.outcome, delivery))
         took_effect = self._store.give_back(owner, [end.settlement for end in ends])
-        at_once = False
         for (ask, _), end, ours in zip(asked, ends, took_effect, strict=True):
             ask.took += ours
             if ours and end.delivery is not None:
                 self._account.ended(end.delivery, end.outcome, end.settlement)
-                at_once = self._is_due(end.settlement) or at_once
-        if at_once:
-            self._store.promote()
+        self._see_to_retries([end.settlement for end, ours in zip(ends, took_effect, strict=True) if ours])
 
     def _delivery(self, owner: str, ask: Ask, job_id: str) -> Delivery:
         """The claim of another child as judges see it; how often it was tried matters only where it is tried again."""

@@ -138,10 +138,10 @@ class Store:
         """``Driver.give_back``: another child's claims, acked by way of this one."""
         return self._call(lambda: self._driver.give_back(owner, settlements))
 
-    def promote(self) -> None:
-        """What is due becomes ready now; the scheduler does it within a second where this fails."""
+    def promote(self, queues: Sequence[str]) -> None:
+        """What is due of *queues* becomes ready now; the scheduler does it within a second where this fails."""
         with contextlib.suppress(StorageError):
-            self._call(self._driver.promote_due)
+            self._call(lambda: self._driver.promote_due(queues=queues))
 
     def soon_due(self, delay_s: float) -> None:
         """A retry was written that is due in *delay_s*: the scheduler looks in time."""

@@ -286,9 +286,10 @@ class FakeDriver:
         attempt, crashes, redelivered = self.attempts[key] + 1, self.crashes[key], key in self.again
         return Delivery(*_turned(key), body, attempt, crashes, redelivered, "", "", self.first_ms.get(key, 0), owner)
 
-    def promote_due(self, limit: int = 1000) -> Promoted:
+    def promote_due(self, limit: int = 1000, queues: Sequence[str] | None = None) -> Promoted:
         self._maybe_fail()
-        for key in [key for key, (_, delay_s) in self.delayed.items() if delay_s <= 0]:
+        due = [key for key, (_, delay_s) in self.delayed.items() if delay_s <= 0]
+        for key in [key for key in due if queues is None or key[0] in queues]:
             self._make_ready(key, self.delayed.pop(key)[0])
         return Promoted()
 
