@@ -136,6 +136,24 @@ def pull(got: Got) -> None:
     assert got["open"] == 5
 
 
+def look(got: Got) -> None:
+    """
+    ``{"pending": 5, "ids": [5 texts], "consumer": "me", "groups": ["t"], "consumers": ["me"], "last": id, "bodies": [5
+    texts], "claimed": 0, "cancelled": 1}``.
+
+    While pull's five are open: XPENDING Q t, its count; XPENDING Q t - + 10, ids and who has the first; names of XINFO
+    GROUPS Q; names of XINFO CONSUMERS Q t; XINFO STREAM Q, the id of its last entry; bodies of XRANGE Q - + COUNT 100;
+    XAUTOCLAIM Q t me 0 0-0, how many entries. Then XADD Q * body never delay 60000, and XDEL of that.
+    """
+    assert got["pending"] == 5
+    assert len(got["ids"]) == 5
+    assert got["consumer"] == "me"
+    assert (got["groups"], got["consumers"]) == (["t"], ["me"])
+    assert got["last"] == got["ids"][-1]
+    assert got["bodies"] == [f"pull {index}" for index in range(5)]
+    assert (got["claimed"], got["cancelled"]) == (0, 1)
+
+
 def ack_elsewhere(got: Got) -> None:
     """``{"acked": 5, "again": 0, "open": 0}``: XACK Q t of pull's ids on another connection, twice; what is open."""
     assert (got["acked"], got["again"], got["open"]) == (5, 0, 0)
@@ -213,8 +231,8 @@ def reconnect(got: Got) -> None:
 STEPS: Final[Mapping[str, Callable[[Got], None]]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        connect, push, push_typed, pipeline, transaction, pool, authenticate, pull, ack_elsewhere, nack, blocking_pop,
-        errors, unanswered, reconnect,
+        connect, push, push_typed, pipeline, transaction, pool, authenticate, pull, look, ack_elsewhere, nack,
+        blocking_pop, errors, unanswered, reconnect,
     )
 }
 """By name, in their order. The docstring says what the program does, the body what must be true."""

@@ -134,6 +134,19 @@ $steps = [
         return ['first' => $first, 'rest' => $rest, 'nothing' => $nothing, 'waited' => $waited, 'open' => $open];
     },
 
+    'look' => function () use ($r, $Q) {
+        $listed = $r->xPending($Q, 't', '-', '+', 10);
+        return [
+            'pending' => $r->xPending($Q, 't')[0], 'ids' => array_column($listed, 0), 'consumer' => $listed[0][1],
+            'groups' => array_column($r->xInfo('GROUPS', $Q), 'name'),
+            'consumers' => array_column($r->xInfo('CONSUMERS', $Q, 't'), 'name'),
+            'last' => array_key_first($r->xInfo('STREAM', $Q)['last-entry']),
+            'bodies' => array_column($r->xRange($Q, '-', '+', 100), 'body'),
+            'claimed' => count($r->rawCommand('XAUTOCLAIM', $Q, 't', 'me', '0', '0-0')[1]),
+            'cancelled' => $r->xDel($Q, [$r->xAdd($Q, '*', ['body' => 'never', 'delay' => '60000'])]),
+        ];
+    },
+
     'ack-elsewhere' => function () use ($Q, &$pulled) {
         $other = client();
         [$acked, $again] = [$other->xAck($Q, 't', $pulled), $other->xAck($Q, 't', $pulled)];

@@ -138,6 +138,27 @@ def pull() -> dict[str, Any]:
     return {"first": first, "rest": rest, "nothing": len(nothing), "waited": len(waited), "open": len(still)}
 
 
+def look() -> dict[str, Any]:
+    """A value a line: names are followed by what they name."""
+
+    def names(*words: str) -> list[str]:
+        lines = cli(*words).splitlines()
+        return [lines[place + 1] for place, line in enumerate(lines) if line == "name"]
+
+    listed = cli("XPENDING", Q, "t", "-", "+", "10").splitlines()
+    stream = cli("XINFO", "STREAM", Q).splitlines()
+    entries = cli("XRANGE", Q, "-", "+", "COUNT", "100").splitlines()
+    never = cli("XADD", Q, "*", "body", "never", "delay", "60000")
+    return {
+        "pending": int(cli("XPENDING", Q, "t").splitlines()[0]), "ids": listed[::4], "consumer": listed[1],
+        "groups": names("XINFO", "GROUPS", Q), "consumers": names("XINFO", "CONSUMERS", Q, "t"),
+        "last": stream[stream.index("last-entry") + 1],
+        "bodies": [entries[place + 1] for place, line in enumerate(entries) if line == "body"],
+        "claimed": len(cli("XAUTOCLAIM", Q, "t", "me", "0", "0-0").split()) - 1,
+        "cancelled": int(cli("XDEL", Q, never)),
+    }
+
+
 def ack_elsewhere() -> dict[str, Any]:
     acked, again = (int(cli("XACK", Q, "t", *pulled)) for _ in range(2))
     return {"acked": acked, "again": again, "open": len(reader.read(start="0"))}
@@ -192,7 +213,8 @@ def errors() -> dict[str, Any]:
 reader = Session()
 pulled: list[str] = []
 for step in (
-    connect, push, push_typed, pipeline, transaction, authenticate, pull, ack_elsewhere, nack, blocking_pop, errors,
+    connect, push, push_typed, pipeline, transaction, authenticate, pull, look, ack_elsewhere, nack, blocking_pop,
+    errors,
 ):
     name = step.__name__.replace("_", "-")
     try:

@@ -136,6 +136,20 @@ def pull() -> dict[str, Any]:
     }
 
 
+def look() -> dict[str, Any]:
+    listed = r.xpending_range(Q, "t", "-", "+", 10)
+    found = {
+        "pending": r.xpending(Q, "t")["pending"],
+        "ids": [text(claim["message_id"]) for claim in listed], "consumer": text(listed[0]["consumer"]),
+        "groups": [text(group["name"]) for group in r.xinfo_groups(Q)],
+        "consumers": [text(consumer["name"]) for consumer in r.xinfo_consumers(Q, "t")],
+        "last": text(r.xinfo_stream(Q)["last-entry"][0]),
+        "bodies": [text(fields[b"body"]) for _, fields in r.xrange(Q, "-", "+", count=100)],
+        "claimed": len(r.xautoclaim(Q, "t", "me", 0, "0-0")[1]),
+    }
+    return found | {"cancelled": r.xdel(Q, r.xadd(Q, {"body": "never", "delay": 60000}))}
+
+
 def ack_elsewhere() -> dict[str, Any]:
     other = client()
     return {"acked": other.xack(Q, "t", *pulled), "again": other.xack(Q, "t", *pulled), "open": len(read("0"))}
@@ -208,8 +222,8 @@ refused = {
     "NOAUTH": aside.submit(no_entry), "WRONGPASS": aside.submit(no_entry, username=f"{Q}.safe", password="no"),
 }
 for step in (
-    connect, push, push_typed, pipeline, transaction, pool, authenticate, pull, ack_elsewhere, nack, blocking_pop,
-    errors, unanswered, reconnect,
+    connect, push, push_typed, pipeline, transaction, pool, authenticate, pull, look, ack_elsewhere, nack,
+    blocking_pop, errors, unanswered, reconnect,
 ):
     name = step.__name__.replace("_", "-")
     try:

@@ -136,6 +136,20 @@ async def pull() -> dict[str, Any]:
     return {"first": first, "rest": rest, "nothing": len(nothing), "waited": len(waited), "open": len(still)}
 
 
+async def look() -> dict[str, Any]:
+    listed = await r.xpending_range(Q, "t", "-", "+", 10)
+    found = {
+        "pending": (await r.xpending(Q, "t"))["pending"],
+        "ids": [text(claim["message_id"]) for claim in listed], "consumer": text(listed[0]["consumer"]),
+        "groups": [text(group["name"]) for group in await r.xinfo_groups(Q)],
+        "consumers": [text(consumer["name"]) for consumer in await r.xinfo_consumers(Q, "t")],
+        "last": text((await r.xinfo_stream(Q))["last-entry"][0]),
+        "bodies": [text(fields[b"body"]) for _, fields in await r.xrange(Q, "-", "+", count=100)],
+        "claimed": len((await r.xautoclaim(Q, "t", "me", 0, "0-0"))[1]),
+    }
+    return found | {"cancelled": await r.xdel(Q, await r.xadd(Q, {"body": "never", "delay": 60000}))}
+
+
 async def ack_elsewhere() -> dict[str, Any]:
     async with client() as other:
         acked, again = await other.xack(Q, "t", *pulled), await other.xack(Q, "t", *pulled)
@@ -215,8 +229,8 @@ async def main() -> None:
     global refused
     refused = asyncio.create_task(no_entry())
     for step in (
-        connect, push, push_typed, pipeline, transaction, pool, authenticate, pull, ack_elsewhere, nack, blocking_pop,
-        errors, unanswered, reconnect,
+        connect, push, push_typed, pipeline, transaction, pool, authenticate, pull, look, ack_elsewhere, nack,
+        blocking_pop, errors, unanswered, reconnect,
     ):
         name = step.__name__.replace("_", "-")
         try:

@@ -88,6 +88,20 @@ run({
     return { first, rest, nothing: counts[0], waited: counts[1], open: counts[2] };
   },
 
+  async look() {
+    const pairs = (reply) => Object.fromEntries(range(reply.length / 2).map((n) => [reply[2 * n], reply[2 * n + 1]]));
+    const listed = await r.xpending(Q, 't', '-', '+', 10);
+    const names = async (...words) => (await r.xinfo(...words)).map((one) => pairs(one).name);
+    return {
+      pending: (await r.xpending(Q, 't'))[0], ids: listed.map(([id]) => id), consumer: listed[0][1],
+      groups: await names('GROUPS', Q), consumers: await names('CONSUMERS', Q, 't'),
+      last: pairs(await r.xinfo('STREAM', Q))['last-entry'][0],
+      bodies: (await r.xrange(Q, '-', '+', 'COUNT', 100)).map(([, fields]) => pairs(fields).body),
+      claimed: (await r.xautoclaim(Q, 't', 'me', 0, '0-0'))[1].length,
+      cancelled: await r.xdel(Q, await r.xadd(Q, '*', 'body', 'never', 'delay', 60000)),
+    };
+  },
+
   async 'ack-elsewhere'() {
     const other = client();
     const ack = () => other.xack(Q, 't', ...pulled.map((entry) => entry.id));

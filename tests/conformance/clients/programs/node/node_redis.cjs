@@ -99,6 +99,19 @@ run({
     return { first, rest, nothing: counts[0], waited: counts[1], open: counts[2] };
   },
 
+  async look() {
+    const listed = await r.xPendingRange(Q, 't', '-', '+', 10);
+    return {
+      pending: (await r.xPending(Q, 't')).pending, ids: listed.map(({ id }) => id), consumer: listed[0].consumer,
+      groups: (await r.xInfoGroups(Q)).map(({ name }) => name),
+      consumers: (await r.xInfoConsumers(Q, 't')).map(({ name }) => name),
+      last: (await r.xInfoStream(Q))['last-entry'].id,
+      bodies: (await r.xRange(Q, '-', '+', { COUNT: 100 })).map(({ message }) => message.body),
+      claimed: (await r.xAutoClaim(Q, 't', 'me', 0, '0-0')).messages.length,
+      cancelled: await r.xDel(Q, await r.xAdd(Q, '*', { body: 'never', delay: '60000' })),
+    };
+  },
+
   async 'ack-elsewhere'() {
     const other = await client();
     const ack = () => other.xAck(Q, 't', pulled.map((entry) => entry.id));

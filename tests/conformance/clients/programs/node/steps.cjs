@@ -5,8 +5,8 @@ const readline = require('readline');
 const { PBUS_HOST: host, PBUS_PORT, PBUS_CUT_PORT, PBUS_QUEUE: Q } = process.env;
 const TRACEPARENT = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
 const ORDER = [
-  'connect', 'push', 'push-typed', 'pipeline', 'transaction', 'pool', 'authenticate', 'pull', 'ack-elsewhere', 'nack',
-  'blocking-pop', 'errors', 'unanswered', 'reconnect',
+  'connect', 'push', 'push-typed', 'pipeline', 'transaction', 'pool', 'authenticate', 'pull', 'look', 'ack-elsewhere',
+  'nack', 'blocking-pop', 'errors', 'unanswered', 'reconnect',
 ];
 
 const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
