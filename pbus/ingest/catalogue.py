@@ -121,10 +121,7 @@ def _argument(argument: syntax.Argument) -> Value:
 
 def _info(rows: Rows, words: list[bytes], protocol: int) -> bytes:
     wanted = [_find(rows, word) for word in words] if words else list(rows)
-    absent = encode(None, protocol) if protocol == 3 else b"*-1\r\n"
-    return b"*%d\r\n" % len(wanted) + b"".join([
-        absent if row is None else encode(_details(row), protocol) for row in wanted
-    ])
+    return encode([None if row is None else _details(row) for row in wanted], protocol)
 
 
 def _details(row: Row) -> Value:
@@ -132,7 +129,7 @@ def _details(row: Row) -> Value:
     return [
         row.name, row.arity, Unordered(Status(flag) for flag in row.flags), first, last, step,
         Unordered(Status(category) for category in _categories(row)), Unordered(), Unordered(_key_specs(row)),
-        [_details(sub) for sub in row.subs],
+        [_details(sub) for sub in row.subs] or Unordered(),
     ]
 
 

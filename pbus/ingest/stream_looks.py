@@ -270,9 +270,16 @@ def _groups(connection: Connection, queue: QueueEntry, topics: Sequence[TopicEnt
         claims = open_claims(connection, queue, topic) if numbers.running else []
         found.append({
             "name": topic.name, "consumers": len(_by_consumer(claims)), "pending": numbers.running,
-            "last-delivered-id": _last_delivered(numbers, claims, newest), "entries-read": None, "lag": numbers.ready,
+            "last-delivered-id": _last_delivered(numbers, claims, newest), "entries-read": _read(numbers),
+            "lag": numbers.ready,
         })
     return found
+
+
+def _read(numbers: TopicNumbers) -> int | None:
+    """All that was ever pushed for a topic, but for what waits: with ``lag`` that is what was added. Null: nothing."""
+    ended = numbers.done_total + numbers.cancelled_total + numbers.expired_total + numbers.forgotten_total
+    return ended + numbers.dead + numbers.running + numbers.delayed or None
 
 
 def _last_delivered(numbers: TopicNumbers, claims: Sequence[Open], newest: Sequence[JobRecord]) -> str:
@@ -324,8 +331,8 @@ def _full(connection: Connection, queue: QueueEntry, count: int) -> Value:
         of_topic = look.topics.get((queue.name, topic.name), TopicNumbers())
         claims = open_claims(connection, queue, topic) if of_topic.running else []
         found.append({
-            "name": topic.name, "last-delivered-id": _last_delivered(of_topic, claims, newest), "entries-read": None,
-            "lag": of_topic.ready, "pel-count": len(claims),
+            "name": topic.name, "last-delivered-id": _last_delivered(of_topic, claims, newest),
+            "entries-read": _read(of_topic), "lag": of_topic.ready, "pel-count": len(claims),
             "pending": _listed(connection, claims[:count or None], named=True),
             "consumers": [_consumer(connection, name, mine, count) for name, mine in _by_consumer(claims).items()],
         })

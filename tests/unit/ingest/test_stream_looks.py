@@ -209,7 +209,7 @@ def test_groups_are_the_topics(filled: Client) -> None:
 
     assert list(credit) == ["name", "consumers", "pending", "last-delivered-id", "entries-read", "lag"]
     assert (credit["name"], credit["consumers"], credit["pending"], credit["lag"]) == ("credit", 2, 2, 2)
-    assert (credit["last-delivered-id"], credit["entries-read"]) == ("1000-2", None)
+    assert (credit["last-delivered-id"], credit["entries-read"]) == ("1000-2", 2)
     assert (mail["name"], mail["pending"], mail["lag"], mail["last-delivered-id"]) == ("mail", 0, 4, "0-0")
 
 
