@@ -398,11 +398,10 @@ class Connection:
     def evict(self, limit_bytes: int) -> None:
         """Clients keep too much here, and this one the most."""
         self._leave(Verdict.UNSURE, _CLOSED, gone=False)
-        if self._unsent is not None:
-            self.server.note_slow(self, "memory_replies")
-            self.close()
+        self.server.note_slow(self, "memory" if self._unsent is None else "memory_replies")
+        if self._unsent is not None or self._pending or self._waiting:
+            self.close()                              # a word would be taken for the answer to what is not answered yet
             return
-        self.server.note_slow(self, "memory")
         what = f"unfinished commands of all clients have more than {limit_bytes >> 20} MiB, this one the most"
         self._out.append(error(f"UNAVAILABLE {what}: not stored, this connection ends"))
         self.shut()

@@ -73,7 +73,7 @@ def name_parent(connection: Connection, arguments: list[bytes]) -> bytes | None:
 
 def found(connection: Connection, parent: Parent) -> Parent:
     """
-    *parent* with the trace that it brought; asks stores, so it may take its time.
+    *parent* with the trace that it brought; asks stores where the connection has not read it itself.
 
     Ids are unique within a queue. Where several queues have that one, it is the one that runs now; where that is not
     one alone either, nobody can tell and none is taken.
@@ -81,6 +81,10 @@ def found(connection: Connection, parent: Parent) -> Parent:
     Raises:
         StorageError: a store cannot be asked now.
     """
+    if connection.reader is not None:
+        read = [claim.delivery for claim in connection.reader.claims.values() if claim.delivery.id == parent.id]
+        if len(read) == 1:
+            return Parent(parent.id, read[0].traceparent)
     jobs = _jobs(connection, parent.id)
     running = [job for job in jobs if any(place.state == _RUNNING for place in job.topics.values())]
     candidates = running or jobs

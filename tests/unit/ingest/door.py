@@ -317,7 +317,9 @@ class FakeDriver:
         self._maybe_fail()
         keys = [key for key in self.claims if key[0] == queue and key[2] == id]
         places = {key[1]: self._place(key) for key in keys}
-        return JobRecord(id, queue, self.claims[keys[0]], "", "", "", 0, places) if keys else None
+        if keys:
+            return JobRecord(id, queue, self.claims[keys[0]], "", "", "", 0, places)
+        return next((record for record in self.kept[queue] if record.id == id), None)
 
     def _place(self, key: tuple[str, str, str]) -> Place:
         return Place(
