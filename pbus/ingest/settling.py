@@ -35,6 +35,8 @@ COMPARE_S: Final = 5.0
 CROWDED_S: Final = 0.1
 """The same while somebody waits for one of them to end, at most; longer when it shows nothing."""
 CROWDED_MOST_S: Final = 1.0
+SETTLE_COUNT: Final = 1_000
+"""Ends of one call: a Redis does nothing else while it buries them (0.1 ms each), and no call may take 5 s."""
 SHARE: Final = 20
 """Looking at it takes at most one part in so many of the time."""
 _DONE: Final = Outcome(verdict=Verdict.DONE)
@@ -287,8 +289,10 @@ class Settling:
         Raises:
             StorageError: as the store says.
         """
-        if not ends:
-            return []
+        parts = [ends[at : at + SETTLE_COUNT] for at in range(0, len(ends), SETTLE_COUNT)]
+        return [ours for part in parts for ours in self._settle_part(part)]
+
+    def _settle_part(self, ends: Sequence[End]) -> list[bool]:
         took_effect = self._store.settle([end.settlement for end in ends])
         now_s = self._clock.monotonic_s()
         for end, ours in zip(ends, took_effect, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -28,6 +29,27 @@ def test_closed_connection_gives_back_what_it_has_read(door: Door, client: Clien
         True, True, 0.0, "its connection closed before the ack"
     )
     assert {(one.crash, one.counts, one.redelivered) for one in others} == {(False, False, True)}
+
+
+def test_thousands_of_claims_go_back_in_several_calls() -> None:
+    """One would keep everybody else waiting for the store."""
+    door = Door(queues={"gift": Queue(topic={"credit": Topic(pull=PullHandler(max_open=5000))})})
+    client, reader = door.client(), door.client()
+    push(client, *["x"] * 2500)
+    assert len(read(reader, "COUNT", "2500")) == 2500
+    settle, sizes = door.driver.settle, []
+
+    def counting(settlements: Sequence[Settlement]) -> list[bool]:
+        sizes.append(len(settlements))
+        return settle(settlements)
+
+    door.driver.settle = counting
+
+    reader.close()
+
+    door.until(lambda: len(door.driver.settled) == 2500)
+    assert sizes == [1000, 1000, 500]
+    door.close()
 
 
 def test_claims_of_a_closed_connection_are_somebody_elses_at_once(door: Door, client: Client) -> None:
