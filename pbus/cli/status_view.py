@@ -35,7 +35,7 @@ def document(answer: Mapping[str, Any], output: Output) -> None:
     topics = [{name: row[name] for name in _TOPIC} for row in answer["topics"]]
     if output.form == "json":
         head = {name: answer[name] for name in ("state", "node", "generation", "problems")}
-        output.document({**head, "processes": processes, "topics": topics})
+        output.document({**head, "processes": processes, "topics": topics, "door": answer["door"]})
     else:
         output.rows("topics", _TOPIC, topics)
 

@@ -16,6 +16,7 @@ its own takes its queue's. Rule: a name from the network is looked up, never use
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
@@ -139,6 +140,7 @@ class Directory:
             self._add_passwords(name, queue)
         for name, system in systems.items():
             self._passwords.setdefault(name, ("system", tuple(_digest(word) for word in system.passwords)))
+        self._secrets = frozenset(word for _, words in self._passwords.values() for word in words)
         self.any_open = any(queue.open for queue in self.queues.values())
         self._given: dict[tuple[str, str, bool], Access] = {}
         self._pushed: dict[bytes, Any] = {}           # routes of all push tokens: they may go everywhere
@@ -180,12 +182,13 @@ class Directory:
         What has no password is entered with an empty one, from this machine. Takes the same time
         for a wrong name as for a wrong password.
         """
-        kind, digests = self._passwords.get(name, ("nobody", (_NO_PASSWORD,)))
-        if not digests:
-            digests = (_NO_PASSWORD,) if local and kind != "system" else ()
+        kind, digests = self._passwords.get(name, ("nobody", ()))
+        may_be_empty = not digests and local and kind not in ("system", "nobody")
+        # Always two comparisons: how many passwords a name has is nobody's business either.
+        first, second = ((*digests, *digests) if digests else (_NO_PASSWORD, _NO_PASSWORD))[:2]
         digest = _digest_bytes(password)
-        matches = [hmac.compare_digest(digest, known) for known in digests]
-        return self._access(kind, name, local) if any(matches) and kind != "nobody" else None
+        matches = hmac.compare_digest(digest, first) | hmac.compare_digest(digest, second)
+        return self._access(kind, name, local) if matches and (digests or may_be_empty) else None
 
     def of_token(self, token: Token, local: bool, lives: Callable[[], bool]) -> Access:
         """
@@ -201,6 +204,18 @@ class Directory:
     def is_identity(self, name: str) -> bool:
         """Whether AUTH could ever make somebody *name*."""
         return name in self._passwords
+
+    def showable(self, name: str, alone: bool) -> str:
+        """
+        *name* of a failed AUTH as people may see it; empty where it may be a password that somebody gave for a name.
+
+        *alone*: there was no second argument. Then it is shown when it is, or resembles, a name that somebody bears.
+        """
+        if self.is_identity(name):
+            return name
+        if _digest(name) in self._secrets or (alone and not difflib.get_close_matches(name[:64], self._passwords, 1)):
+            return ""
+        return name
 
     def _access(self, kind: Kind, name: str, local: bool) -> Access:
         """One object per identity, shared by its connections: 10,000 of them know one cache."""

@@ -24,7 +24,8 @@ from pbus.codec.resp_reply import error
 from pbus.config.schema import Ingest
 from pbus.errors import StorageError
 from pbus.ingest.access import Access, Directory, TopicEntry
-from pbus.ingest.connection import KEEPALIVE_S, KEEPALIVE_TRIES, Connection
+from pbus.ingest.connection import Connection
+from pbus.ingest.failures import Failures
 from pbus.ingest.guesses import Guesses
 from pbus.ingest.holder import Holder
 from pbus.ingest.puller import Puller
@@ -74,6 +75,7 @@ class Server:
         most_connections: How many may be open at once.
         held_bytes: What is kept for all of them: unfinished commands, unread replies.
         guesses: Who tried wrong passwords.
+        failures: Who failed to prove who they are, to be told.
         tokens: Who bears a token.
         tally: What was refused, and who was closed.
         reception: Who has not shaken hands yet; None: no door speaks TLS.
@@ -96,6 +98,7 @@ class Server:
         self.guesses = Guesses(child.clock)
         self.tokens = Tokens(child)
         self.tally = Tally()
+        self.failures = Failures(directory)
         for store in stores.values():
             store.committer.refusing = self.tally.refuse
         self.accepted_total = 0
@@ -341,9 +344,18 @@ class Server:
         self._child.slot.update(
             connections=self.connections_now, done=self.stored_total, failed=self.refused_total
         )
+        self._tell()
         if self._unlogged:
             self.log.warning("client.more", count=self._unlogged)
         self._logged = self._unlogged = 0
+
+    def _tell(self) -> None:
+        """The master hears what was refused since the last time."""
+        news, failed = self.tally.news(), self.failures.take()
+        for address, _, tried, count in failed:
+            self._say("auth.refused", address, identity=tried, count=count)
+        if news or failed:
+            self._child.tell("door", **news, failed=failed)
 
     # -- numbers and notes --------------------------------------------------------------------
 
@@ -366,10 +378,6 @@ class Server:
     def uptime_s(self) -> float:
         """Age of this child."""
         return self.clock.monotonic_s() - self._began_s
-
-    def note_refused(self, connection: Connection, name: str) -> None:
-        """AUTH failed, or was not looked at after too many failures."""
-        self._note("auth.refused", connection, identity=name)
 
     def note_slow(self, connection: Connection, why: str) -> None:
         """A client is closed because it is too slow (``tally.SLOW``)."""
@@ -399,7 +407,7 @@ class Server:
     def _note(self, event: str, connection: Connection, **fields: str) -> None:
         self._say(event, connection.peer, **fields)
 
-    def _say(self, event: str, peer: str, **fields: str) -> None:
+    def _say(self, event: str, peer: str, **fields: object) -> None:
         """One line in the log; a flood of them is counted."""
         if self._logged >= _LOGGED_A_SWEEP:
             self._unlogged += 1

@@ -13,12 +13,13 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pbus
 from pbus.codec.resp_reply import NULL, OK, Value, bulk, encode, error, integer, simple
 from pbus.core.tokens import Token
 from pbus.ingest.access import Access
+from pbus.ingest.failures import Failure
 from pbus.ingest.guesses import LONGEST_S
 from pbus.ingest.words import shown
 
@@ -96,43 +97,52 @@ def auth(connection: Connection, arguments: list[bytes]) -> bytes | None:
             return error(_VOID)
         connection.become(access)
         return OK
-    name, password = _credentials(user, arguments[-1])
+    said = _credentials(user, arguments[-1])
 
     def answer() -> bytes:
-        access = _authenticate(connection, name, password)
+        access = _authenticate(connection, said)
         if access is None:
             return error(_WRONGPASS)
         connection.become(access)
         return OK
 
-    return _in_its_time(connection, name, answer)
+    return _in_its_time(connection, said, answer)
 
 
 def _of_token(connection: Connection, token: Token) -> Access | None:
     """The identity of a genuine token; None: its process is gone, or runs on another machine."""
     server = connection.server
     if not server.tokens.lives(token.owner) or not connection.from_here:
-        server.note_refused(connection, token.path)
+        server.failures.note(Failure(connection.peer, token.path, False))
         return None
     lives = partial(server.tokens.lives, token.owner)
     return server.directory.of_token(token, connection.access.local, lives)
 
 
-def _credentials(user: bytes, password: bytes) -> tuple[str, bytes]:
+class _Said(NamedTuple):
+    """What AUTH was given; *alone*: in one argument, so that what is taken for the name may be (part of) a password."""
+
+    name: str
+    password: bytes
+    alone: bool
+
+
+def _credentials(user: bytes, password: bytes) -> _Said:
     """Name and password; user ``default`` or none means that the password is written ``name:pw``."""
-    if user in (b"", b"default"):
+    alone = user in (b"", b"default")
+    if alone:
         user, _, password = password.partition(b":")
-    return user.decode("utf-8", "replace"), password
+    return _Said(user.decode("utf-8", "replace"), password, alone)
 
 
-def _in_its_time(connection: Connection, name: str, answer: Callable[[], bytes]) -> bytes | None:
+def _in_its_time(connection: Connection, said: _Said, answer: Callable[[], bytes]) -> bytes | None:
     """*answer* now, or after a while when somebody at that address guesses, or not at all."""
     server = connection.server
-    wait_s = server.guesses.wait_s(connection.peer, _guessed(connection, name))
+    wait_s = server.guesses.wait_s(connection.peer, _guessed(connection, said.name))
     if not wait_s:
         return answer()
     if wait_s > LONGEST_S:
-        server.note_refused(connection, shown(name.encode()))
+        server.failures.note(Failure(connection.peer, said.name, said.alone))
         return error(f"NOAUTH too many wrong passwords from here: not looked at, try again in {math.ceil(wait_s)} s")
     server.after(connection, wait_s, answer)
     return None
@@ -143,13 +153,13 @@ def _guessed(connection: Connection, name: str) -> str:
     return name if connection.server.directory.is_identity(name) else ""
 
 
-def _authenticate(connection: Connection, name: str, password: bytes) -> Access | None:
+def _authenticate(connection: Connection, said: _Said) -> Access | None:
     """The identity; a failure is counted."""
     server = connection.server
-    access = server.directory.authenticate(name, password, connection.access.local)
+    access = server.directory.authenticate(said.name, said.password, connection.access.local)
     if access is None:
-        server.note_refused(connection, shown(name.encode()))
-        server.guesses.failed(connection.peer, _guessed(connection, name))
+        server.failures.note(Failure(connection.peer, said.name, said.alone))
+        server.guesses.failed(connection.peer, _guessed(connection, said.name))
     return access
 
 
@@ -160,8 +170,8 @@ def hello(connection: Connection, arguments: list[bytes]) -> bytes | None:
         if arguments[place].lower() == b"auth" and place + 2 < len(arguments):
             if connection.server.tokens.read(arguments[place + 1], arguments[place + 2]) is not None:
                 break                                 # no guess: it does not wait
-            name, _ = _credentials(arguments[place + 1], arguments[place + 2])
-            return _in_its_time(connection, name, lambda: _hello(connection, arguments))
+            said = _credentials(arguments[place + 1], arguments[place + 2])
+            return _in_its_time(connection, said, lambda: _hello(connection, arguments))
         place += 2
     return _hello(connection, arguments)
 
@@ -181,7 +191,7 @@ def _hello(connection: Connection, arguments: list[bytes]) -> bytes:
             if token is not None:
                 given = _of_token(connection, token)
             else:
-                given = _authenticate(connection, *_credentials(arguments[place + 1], arguments[place + 2]))
+                given = _authenticate(connection, _credentials(arguments[place + 1], arguments[place + 2]))
             if given is None:
                 return error(_VOID if token is not None else _WRONGPASS)
             access = given

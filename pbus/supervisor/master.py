@@ -388,7 +388,7 @@ class Master:
             children=children, restarts={child.n: self._children.restarts(child.place) for child in children},
             topics=self._plan.topics, numbers=numbers,
             next_starts=self._children.next_starts(), decisions=self._workforce.scaling.decisions,
-            rollouts=self._workforce.rollouts.rows(), fatal=self._children.given_up(),
+            rollouts=self._workforce.rollouts.rows(), door=self._relay.door.view(), fatal=self._children.given_up(),
             deaths={key: history.last for key, history in self._children.histories.items()},
             programs={
                 spec.key: (spec.count, self._children.restarts_of(spec.key))

@@ -14,6 +14,7 @@ What children say to the master, and where it goes: a table of frames.
     ordered {id, ..}              answer to ``order {id, ..}``
     lane {queue, topic, state, reason, concurrency}
     backend {backend, address, state, reason, connections, limit, ..}
+    door {refused, closed, limited, failed}  what an ingest child refused, since it told last
     delayed {store, in_s}         a retry is due sooner than anybody would look: for those who hear it
     watching {id}                 it publishes job events now
     event {event}                 a job event for followers
@@ -34,6 +35,7 @@ from typing import Any, Final
 from pbus.clock import Clock
 from pbus.core.names import Owner
 from pbus.supervisor.children import Children
+from pbus.supervisor.door_book import DoorBook
 from pbus.supervisor.errands import Errands
 from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Handle
@@ -67,9 +69,11 @@ class Relay:
         self._workforce = workforce
         self._clock = clock
         self._log = logs.get()
+        self.door = DoorBook(clock)
         self._news: dict[tuple[str, ...], dict[str, Any]] = {}
         self._table: dict[str, Act] = {
             "ready": self._ready,
+            "door": lambda _, frame: self.door.heard(frame),
             "problem": self._problem,
             "fail": self._fail,
             "fenced": lambda child, _: fence(child),

@@ -21,6 +21,7 @@ from pbus.supervisor.scoreboard import SlotView
 from pbus.supervisor.topics import badness, reason_of, worst
 
 ORPHANED: Final = "orphaned"
+INGEST: Final = "ingest"
 _SCALING: Final = ("wanted", "surplus", "limited_by", "reason")
 Lane = Mapping[str, Any]
 _NOBODY: Final[Lane] = {"state": "down", "reason": "no consumer process is ready"}
@@ -74,6 +75,8 @@ class Facts:
     """(role, path) whose code has ever changed -> stage, code, files, reason, old."""
     deaths: Mapping[Key, str] = field(default_factory=dict)
     """(role, path) -> how the last process of it ended that was not told to."""
+    door: Mapping[str, Any] = field(default_factory=dict)
+    """What all ingest children refused and closed (``DoorBook.view``)."""
     programs: Mapping[Key, tuple[int, int]] = field(default_factory=dict)
     """Program -> how many of it there ought to be, and how often one ended that was not told to."""
 
@@ -102,6 +105,7 @@ def build(facts: Facts) -> dict[str, Any]:
         "topics": [*topics, *orphans],
         "programs": [_program(facts, key, *counts) for key, counts in facts.programs.items()],
         "backends": merged(child.backends for child in facts.children),
+        "door": {"connections": _connections(facts.children), **facts.door},
     }
 
 
@@ -118,6 +122,11 @@ def _process(facts: Facts, child: Handle) -> dict[str, Any]:
         "index": child.index,
         "path": child.spec.path,
     }
+
+
+def _connections(children: Sequence[Handle]) -> int:
+    """Of all ingest children."""
+    return sum(child.slot.read().connections for child in children if child.spec.role == INGEST)
 
 
 def _by_topic(children: Sequence[Handle]) -> tuple[dict[str, list[Handle]], dict[tuple[str, str], list[Lane]]]:

@@ -35,6 +35,7 @@ def answer(**fields: Any) -> dict[str, Any]:
     base = {
         "state": "running", "node": "bus-1", "generation": 1, "problems": [],
         "processes": [process("master", 1, state="running"), process("ingest", 2)], "topics": [topic("credit")],
+        "door": {"connections": 0},
     }
     return {**base, **fields}
 
@@ -130,7 +131,7 @@ def test_json_is_exactly_what_is_promised() -> None:
     out = io.StringIO()
     document(answer(), Output("json", stdout=out))
     told = json.loads(out.getvalue())
-    assert list(told) == ["v", "state", "node", "generation", "problems", "processes", "topics"]
+    assert list(told) == ["v", "state", "node", "generation", "problems", "processes", "topics", "door"]
     assert list(told["processes"][0]) == ["role", "pid", "state", "rss_bytes", "uptime_s", "restarts", "running"]
     assert "reason" not in told["topics"][0]
     assert told["topics"][0]["capacity"] == {"now_per_s": None, "max_per_s": None, "limited_by": None}
