@@ -15,9 +15,6 @@ of the commands, one each. What it holds is bounded: it is not read from while t
 from __future__ import annotations
 
 import collections
-import contextlib
-import enum
-import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,10 +22,11 @@ from pbus.codec.resp import Event, Limits, RequestParser, Run, TooBig
 from pbus.codec.resp_reply import error
 from pbus.core.outcome import Verdict
 from pbus.errors import ProtocolError
-from pbus.ingest import commands, pulls, pushes
+from pbus.ingest import commands, pulls, pushes, wire
 from pbus.ingest.access import Access
 from pbus.ingest.claims import Claim, Reader
 from pbus.ingest.committer import Committer, Ticket
+from pbus.ingest.outlet import Outlet, State
 from pbus.ingest.puller import Pop
 
 if TYPE_CHECKING:
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 COMMANDS_A_TURN: Final = 64
 """Fairness: nobody gets more done in one turn of the loop."""
 RECV_BYTES: Final = 64 * 1024
-SEND_BYTES: Final = 256 * 1024
 UNPARSED_BYTES: Final = 64 * 1024
 """Input kept while what was read before waits for something."""
 IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024
@@ -47,39 +44,17 @@ IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024
 LINGER_S: Final = 1.0
 """How long a refused connection is still read from, so that its last reply is not lost to a reset."""
 _READ: Final = 1
-_WRITE: Final = 2
 _NO_ROUTES: Final[Mapping[bytes, Any]] = {}
-_TCP_CLOSE: Final = 7
-"""State of a connection that was reset (Linux, tcp_states.h)."""
-KEEPALIVE_S: Final = 60
-KEEPALIVE_READER_S: Final = 5
-"""The same for a client with open claims: if it is dead, others shall have them."""
-KEEPALIVE_TRIES: Final = 3
 _GONE: Final = "its connection closed before the ack"
 _CLOSED: Final = "pbus closed its connection before the ack"
 
 
-class State(enum.Enum):
-    """
-    Life of a connection.
-
-        OPEN --EOF from the client------> ENDING --everything is answered-----------> CLOSED
-          | ---QUIT, garbage on the wire-> SHUT --replies sent, client gone or LINGER_S-> CLOSED
-    """
-
-    OPEN = "open"
-    ENDING = "ending"
-    SHUT = "shut"
-    CLOSED = "closed"
-
-
-class Connection:
+class Connection(Outlet):
     """
     A client, from accept to close. Its owner is the server; it runs in callbacks of the loop.
 
     Attributes:
         id: Number within this child, for CLIENT ID.
-        server: Where it came in.
         peer: Address as text.
         access: Who it is and what it may do.
         protocol: 2 or 3.
@@ -94,18 +69,15 @@ class Connection:
     """
 
     __slots__ = (
-        "_committer", "_held_bytes", "_in_flight_bytes", "_keen", "_most", "_on_sent", "_out", "_parser", "_paused",
-        "_pending", "_postponed", "_queue",
-        "_reader", "_reading", "_shut_s", "_socket", "_spent", "_started_s", "_state", "_stuck_s", "_unread", "_unsent",
-        "_waiting", "_writer",
+        "_committer", "_held_bytes", "_in_flight_bytes", "_keen", "_most", "_parser", "_paused", "_pending",
+        "_postponed", "_queue", "_reader", "_reading", "_spent", "_started_s", "_unread", "_waiting",
         "access", "began_s", "gone", "id", "library", "name", "parent", "peer", "pop", "protocol", "reader", "routes",
-        "server",
         "transaction",
     )
 
     def __init__(self, server: Server, sock: Any, number: int, peer: str, access: Access) -> None:
+        super().__init__(server, sock)
         self.id = number
-        self.server = server
         self.peer = peer
         self.protocol = 2
         self.name = b""
@@ -116,8 +88,6 @@ class Connection:
         self.transaction: Transaction | None = None
         self.parent: Parent | None = None
         self.gone = False
-        self._socket = sock
-        self._state = State.OPEN
         self._parser = RequestParser(server.limits_of(access))
         self._queue: list[Event] = []                 # parsed, not executed
         self._pending: collections.deque[Ticket] | None = None
@@ -128,17 +98,11 @@ class Connection:
         self._waiting = False                         # a command is not answered yet and nothing may overtake it
         self._paused = False                          # the committer is full
         self._postponed = False                       # it has had its share of this turn
-        self._out: list[bytes] = []                   # replies of this turn
-        self._unsent: bytearray | None = None         # what the kernel did not take, and since when it stands still
-        self._stuck_s = 0.0
         self._started_s: float | None = None          # since when a command is incomplete
-        self._shut_s = 0.0
-        self._on_sent: list[Callable[[bool], None]] | None = None
         self._unread: Callable[[], None] | None = None
         self._keen = False                            # its death is looked for as that of a reader
         self.routes: Mapping[bytes, Any] = _NO_ROUTES
         self._reader = server.loop.io(sock.fileno(), _READ)
-        self._writer: Any = None
         self._reading = True
         self.become(access)
         self._reader.start(self._readable)
@@ -148,13 +112,7 @@ class Connection:
     @property
     def from_here(self) -> bool:
         """Whether the client is on this machine, also when it came in by an address that others see."""
-        if self.access.local:
-            return True
-        try:
-            peer, own = self._socket.getpeername(), self._socket.getsockname()
-        except OSError:                               # it is gone already
-            return False
-        return bool(peer) and bool(peer[0] == own[0])
+        return self.access.local or wire.is_of_one_machine(self._socket)
 
     def become(self, access: Access) -> None:
         """Another identity, and its limits; it is as fresh as a connection."""
@@ -240,7 +198,7 @@ class Connection:
             self.server.tally.error(reply)
         if unread is not None and not self.gone:
             self._unread = unread
-            if self._has_ended():
+            if wire.has_ended(self._socket):
                 self.close()
         if self.gone:
             if on_sent is not None:
@@ -444,11 +402,8 @@ class Connection:
         self._state, self.gone = State.CLOSED, True
         self._reader.stop()
         self._reader.close()
-        if self._writer is not None:
-            self._writer.stop()
-            self._writer.close()
-        self._socket.close()
-        self._queue, self._out, self._unsent = [], [], None
+        self._end_output()
+        self._queue = []
         self.transact(None)
         self.server.held_bytes -= self._held_bytes
         self._held_bytes = 0
@@ -460,16 +415,9 @@ class Connection:
         self.server.closed(self)
 
     def _look_for_death(self, *, keen: bool) -> None:
-        """Have the kernel find out sooner, or later, that the other end is silent."""
-        if keen is self._keen or self._socket.family == socket.AF_UNIX:
-            return
-        self._keen = keen
-        every_s = KEEPALIVE_READER_S if keen else KEEPALIVE_S
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every_s)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
-        # While something is on its way that nobody has acknowledged, the kernel sends no probes.
-        silence_ms = every_s * (KEEPALIVE_TRIES + 1) * 1000 if keen else 0
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence_ms)
+        if keen is not self._keen:
+            self._keen = keen
+            wire.look_for_death(self._socket, keen=keen)
 
     # -- input --------------------------------------------------------------------------------
 
@@ -511,25 +459,10 @@ class Connection:
         if callback is not None and unread:
             callback()
 
-    def _has_ended(self) -> bool:
-        """Whether the client has gone already, which nobody has noticed yet."""
-        try:
-            return not self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def _was_reset(self) -> bool:
-        """Whether what the kernel sent last met a closed socket: then the end of the stream says less than it seems."""
-        if self._socket.family == socket.AF_UNIX:
-            return False                              # there it is an error
-        return bool(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
-
     def _ended(self) -> None:
         """The client sends nothing more: what it sent is answered; who is blocked wants no answer."""
         if self._unread is not None:
-            self._lost(self._was_reset())
+            self._lost(wire.was_reset(self._socket))
         if self._state is State.SHUT or self.pop is not None:
             self.close()
             return
@@ -627,85 +560,9 @@ class Connection:
                 if self._clogged:
                     self.server.tally.limit("unread")
 
-    # -- output -------------------------------------------------------------------------------
-
-    @property
-    def _clogged(self) -> bool:
-        """The client leaves too many replies unread."""
-        return self._unsent is not None and len(self._unsent) > self.server.limits.unread_bytes
-
-    def _flush(self) -> None:
-        """Send the replies of this turn at once."""
-        out = self._out
-        if out and self._state is not State.CLOSED:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            self._out = []
-            if self._unsent is None:
-                self._send(data)
-            else:
-                self._unsent += data
-                self.account()
-                self._regulate()
-        if self._unsent is None:
-            self._all_sent()
-
-    def _send(self, data: bytes) -> None:
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.close()
-            return
-        if sent < len(data):
-            self._unsent = bytearray(data[sent:])
-            self._stuck_s = self.server.clock.monotonic_s()
-            self.server.watch(self)
-            if self._writer is None:
-                self._writer = self.server.loop.io(self._socket.fileno(), _WRITE)
-            self._writer.start(self._writable)
-            self.account()
-            self._regulate()
-
-    def _writable(self) -> None:
-        unsent = self._unsent
-        if unsent is None:
-            return
-        try:
-            sent = self._socket.send(bytes(unsent[:SEND_BYTES]))
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
-            return
-        clogged = self._clogged
-        del unsent[:sent]
-        if not clogged or not self._clogged:          # too far behind counts from when it fell behind
-            self._stuck_s = self.server.clock.monotonic_s()
-        if not unsent:
-            self._unsent = None
-            self._shut_s = self._stuck_s              # a client that was shut lingers from here
-            self._writer.stop()
-        self.account()
-        self.proceed()
-
-    def _all_sent(self) -> None:
-        """The kernel has everything."""
-        if self._on_sent is not None:
-            self._tell_sent(self._state is not State.CLOSED)
-        if self._state is State.SHUT:
-            with contextlib.suppress(OSError):        # the client may have gone first
-                self._socket.shutdown(socket.SHUT_WR)
-        elif self._state is State.ENDING and self._all_answered:
-            self.close()
-
     @property
     def _all_answered(self) -> bool:
-        """Every command that came completely has its reply."""
         return not (self._queue or self._pending or self._waiting or self._parser.unparsed_bytes)
 
-    def _tell_sent(self, sent: bool) -> None:
-        """Whoever waits for replies to leave hears of it once."""
-        waiting, self._on_sent = self._on_sent or [], None
-        for on_sent in waiting:
-            on_sent(sent)
+    def _watch(self) -> None:
+        self.server.watch(self)
