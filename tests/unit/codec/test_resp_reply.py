@@ -64,3 +64,8 @@ def test_error_stays_on_one_line() -> None:
 
 def test_error_text_is_bounded() -> None:
     assert len(resp_reply.error("x" * 100_000)) < 1100
+
+
+@pytest.mark.parametrize(("protocol", "wire"), [(2, b"*2\r\n+RO\r\n$1\r\nx\r\n"), (3, b"~2\r\n+RO\r\n$1\r\nx\r\n")])
+def test_set_of_words(protocol: int, wire: bytes) -> None:
+    assert resp_reply.encode(resp_reply.Unordered([resp_reply.Status("RO"), "x"]), protocol) == wire

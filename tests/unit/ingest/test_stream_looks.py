@@ -70,8 +70,9 @@ def test_range_backwards_begins_with_the_newest(filled: Client) -> None:
 
 def test_range_of_one_id_reads_one_job(door: Door, filled: Client) -> None:
     filled.ask("XRANGE", "gift", "1000-2", "1000-2")
+    filled.ask("XREVRANGE", "gift", "1000-2", "1000-2")
 
-    assert door.driver.pages == [1]
+    assert door.driver.pages == [1, 1]
 
 
 def test_range_of_more_than_a_page_is_read_to_its_bound(client: Client) -> None:
