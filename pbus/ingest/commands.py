@@ -18,7 +18,7 @@ from pbus.codec.resp_reply import error
 from pbus.ingest import (
     cancels, catalogue, groups, looks, parents, programs, pulls, pushes, session, stream_looks, streams, transactions,
 )
-from pbus.ingest.rows import Doc, Row
+from pbus.ingest.rows import Act, Doc, Row
 from pbus.ingest.words import shown
 
 if TYPE_CHECKING:
@@ -33,6 +33,14 @@ def command(connection: Connection, arguments: list[bytes]) -> bytes:
 def another(connection: Connection, arguments: list[bytes]) -> bytes:
     """A subcommand that is not in the table: HELP, or none of ours."""
     return catalogue.another(ROWS, connection, arguments)
+
+
+def _subs(name: str, act: Act, *each: tuple[str, int, str, str]) -> tuple[Row, ...]:
+    """Subcommands that their command answers: name, arity, syntax and summary; the page has one line for all."""
+    group = "connection" if name == "client" else "server"
+    return tuple([
+        Row(f"{name}|{sub}", act, arity, Doc(group, syntax, "as Redis", what)) for sub, arity, syntax, what in each
+    ])
 
 
 _WRITE: Final = ("write", "denyoom", "fast")
@@ -198,7 +206,14 @@ ROWS: Final = (
     Row("client", session.client, -2, Doc(
         "connection", "subcommand [argument ...]", "as Redis", "What client libraries tell and ask of a connection.",
         "`SETNAME` `GETNAME` `ID` `INFO` `LIST` `SETINFO` `REPLY ON` `NO-EVICT` `NO-TOUCH` `TRACKING OFF`",
-    ), anonymous=True, flags=_ADMIN),
+    ), anonymous=True, flags=_ADMIN, subs=_subs(
+        "client", session.client, ("setname", 3, "text", "Name the connection."),
+        ("getname", 2, "", "The name of the connection."), ("id", 2, "", "Its number within this process."),
+        ("info", 2, "", "What is known of it."), ("list", -2, "", "Connections of the same identity."),
+        ("setinfo", 4, "<LIB-NAME text | LIB-VER text>", "Name the library."),
+        ("reply", 3, "ON", "Every command has its reply."), ("no-evict", 3, "<ON | OFF>", "Nothing to do."),
+        ("no-touch", 3, "<ON | OFF>", "Nothing to do."), ("tracking", -3, "OFF", "There are no keys to track."),
+    )),
     Row("select", session.select, 2, Doc(
         "connection", "index", "OK", "There is one database, 0.",
     ), anonymous=True, flags=_STALE),
@@ -215,10 +230,16 @@ ROWS: Final = (
     Row("command", command, -1, Doc(
         "server", "[<COUNT | LIST | DOCS | INFO | GETKEYS> [argument ...]]", "as Redis", "This table, for clients.",
         complexity="O(N), the commands asked for",
-    ), flags=("loading", "stale")),
+    ), flags=("loading", "stale"), subs=_subs(
+        "command", command, ("count", 2, "", "How many there are."),
+        ("list", -2, "[FILTERBY <MODULE name | ACLCAT category | PATTERN glob>]", "Their names."),
+        ("docs", -2, "[name [name ...]]", "What people read about them."),
+        ("info", -2, "[name [name ...]]", "What programs read about them."),
+        ("getkeys", -3, "name [argument ...]", "The keys in a command."),
+    )),
     Row("config", session.config, -2, Doc(
         "server", "GET pattern [pattern ...]", "map", "What clients look at; the settings of pbus are in its files.",
-    ), flags=_ADMIN),
+    ), flags=_ADMIN, subs=_subs("config", session.config, ("get", -3, "pattern [pattern ...]", "What is set."))),
     Row("info", session.info, -1, Doc(
         "server", "[section [section ...]]", "text", "Numbers of the process that answers.",
     ), flags=("loading", "stale")),
@@ -249,7 +270,7 @@ def execute(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """The reply to a command; None: it is arranged for."""
     row = find(arguments[0])
     text = _unknown(arguments) if row is None else _refusal(row, connection, arguments)
-    if row is not None and row.subs and not text and (sub := row.sub(arguments[1])) is not None:
+    if row is not None and row.subs and len(arguments) > 1 and not text and (sub := row.sub(arguments[1])) is not None:
         row, text = sub, _miscount(sub, arguments)    # those of the table are answered by their own functions
     if connection.transaction is not None:
         return connection.transaction.take(row, arguments, text)

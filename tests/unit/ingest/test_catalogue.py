@@ -66,3 +66,13 @@ def test_list_of_a_part(client: Client, words: str, wanted: list[str] | str) -> 
 def test_help_says_what_there_is(client: Client) -> None:
     assert client.ask("COMMAND", "HELP")[0].startswith("COMMAND <subcommand>")
     assert client.ask("COMMAND", "COUNT", "x") == "ERR wrong number of arguments for 'command|count' command"
+
+
+def test_subcommands_that_their_command_answers_are_documented_too(client: Client) -> None:
+    _, doc = client.ask("COMMAND", "DOCS", "client")
+    said = dict(zip(doc[::2], doc[1::2], strict=True))
+
+    assert "client|setname" in said["subcommands"]
+    assert client.ask("CLIENT", "SETNAME", "a", "b") == "ERR wrong number of arguments for 'client|setname' command"
+    assert client.ask("CLIENT", "NO-EVICT", "ON") == "OK"
+    assert client.ask("CONFIG", "GET", "save") == ["save", ""]
