@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import math
+import resource
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -338,16 +339,22 @@ def info(connection: Connection, arguments: list[bytes]) -> bytes:
     """``INFO [section ..]``."""
     connection.spend()
     server = connection.server
+    errors = sum(server.tally.refused.values())
     sections: dict[str, dict[str, object]] = {
         "server": {
             "redis_version": REDIS_VERSION, "redis_mode": "standalone", "pbus_version": pbus.__version__,
             "process_id": server.pid, "run_id": server.owner, "uptime_in_seconds": int(server.uptime_s),
         },
-        "clients": {"connected_clients": len(server.connections), "maxclients": server.most_connections},
+        "clients": {
+            "connected_clients": len(server.connections), "maxclients": server.most_connections,
+            "blocked_clients": sum(other.pop is not None and other.pop.blocks for other in server.connections),
+        },
+        "memory": {"used_memory": _resident_bytes(), "maxmemory": 0},
         "stats": {
+            "total_commands_processed": server.stored_total + errors,  # what is counted: a plain look is not
             "total_connections_received": server.accepted_total, "rejected_connections": server.rejected_total,
             "pushes_stored": server.stored_total, "pushes_refused": server.refused_total,
-            "total_error_replies": sum(server.tally.refused.values()),
+            "total_error_replies": errors,
             **{f"closed_{reason}": count for reason, count in sorted(server.tally.closed.items())},
             **{f"limited_{name}": count for name, count in sorted(server.tally.limited.items())},
         },
@@ -364,3 +371,9 @@ def info(connection: Connection, arguments: list[bytes]) -> bytes:
         for title, fields in sections.items() if title in wanted
     ]
     return bulk("\r\n".join(blocks).encode())
+
+
+def _resident_bytes() -> int:
+    """Memory of this process, which redis-cli --stat shows."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

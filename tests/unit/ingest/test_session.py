@@ -121,6 +121,18 @@ def test_info_has_what_libraries_read(client: Client) -> None:
     assert "redis_version" not in client.ask("INFO", "clients")
 
 
+def test_info_has_what_redis_cli_shows_by_stat(door: Door, client: Client) -> None:
+    door.client().command("BRPOP", "gift/credit", "0")
+    door.until(lambda: door.store.puller._waiting)
+    client.ask("LPUSH", "mail", "a", "b")
+    client.ask("LPUSH", "nope", "a")
+    fields = dict(line.split(":") for line in client.ask("INFO").splitlines() if ":" in line)
+
+    assert int(fields["used_memory"]) > 1_000_000
+    assert fields["total_commands_processed"] == "3"
+    assert fields["blocked_clients"] == "1"
+
+
 def test_client_info_and_list_show_the_own_identity_only(door: Door, client: Client) -> None:
     other = door.client()
     other.ask("AUTH", "safe", "pw")
