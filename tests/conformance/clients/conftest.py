@@ -8,10 +8,10 @@ import pytest
 
 from tests.support.bus import Bus, write_config
 
-QUEUES = ("py2", "py3", "pool", "pipe", "pop", "cli", "php", "phppipe", "wire", "flood", "opt", "mylist")
+QUEUES = ("py2", "py3", "pipe", "pop", "cli", "php", "phppipe", "opt", "mylist")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """
     Queues of QUEUES with one pull topic ``t`` each, ``safe`` with a password, ``old`` with the old contract.

@@ -64,6 +64,16 @@ def test_benchmark_pushes_what_it_says(bus: Bus) -> None:
     assert 20_000 <= after - before <= 20_000 + 50 * 32
 
 
+def test_benchmark_takes_what_it_pushed(bus: Bus) -> None:
+    command = [requires("redis-benchmark"), "-p", str(bus.port), "-n", "1000", "-P", "10", "-q"]
+    listed, typed = ["-t", "rpush,lpop,rpop"], ["XADD", "mylist", "*", "body", "x"]
+    ran = subprocess.run([*command, *listed], capture_output=True, text=True, timeout=50, check=True)
+    subprocess.run([*command, *typed], capture_output=True, timeout=50, check=True)
+
+    assert [word for word in ("RPUSH", "LPOP", "RPOP") if f"{word}: " not in ran.stdout] == []
+    assert "Error" not in ran.stdout + ran.stderr
+
+
 def test_benchmark_pings(bus: Bus) -> None:
     command = [requires("redis-benchmark"), "-p", str(bus.port), "-t", "ping", "-c", "10", "-n", "2000", "-q", "--csv"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
