@@ -70,8 +70,9 @@ _RANGE: Final = (
     "and `traceparent` where there are any"
 )
 _OPEN: Final = (
-    "The oldest 10,000. The consumer is what a client of the same ingest process called itself, else the process that "
-    "holds the claim; idle is since the claim was read, of another process' claim since the job was pushed"
+    "Of the oldest 10,000, at most 1,000 a reply. The consumer is what a client of the same ingest process called "
+    "itself, else the process that holds the claim; idle is since the claim was read, of another process' claim since "
+    "the job was pushed"
 )
 _BACKLOG: Final = Doc("look", "<queue | queue/topic>", "integer", "The backlog of a queue or of a topic.")
 

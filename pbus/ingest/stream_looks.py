@@ -34,6 +34,8 @@ MOST_JOBS: Final = 1_000
 RANGE_BYTES: Final = 4 * 1024 * 1024
 MOST_CLAIMS: Final = 10_000
 """The oldest open claims of a topic that one command looks at."""
+MOST_ROWS: Final = 1_000
+"""Those of them that one reply lists."""
 _FULL: Final = 10
 """Entries that XINFO STREAM FULL shows when nobody says how many."""
 _NOT_INTEGER: Final = "ERR value is not an integer or out of range"
@@ -160,8 +162,7 @@ def _entry(job: JobRecord) -> Value:
 def pending(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``XPENDING queue topic [[IDLE min-idle-ms] start end n [consumer]]``: open claims, in sum or one by one."""
     if len(arguments) == 3:
-        found = topic_of(connection, arguments[1], arguments[2])
-        _ask(connection, *found, lambda claims: _summary(claims, connection.protocol))
+        _pending_in_sum(connection, arguments)
         return None
     words = arguments[3:]
     least_ms = 0
@@ -171,7 +172,7 @@ def pending(connection: Connection, arguments: list[bytes]) -> bytes | None:
         least_ms, words = _integer(words[1]), words[2:]
     if len(words) not in (3, 4):
         raise ValueError(_SYNTAX)
-    count = _integer(words[2])
+    count = max(0, min(MOST_ROWS, _integer(words[2])))
     first, last = stream_ids.interval(words[0], words[1])
     consumer = words[3] if len(words) == 4 else None
     found = topic_of(connection, arguments[1], arguments[2])
@@ -181,19 +182,28 @@ def pending(connection: Connection, arguments: list[bytes]) -> bytes | None:
             claim for claim in claims
             if first <= _order(claim.id) <= last and claim.idle_ms >= least_ms and consumer in (None, claim.consumer)
         ]
-        rows: list[Value] = [[one.id, one.consumer, one.idle_ms, one.deliveries] for one in wanted[:max(0, count)]]
+        rows: list[Value] = [[one.id, one.consumer, one.idle_ms, one.deliveries] for one in wanted[:count]]
         return encode(rows, connection.protocol)
 
     _ask(connection, *found, listed)
     return None
 
 
-def _summary(claims: list[Open], protocol: int) -> bytes:
+def _pending_in_sum(connection: Connection, arguments: list[bytes]) -> None:
     """How many, the oldest, the newest, and how many each consumer has (as text)."""
-    if not claims:
-        return b"*4\r\n" + integer(0) + encode(None, protocol) * 2 + NULL_ARRAY[protocol]
-    consumers: list[Value] = [[name, str(len(of_one))] for name, of_one in _by_consumer(claims).items()]
-    return encode([len(claims), claims[0].id, claims[-1].id, consumers], protocol)
+    queue, topic = topic_of(connection, arguments[1], arguments[2])
+    protocol = connection.protocol
+
+    def counted(claims: list[Open]) -> bytes:
+        if not claims:
+            return b"*4\r\n" + integer(0) + encode(None, protocol) * 2 + NULL_ARRAY[protocol]
+        total = len(claims)
+        if total >= MOST_CLAIMS:                      # there may be more
+            total = _store(connection, queue).look().topics[queue.name, topic.name].running
+        consumers: list[Value] = [[name, str(len(of_one))] for name, of_one in _by_consumer(claims).items()]
+        return encode([total, claims[0].id, claims[-1].id, consumers], protocol)
+
+    _ask(connection, queue, topic, counted)
 
 
 def _by_consumer(claims: list[Open]) -> dict[bytes, list[Open]]:

@@ -178,6 +178,17 @@ def test_pending_of_a_part(filled: Client, words: tuple[str, ...], wanted: list[
     assert ids(filled.ask("XPENDING", "gift", "credit", *words)) == wanted
 
 
+def test_pending_is_bounded_and_says_how_many_there_are(door: Door, client: Client) -> None:
+    for number in range(stream_looks.MOST_CLAIMS + 50):
+        key = ("gift", "credit", f"1000-{number:05}")
+        door.driver.claims[key], door.driver.owners_of[key] = b"", "other/b7/3.1"
+    client.ask("LPUSH", "gift", "a")
+
+    total, _, _, consumers = client.ask("XPENDING", "gift", "credit")
+    assert (total, consumers) == (stream_looks.MOST_CLAIMS + 50, [["other/b7/3.1", str(stream_looks.MOST_CLAIMS)]])
+    assert len(client.ask("XPENDING", "gift", "credit", "-", "+", "99999")) == stream_looks.MOST_ROWS
+
+
 def test_claim_of_another_process_is_that_of_its_owner(door: Door, filled: Client) -> None:
     door.driver.owners_of["gift", "credit", "1000-1"] = "other/b7/3.1"
     door.store.puller.claims.end(("gift", "credit", "1000-1"), 0.0)
