@@ -1,4 +1,4 @@
-"""``pbus topic ls|show|pause|resume|scale|restart|debug|rm``: subscriptions, whether the bus runs or not."""
+"""``pbus topic ls|show|why|pause|resume|scale|restart|debug|rm``: subscriptions, whether the bus runs or not."""
 
 from __future__ import annotations
 
@@ -210,6 +210,17 @@ def show_topic(context: Context, path: str) -> int:
         context.output.rows("topics", _COLUMNS, [row])
     stock.check()
     return Exit.DONE
+
+
+@topic.command()
+@click.argument("path", metavar="QUEUE/TOPIC")
+@output_option
+@pass_context
+def why(context: Context, path: str) -> int:
+    """Say why jobs of a topic are not done, or not seen: each reason, the most important first, and what to do next."""
+    from pbus.cli.why import tell
+
+    return tell(context, path)
 
 
 _GROUPS: Final = 5

@@ -1,0 +1,306 @@
+"""
+Why the jobs of a topic are not done, or not seen: a list of rules, asked from the top. Pure: facts in, reasons out.
+
+    rule      holds (facts) -> bool      text: what is so      todo: what to do next, mostly a command
+              ends: whoever it holds for needs no further rule
+
+Rule: the first reason is the one to look at first. What is not known is None, and no rule holds because of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+FAILED_MANY: Final = 3
+"""So many failed AUTHs of one address within ten minutes are worth the first line."""
+_MOST_ADDRESSES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedAuth:
+    """
+    Who failed to prove who they are.
+
+    Attributes:
+        address: Where they are.
+        identity: Whose name they gave; empty: a name that nobody bears.
+        tried: That name, where it may be shown.
+        recent: How often within the last ten minutes.
+        ago_s: Since the last time.
+    """
+
+    address: str
+    identity: str
+    tried: str
+    recent: int
+    ago_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """
+    What is known of a topic.
+
+    Attributes:
+        queue, topic, system: Its name, and whose its queue is.
+        handler: ``fastcgi``, ``http``, ``python``, ``command``, ``pull``; empty: it is not in the configuration.
+        bus: ``running``, ``starting``, ``stopping``, ``stopped``, or ``unknown``: it does not answer us.
+        store_away: Why the store cannot be read; empty: it can.
+        state, reason: Of the topic, as ``pbus status`` says.
+        paused: By a person.
+        ready, running, delayed, dead: Deliveries; None: not known.
+        oldest_wait_s, done_total, pushed_total: See ``storage.driver``; None: not known.
+        slots, most: Calls or processes now, and at most (with ``pull``: claims); 0: nobody is counted.
+        limited_by: What keeps it from having more, as the autoscaler says.
+        backlog, max_backlog: Of the queue, jobs; 0: no bound.
+        failed_auths: Of the last hour, the latest first.
+    """
+
+    queue: str
+    topic: str
+    system: str = "default"
+    handler: str
+    bus: str = "running"
+    store_away: str = ""
+    state: str = "running"
+    reason: str = ""
+    paused: bool = False
+    ready: int | None = None
+    running: int | None = None
+    delayed: int | None = None
+    dead: int | None = None
+    oldest_wait_s: float | None = None
+    done_total: int | None = None
+    pushed_total: int | None = None
+    slots: int = 0
+    most: int = 0
+    limited_by: str = ""
+    backlog: int | None = None
+    max_backlog: int = 0
+    failed_auths: Sequence[FailedAuth] = ()
+
+    @property
+    def path(self) -> str:
+        """``gift/credit``."""
+        return f"{self.queue}/{self.topic}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """*why* is a stable word, *text* a sentence, *todo* what to do next (mostly a command)."""
+
+    why: str
+    text: str
+    todo: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of ``RULES``; *text* and *todo* name words of ``_words`` in braces."""
+
+    why: str
+    holds: Callable[[Facts], bool]
+    text: str
+    todo: str
+    ends: bool = False
+
+
+def reasons(facts: Facts) -> list[Reason]:
+    """Every reason that holds, the most important first; at least one."""
+    words, found = _words(facts), list[Reason]()
+    for rule in RULES:
+        if rule.holds(facts) and not (found and rule is RULES[-1]):
+            found.append(Reason(rule.why, rule.text.format_map(words), rule.todo.format_map(words)))
+            if rule.ends:
+                break
+    return found
+
+
+# -- who is not let in ----------------------------------------------------------------------------
+
+
+def suspects(facts: Facts) -> list[tuple[FailedAuth, int]]:
+    """
+    Addresses that failed often lately as the queue, its topic, its system or a name that nobody bears.
+
+    Each with what tells most of its failures (a name that somebody bears, then the latest) and how many there were,
+    the most first.
+    """
+    ours = ("", facts.queue, facts.path, facts.system)
+    rows: dict[str, list[FailedAuth]] = {}
+    for row in facts.failed_auths:
+        if row.identity in ours and row.recent:
+            rows.setdefault(row.address, []).append(row)
+    telling = [min(those, key=lambda row: (not row.identity, row.ago_s)) for those in rows.values()]
+    counted = [(row, sum(each.recent for each in rows[row.address])) for row in telling]
+    return sorted(((row, count) for row, count in counted if count >= FAILED_MANY), key=lambda pair: -pair[1])
+
+
+def _failed_auths(facts: Facts) -> str:
+    many = suspects(facts)
+    told = [
+        f"{row.address} failed to authenticate {count} times in 10 min, {_as_whom(row)}, last {_span(row.ago_s)} ago"
+        for row, count in many[:_MOST_ADDRESSES]
+    ]
+    more = f"; so did {len(many) - _MOST_ADDRESSES} more addresses" if len(many) > _MOST_ADDRESSES else ""
+    return "; ".join(told) + more
+
+
+def _as_whom(row: FailedAuth) -> str:
+    if row.identity:
+        return f"as {row.identity}"
+    return f"as {row.tried!r}, a name that nobody bears" if row.tried else "without a name that anybody bears"
+
+
+def _whose_password(facts: Facts) -> str:
+    many = suspects(facts)
+    if not many:
+        return ""
+    row = many[0][0]
+    if not row.identity:
+        return f"AUTH takes a name and its password: {facts.queue} to push, {facts.path} to pull, or a system"
+    if row.identity == facts.system:
+        key = f"system.{row.identity}"
+    else:
+        queue, slash, topic = row.identity.partition("/")
+        key = f"queue.{queue}.topic.{topic}" if slash else f"queue.{queue}"
+    return f"compare its password with [{key}] ('pbus config show {key}' says where)"
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def _words(facts: Facts) -> dict[str, str]:
+    """What sentences are made of."""
+    limit = f"; limited by {facts.limited_by}" if facts.limited_by not in ("", "none", "max") else ""
+    return {
+        "queue": facts.queue, "topic": facts.topic, "path": facts.path, "bus": facts.bus, "away": facts.store_away,
+        "state": facts.state, "because": f": {facts.reason}" if facts.reason else "",
+        "ready": _jobs(facts.ready), "delayed": _jobs(facts.delayed), "running": str(facts.running or 0),
+        "dead": "1 dead letter" if facts.dead == 1 else f"{facts.dead or 0} dead letters",
+        "done": str(facts.done_total or 0), "most": str(facts.most), "limit": limit,
+        "oldest": f", the oldest for {_span(facts.oldest_wait_s)}" if facts.ready else "",
+        "backlog": str(facts.backlog), "bound": str(facts.max_backlog),
+        "failed": _failed_auths(facts), "password": _whose_password(facts), "repair": _repair(facts),
+    }
+
+
+def _jobs(count: int | None) -> str:
+    return "1 job" if count == 1 else f"{count or 0} jobs"
+
+
+def _span(seconds: float | None) -> str:
+    """``40 s``, ``3 min``, ``2 h``: one number is enough to know what to do."""
+    seconds = seconds or 0.0
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def _repair(facts: Facts) -> str:
+    """What helps a topic that does not run, by its state and its handler."""
+    path = facts.path
+    if facts.state in ("fatal", "rollout-failed"):
+        return f"repair its code, then 'pbus topic restart {path}'"
+    if facts.state == "braked":
+        return f"it is probed by itself; 'pbus tail errors' shows what fails, 'pbus topic debug {path} BODY' tries it"
+    if facts.handler in ("fastcgi", "http"):
+        return "'pbus backend ls' shows its addresses; it goes on by itself when they answer"
+    return f"'pbus tail {path}' shows what its processes say"
+
+
+# -- conditions -----------------------------------------------------------------------------------
+
+
+def _does_not_run(facts: Facts) -> bool:
+    return facts.bus == "running" and facts.state not in ("running", "draining") and not facts.paused
+
+
+def _waits(facts: Facts) -> bool:
+    return bool(facts.ready)
+
+
+def _full(facts: Facts) -> bool:
+    return bool(facts.max_backlog and facts.backlog is not None and facts.backlog >= facts.max_backlog)
+
+
+def _at_limit(facts: Facts) -> bool:
+    return _waits(facts) and bool(facts.most) and (facts.running or 0) >= facts.most
+
+
+def _pulled(facts: Facts) -> bool:
+    return facts.handler == "pull"
+
+
+def _nobody_there(facts: Facts) -> bool:
+    works = facts.bus == "running" and facts.state == "running" and not facts.paused
+    return works and facts.handler in ("python", "command") and _waits(facts) and not facts.slots
+
+
+def _at_rest(facts: Facts) -> bool:
+    return (facts.ready, facts.running, facts.delayed) == (0, 0, 0)
+
+
+def _works(facts: Facts) -> bool:
+    in_order = facts.bus == "running" and facts.state == "running" and not facts.paused
+    return in_order and bool(facts.running or facts.ready)
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    Rule("auth", lambda f: bool(suspects(f)), "{failed}: what is said after that is refused", "{password}"),
+    Rule("stopped", lambda f: f.bus == "stopped", "the bus does not run here", "'pbus start'"),
+    Rule("unknown", lambda f: f.bus == "unknown", "the bus does not answer", "'pbus status' says why"),
+    Rule("bus", lambda f: f.bus in ("starting", "stopping"), "the bus is {bus}", "'pbus status' says what it does"),
+    Rule(
+        "store", lambda f: bool(f.store_away), "its store is away: {away}",
+        "pushes are refused until it is back; 'pbus status' shows when it is", ends=True,
+    ),
+    Rule(
+        "orphaned", lambda f: not f.handler, "{path} is not in the configuration, nobody takes its {ready}",
+        "put it back and 'pbus restart', or 'pbus topic rm {path} --purge'", ends=True,
+    ),
+    Rule(
+        "full", _full, "{queue} is full: it holds {backlog} of {bound} jobs, pushes are refused",
+        "'pbus queue show {queue}' tells whose jobs wait",
+    ),
+    Rule("paused", lambda f: f.paused, "{path} is paused, {ready} wait", "'pbus topic resume {path}'"),
+    Rule("state", _does_not_run, "{path} is {state}{because}", "{repair}"),
+    Rule(
+        "never", lambda f: f.pushed_total == 0, "nothing was ever pushed to {queue}",
+        "'pbus push {queue} BODY --wait' tries it", ends=True,
+    ),
+    Rule(
+        "nobody takes", lambda f: _pulled(f) and _waits(f) and not f.running,
+        "{ready} wait for consumers that fetch them{oldest}, and none is in anybody's hands",
+        "start one: RPOP {path}, or XREADGROUP GROUP {topic} NAME STREAMS {queue} >",
+    ),
+    Rule(
+        "open claims", lambda f: _pulled(f) and _at_limit(f),
+        "its consumers have {running} jobs in hand that are not acknowledged, max_open is {most}; {ready} wait{oldest}",
+        "XPENDING {queue} {topic} tells who has them; XACK ends one",
+    ),
+    Rule(
+        "no consumers", _nobody_there, "{ready} wait{oldest}, and {path} has no process",
+        "'pbus topic show {path}' says how many it may have, 'pbus topic scale {path} N' orders some",
+    ),
+    Rule(
+        "limit", lambda f: not _pulled(f) and _at_limit(f),
+        "all {most} that it may have at once are busy, {ready} wait{oldest}{limit}",
+        "a larger concurrency; for now 'pbus topic scale {path} N --for 1h'",
+    ),
+    Rule(
+        "later", lambda f: bool(f.delayed), "{delayed} wait for their time: a delay, or the next try",
+        "'pbus tail errors' shows what fails, 'pbus topic show {path}' when it is tried again",
+    ),
+    Rule(
+        "dead", lambda f: bool(f.dead), "{dead}, which nobody tries again by themselves",
+        "'pbus dead show {path}' tells why, 'pbus dead retry {path} --all' tries them again",
+    ),
+    Rule("done", _at_rest, "nothing waits: {done} done so far", "'pbus tail {path}' follows what comes next"),
+    Rule("works", _works, "it works: {running} run, {ready} wait{oldest}", "'pbus tail {path}' follows it"),
+    Rule("else", lambda _: True, "{path} is {state}, {ready} wait{oldest}", "'pbus topic show {path}' has all of it"),
+)
+"""From the top. The last one holds for everybody, and is told when nothing else is."""
