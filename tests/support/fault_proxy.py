@@ -55,9 +55,10 @@ class FaultProxy:
     Args:
         target: Path of a unix socket, or (host, port).
         name: Its generator for the share of replies that are cut (``seeds``); one a proxy of a test.
+        port: Where it listens; 0: any that is free.
     """
 
-    def __init__(self, target: str | tuple[str, int], *, name: str = "proxy") -> None:
+    def __init__(self, target: str | tuple[str, int], *, name: str = "proxy", port: int = 0) -> None:
         self._target = target
         self._random: random.Random = seeds.generator("fault proxy", name)
         self._lock = threading.Lock()
@@ -78,7 +79,7 @@ class FaultProxy:
         """Connections accepted so far."""
         self.replies = 0
         """Pieces of replies that came from the server."""
-        self.port = 0
+        self.port = port
         self._listener = self._listen()
 
     @property

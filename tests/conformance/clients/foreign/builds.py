@@ -1,7 +1,7 @@
 """
-Builds what is compiled: the programs of the Go, Java and Rust clients, and what docs/clients.md shows in these languages.
+Builds what is compiled: the programs of the Go, Java and Rust clients, and what docs/clients.md shows in these.
 
-    python -m tests.conformance.clients.foreign.builds        what is not built yet; ``bin/test`` does it in the background
+    python -m tests.conformance.clients.foreign.builds      what is not built yet; bin/test does it in the background
 
 Rule: a kit is built once for its content, below .venv-test/clients, from a copy: nothing appears beside the sources. It
 is fetched first and compiled then: a language that is not on this machine, or whose packages cannot be had, skips its
@@ -31,6 +31,7 @@ from tests.support.programs import find, missing
 
 PROGRAMS: Final = Path(__file__).parents[1] / "programs"
 BROUGHT: Final = Path(__file__).parents[4] / ".venv-test" / "clients"
+"""Where ``bin/test`` puts what it downloads and builds for the programs."""
 HOW: Final = "python -m tests.conformance.clients.foreign.builds"
 BUILD_S: Final = 600
 """Longest time for one command; a cold one takes half a minute."""
@@ -79,8 +80,9 @@ KITS: Final[Mapping[str, Kit]] = {
             ),
         ),
         Kit(
-            name="rust", tools=("cargo",), shown={"rust producer": "src/producer.rs", "rust consumer": "src/consumer.rs"},
-            fetch="cargo fetch", build=(
+            name="rust", tools=("cargo",),
+            shown={"rust producer": "src/producer.rs", "rust consumer": "src/consumer.rs"}, fetch="cargo fetch",
+            build=(
                 "cargo build --offline --target-dir {cache}",
                 "cp {cache}/debug/steps {cache}/debug/producer {cache}/debug/consumer {out}",
             ),
@@ -109,8 +111,7 @@ def built(name: str) -> Path:
 
 
 def main() -> None:
-    """Build what is not built yet, one after the other, as the last to get the processor."""
-    os.nice(19)
+    """Build what is not built yet, one after the other."""
     with _alone():
         for kit in KITS.values():
             if all(map(find, kit.tools)) and not _is(_folder(kit), "ready"):
@@ -120,7 +121,7 @@ def main() -> None:
 
 
 def port() -> int:
-    """Of the bus in the snippets that are compiled: drawn once, below the ports that the system hands out."""
+    """In the snippets that are compiled, with the next one: drawn once, below the ports that the system hands out."""
     file = BROUGHT / "port"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,11 @@ from typing import Final
 
 import pytest
 
+from tests.conformance.clients.foreign.builds import BROUGHT, PROGRAMS, built
 from tests.conformance.clients.foreign.steps import STEPS
 from tests.support.programs import missing, requires, requires_php_redis
 
-PROGRAMS: Final = Path(__file__).parents[1] / "programs"
 ROOT: Final = Path(__file__).parents[4]
-BROUGHT: Final = ROOT / ".venv-test" / "clients"
-"""Where ``bin/test`` puts what it downloads and builds for the programs."""
 
 ALL: Final = frozenset(STEPS)
 
@@ -73,6 +71,18 @@ def _node(name: str, program: str, package: str, least: int = 18) -> Client:
     return Client(name=name, queue=package, command=command, environment=environment)
 
 
+def _compiled(kit: str, program: str) -> Callable[[], list[str]]:
+    return lambda: [str(built(kit) / program)]
+
+
+def _java(program: str) -> Callable[[], list[str]]:
+    def command() -> list[str]:
+        out = built("java")
+        return [requires("java"), "-XX:TieredStopAtLevel=1", "-cp", f"{out}/steps:{out}/jars/*", program]
+
+    return command
+
+
 CLIENTS: Final = (
     Client(name="redis-py", queue="py3", command=_python("redis_py.py")),
     Client(name="redis-py, RESP2", queue="py2", command=_python("redis_py.py"), environment={"PBUS_PROTOCOL": "2"}),
@@ -86,6 +96,10 @@ CLIENTS: Final = (
     _node("ioredis 6", "ioredis.cjs", "ioredis-6", least=20),
     _node("node-redis 5", "node_redis.cjs", "redis-5"),
     _node("node-redis 6", "node_redis.cjs", "redis-6", least=20),
+    Client(name="go-redis", queue="go", command=_compiled("go", "steps")),
+    Client(name="Jedis", queue="jedis", command=_java("JedisSteps")),
+    Client(name="Lettuce", queue="lettuce", command=_java("LettuceSteps")),
+    Client(name="redis-rs", queue="rust", command=_compiled("rust", "steps")),
     Client(
         name="redis-cli", queue="cli", command=_python("redis_cli.py"),
         steps=ALL - {"pool", "unanswered", "reconnect"},

@@ -54,14 +54,15 @@ def _note(got: Mapping[str, Any]) -> str:
 
 def _errors(ran: Ran) -> list[str]:
     """Name, what nearly all errors are, what the others are, and whose text lacks its first word."""
-    got = ran.step("errors")
-    usual = Counter(got[word]["class"] for word in WORDS).most_common(1)[0][0]
+    got = {**ran.step("errors"), "EXECABORT": ran.step("transaction")["discarded"]}
+    words = [*WORDS, "EXECABORT"]
+    usual = Counter(got[word]["class"] for word in words).most_common(1)[0][0]
     other: dict[str, list[str]] = {}
-    for word in WORDS:
+    for word in words:
         if got[word]["class"] != usual:
             other.setdefault(got[word]["class"], []).append(word)
-    bare = [word for word in WORDS if word not in got[word]["text"]]
-    others = "; ".join(f"{' '.join(words)}: `{name}`" for name, words in other.items())
+    bare = [word for word in words if word not in got[word]["text"]]
+    others = "; ".join(f"{' '.join(some)}: `{name}`" for name, some in other.items())
     return [ran.client.name, f"`{usual}`", others or "-", " ".join(bare) or "-"]
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,19 +70,27 @@ def run_all(clients: Iterable[Client], folder: Path) -> dict[str, Ran]:
             commands[name] = ran.client.command()
         except (pytest.skip.Exception, pytest.fail.Exception) as reason:
             ran.missing = reason
-    if not commands:
-        return rans
-    with Stage(folder, [rans[name].client for name in commands]) as stage:
-        threads = [threading.Thread(target=_run, args=(rans[name], commands[name], stage)) for name in commands]
+    chosen = [rans[name] for name in commands]
+    try:
+        if chosen:
+            _play(chosen, commands, folder)
+    except Exception as error:  # noqa: BLE001 - told by each test, in short but for the first one
+        for place, ran in enumerate(chosen):
+            ran.missing = error if place == 0 else pytest.fail.Exception(f"{error}"[:200], pytrace=False)
+    return rans
+
+
+def _play(rans: Sequence[Ran], commands: Mapping[str, list[str]], folder: Path) -> None:
+    with Stage(folder, [ran.client for ran in rans]) as stage:
+        threads = [threading.Thread(target=_run, args=(ran, commands[ran.client.name], stage)) for ran in rans]
         for thread in threads:
             thread.start()
         stage.serve()
         for thread in threads:
             thread.join()
-        for name in commands:
-            rans[name].stored = stage.stored(rans[name].client)
+        for ran in rans:
+            ran.stored = stage.stored(ran.client)
     assert not stage.problems, stage.problems
-    return rans
 
 
 def _run(ran: Ran, command: list[str], stage: Stage) -> None:

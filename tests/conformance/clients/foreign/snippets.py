@@ -6,8 +6,8 @@ The programs that docs/clients.md shows, as the page has them.
     ...
     ```
 
-Rule: they run as they stand there, but for the address and the name of the queue: several run at the same time, and
-the port of the page may be taken.
+Rule: they run as they stand there, but for the port and the name of the queue: several run at the same time, the
+port of the page may be taken, and what producers say passes through a proxy that loses replies.
 """
 
 from __future__ import annotations
@@ -33,5 +33,6 @@ def queue(name: str) -> str:
 
 
 def adapted(name: str, text: str, port: int) -> str:
-    """*text* for a bus at that port, with a queue of its own."""
-    return re.sub(r"\bgift\b", queue(name), text.replace("12018", str(port)))
+    """*text* with a queue of its own, and for the bus at the port behind that, which is the proxy of producers."""
+    place = port if name.endswith("producer") else port + 1
+    return re.sub(r"\bgift\b", queue(name), text.replace("12018", str(place)))

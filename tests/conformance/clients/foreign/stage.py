@@ -179,17 +179,23 @@ class Stage:
 
 
 class CuttingProxy(FaultProxy):
-    """Loses the reply to the first push of each body that begins with ``CUT:``: its connection is closed instead."""
+    """
+    Loses the reply to the first push of each *pattern* that it sees: its connection is closed instead.
 
-    _BODY = re.compile(rb"CUT:[\w.:-]+")
+    Args:
+        pattern: What is looked for in the bytes of commands; what it matches (or its groups) is what is seen.
+    """
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._seen: set[bytes] = set()
+    def __init__(
+        self, target: tuple[str, int], *, pattern: re.Pattern[bytes] = re.compile(rb"CUT:[\w.:-]+"), port: int = 0
+    ) -> None:
+        self._pattern = pattern
+        self._seen: set[bytes | tuple[bytes, ...]] = set()
         self._doomed: set[socket.socket] = set()
-        super().__init__(target, name="cutting proxy")
+        super().__init__(target, name="cutting proxy", port=port)
 
     def _forward(self, server: socket.socket, data: bytes) -> bool:
-        bodies = set(self._BODY.findall(data)) - self._seen
+        bodies = set(self._pattern.findall(data)) - self._seen
         if bodies:
             self._seen |= bodies
             with self._lock:

@@ -7,6 +7,8 @@ import redis.clients.jedis.Response;
 import redis.clients.jedis.StreamEntryID;
 import redis.clients.jedis.commands.ProtocolCommand;
 import redis.clients.jedis.params.XAddParams;
+import redis.clients.jedis.params.XAutoClaimParams;
+import redis.clients.jedis.params.XPendingParams;
 import redis.clients.jedis.params.XReadGroupParams;
 import redis.clients.jedis.resps.StreamEntry;
 
@@ -103,6 +105,11 @@ final class JedisSteps extends Steps {
     }
 
     @Override
+    String shares() {
+        return "";
+    }
+
+    @Override
     String echo(String text) {
         Object reply = shared.executeCommand(named("ECHO", text));
         return new String((byte[]) reply, StandardCharsets.UTF_8);
@@ -133,6 +140,22 @@ final class JedisSteps extends Steps {
             shown.putAll(entry.getFields());
             return shown;
         });
+    }
+
+    @Override
+    Map<String, Object> look() {
+        var listed = shared.xpending(QUEUE, "t", XPendingParams.xPendingParams("-", "+", 10));
+        var claimed = shared.xautoclaim(
+            QUEUE, "t", "me", 0, new StreamEntryID(0, 0), XAutoClaimParams.xAutoClaimParams());
+        Map<String, String> never = map("body", "never", "delay", "60000");
+        return map(
+            "pending", shared.xpending(QUEUE, "t").getTotal(), "ids", each(listed, claim -> claim.getID().toString()),
+            "consumer", listed.get(0).getConsumerName(),
+            "groups", each(shared.xinfoGroups(QUEUE), group -> group.getName()),
+            "consumers", each(shared.xinfoConsumers2(QUEUE, "t"), consumer -> consumer.getName()),
+            "last", shared.xinfoStream(QUEUE).getLastEntry().getID().toString(),
+            "bodies", each(shared.xrange(QUEUE, "-", "+", 100), job -> job.getFields().get("body")),
+            "claimed", claimed.getValue().size(), "cancelled", shared.xdel(QUEUE, shared.xadd(QUEUE, XAddParams.xAddParams(), never)));
     }
 
     @Override

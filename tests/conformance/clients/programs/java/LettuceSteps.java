@@ -1,10 +1,13 @@
 import io.lettuce.core.Consumer;
 import io.lettuce.core.KeyValue;
+import io.lettuce.core.Limit;
+import io.lettuce.core.Range;
 import io.lettuce.core.RedisClient;
 import io.lettuce.core.RedisFuture;
 import io.lettuce.core.RedisURI;
 import io.lettuce.core.StreamMessage;
 import io.lettuce.core.TransactionResult;
+import io.lettuce.core.XAutoClaimArgs;
 import io.lettuce.core.XReadArgs;
 import io.lettuce.core.XReadArgs.StreamOffset;
 import io.lettuce.core.api.StatefulRedisConnection;
@@ -120,6 +123,11 @@ final class LettuceSteps extends Steps {
     }
 
     @Override
+    String shares() {
+        return "one connection";
+    }
+
+    @Override
     String echo(String text) {
         return shared.echo(text);
     }
@@ -149,6 +157,29 @@ final class LettuceSteps extends Steps {
             shown.putAll(message.getBody());
             return shown;
         });
+    }
+
+    @Override
+    Map<String, Object> look() {
+        var listed = shared.xpending(QUEUE, "t", Range.unbounded(), Limit.from(10));
+        var claimed = shared.xautoclaim(QUEUE, XAutoClaimArgs.Builder.xautoclaim(Consumer.from("t", "me"), 0, "0-0"));
+        Map<String, String> never = map("body", "never", "delay", "60000");
+        return map(
+            "pending", shared.xpending(QUEUE, "t").getCount(), "ids", each(listed, claim -> claim.getId()),
+            "consumer", listed.get(0).getConsumer(), "groups", each(shared.xinfoGroups(QUEUE), LettuceSteps::name),
+            "consumers", each(shared.xinfoConsumers(QUEUE, "t"), LettuceSteps::name),
+            "last", ((List<?>) value(shared.xinfoStream(QUEUE), "last-entry")).get(0),
+            "bodies", each(shared.xrange(QUEUE, Range.unbounded(), Limit.from(100)), job -> job.getBody().get("body")),
+            "claimed", claimed.getMessages().size(), "cancelled", shared.xdel(QUEUE, shared.xadd(QUEUE, never)));
+    }
+
+    private static Object name(Object row) {
+        return value((List<?>) row, "name");
+    }
+
+    /** What stands behind a name: XINFO is not parsed by Lettuce. */
+    private static Object value(List<?> row, String name) {
+        return row.get(row.indexOf(name) + 1);
     }
 
     @Override

@@ -32,8 +32,11 @@ abstract class Steps {
     abstract Map<String, Object> pipeline() throws Exception;
     abstract Map<String, Object> transaction() throws Exception;
     abstract String echo(String text);
+    /** What the workers share, where it is not a pool. */
+    abstract String shares();
     abstract Map<String, Object> authenticate();
     abstract List<Map<String, String>> read(String from, Integer count, Integer blockMs);
+    abstract Map<String, Object> look();
     abstract long ack(List<String> ids);
     abstract long command(String... words);
     abstract String dead();
@@ -51,6 +54,7 @@ abstract class Steps {
         step("pool", this::pool);
         step("authenticate", this::authenticate);
         step("pull", this::pull);
+        step("look", this::look);
         step("ack-elsewhere", () -> map("acked", ack(pulled), "again", ack(pulled), "open", read("0", null, null).size()));
         step("nack", this::nack);
         step("blocking-pop", this::blockingPop);
@@ -138,7 +142,7 @@ abstract class Steps {
         for (Thread worker : workers) {
             worker.join();
         }
-        return map("mixed_up", mixedUp.get(), "pushed", pushed.get());
+        return map("mixed_up", mixedUp.get(), "pushed", pushed.get(), "note", shares());
     }
 
     private List<Map<String, String>> taken(List<Map<String, String>> entries) {

@@ -104,6 +104,7 @@ func main() {
 	step("pool", pool)
 	step("authenticate", authenticate)
 	step("pull", pull)
+	step("look", look)
 	step("ack-elsewhere", ackElsewhere)
 	step("nack", nack)
 	step("blocking-pop", blockingPop)
@@ -238,6 +239,37 @@ func pull() got {
 	return got{"first": first, "rest": rest, "nothing": nothing, "waited": waited, "open": len(read("0", 0, -1))}
 }
 
+func look() got {
+	ids, groups, consumers, bodies := []string{}, []string{}, []string{}, []any{}
+	listed := must(shared.XPendingExt(ctx, &redis.XPendingExtArgs{
+		Stream: queue, Group: "t", Start: "-", End: "+", Count: 10,
+	}).Result())
+	for _, claim := range listed {
+		ids = append(ids, claim.ID)
+	}
+	for _, group := range must(shared.XInfoGroups(ctx, queue).Result()) {
+		groups = append(groups, group.Name)
+	}
+	for _, consumer := range must(shared.XInfoConsumers(ctx, queue, "t").Result()) {
+		consumers = append(consumers, consumer.Name)
+	}
+	for _, job := range must(shared.XRangeN(ctx, queue, "-", "+", 100).Result()) {
+		bodies = append(bodies, job.Values["body"])
+	}
+	claimed, _, err := shared.XAutoClaim(ctx, &redis.XAutoClaimArgs{
+		Stream: queue, Group: "t", Consumer: "me", Start: "0-0",
+	}).Result()
+	must(claimed, err)
+	never := &redis.XAddArgs{Stream: queue, Values: []any{"body", "never", "delay", 60000}}
+	seen := got{
+		"pending": must(shared.XPending(ctx, queue, "t").Result()).Count, "ids": ids, "consumer": listed[0].Consumer,
+		"groups": groups, "consumers": consumers, "bodies": bodies, "claimed": len(claimed),
+		"last": must(shared.XInfoStream(ctx, queue).Result()).LastEntry.ID,
+	}
+	seen["cancelled"] = must(shared.XDel(ctx, queue, must(shared.XAdd(ctx, never).Result())).Result())
+	return seen
+}
+
 func ackElsewhere() got {
 	acked := must(shared.XAck(ctx, queue, "t", pulled...).Result())
 	again := must(shared.XAck(ctx, queue, "t", pulled...).Result())
@@ -271,7 +303,7 @@ func refusals() got {
 	}
 	delayed := &redis.XAddArgs{Stream: queue, Values: []any{"body", "x", "delay", -1}}
 	seen := got{
-		"NOAUTH": outcome(shared.LPush(ctx, safe, "x").Result()),
+		"NOAUTH":    outcome(shared.LPush(ctx, safe, "x").Result()),
 		"WRONGPASS": as(safe, "no", func(own *redis.Client) any { return outcome(own.LPush(ctx, safe, "x").Result()) }),
 		"NOPERM":    as(safe, "pw", func(own *redis.Client) any { return taking(own, "t", safe) }),
 		"NOQUEUE":   outcome(shared.LPush(ctx, "nope", "x").Result()),

@@ -9,7 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
+use redis::streams::{
+    StreamAutoClaimOptions, StreamAutoClaimReply, StreamId, StreamInfoConsumersReply, StreamInfoGroupsReply,
+    StreamInfoStreamReply, StreamPendingCountReply, StreamPendingReply, StreamRangeReply, StreamReadOptions,
+    StreamReadReply,
+};
 use redis::{Client, Commands, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use redis::{RedisResult, cmd, pipe};
 use serde_json::{Value, json};
@@ -79,6 +83,7 @@ fn main() {
     step("pool", pool);
     step("authenticate", authenticate);
     step("pull", || pull(&mut puller, &mut pulled));
+    step("look", look);
     step("ack-elsewhere", || ack_elsewhere(&mut puller, &pulled));
     step("nack", || nack(&mut puller));
     step("blocking-pop", || blocking_pop(&mut puller));
@@ -149,7 +154,7 @@ fn pool() -> Shown {
             });
         }
     });
-    Ok(json!({"mixed_up": mixed_up, "pushed": pushed}))
+    Ok(json!({"mixed_up": mixed_up, "pushed": pushed, "note": "r2d2"}))
 }
 
 fn authenticate() -> Shown {
@@ -193,6 +198,27 @@ fn pull(puller: &mut Connection, pulled: &mut Vec<String>) -> Shown {
     let waited = read(puller, ">", &reading().block(50))?.len();
     let open = read(puller, "0", &reading())?.len();
     Ok(json!({"first": first, "rest": rest, "nothing": nothing, "waited": waited, "open": open}))
+}
+
+fn look() -> Shown {
+    let mut bus = shared()?;
+    let pending: StreamPendingReply = bus.xpending(&*QUEUE, "t")?;
+    let listed: StreamPendingCountReply = bus.xpending_count(&*QUEUE, "t", "-", "+", 10)?;
+    let groups: StreamInfoGroupsReply = bus.xinfo_groups(&*QUEUE)?;
+    let consumers: StreamInfoConsumersReply = bus.xinfo_consumers(&*QUEUE, "t")?;
+    let stream: StreamInfoStreamReply = bus.xinfo_stream(&*QUEUE)?;
+    let jobs: StreamRangeReply = bus.xrange_count(&*QUEUE, "-", "+", 100)?;
+    let how = StreamAutoClaimOptions::default();
+    let claimed: StreamAutoClaimReply = bus.xautoclaim_options(&*QUEUE, "t", "me", 0, "0-0", how)?;
+    let never: String = bus.xadd(&*QUEUE, "*", &[("body", "never"), ("delay", "60000")])?;
+    let cancelled: i64 = bus.xdel(&*QUEUE, &[never])?;
+    Ok(json!({
+        "pending": pending.count(), "ids": listed.ids.iter().map(|claim| &claim.id).collect::<Vec<_>>(),
+        "consumer": listed.ids[0].consumer, "last": stream.last_entry.id, "claimed": claimed.claimed.len(),
+        "groups": groups.groups.iter().map(|group| &group.name).collect::<Vec<_>>(),
+        "consumers": consumers.consumers.iter().map(|consumer| &consumer.name).collect::<Vec<_>>(),
+        "bodies": jobs.ids.iter().map(|job| job.get::<String>("body")).collect::<Vec<_>>(), "cancelled": cancelled,
+    }))
 }
 
 fn ack_elsewhere(puller: &mut Connection, pulled: &[String]) -> Shown {
