@@ -85,10 +85,11 @@ class SqliteDriver:
             answer = sqlite_log.answered(own, batch, pushes)
             if answer is not None:
                 return answer
-            self._file.space.need(sum(len(push.body) for push in pushes))
+            self._file.space.need(sum([len(push.body) for push in pushes]))
             runs = sqlite_log.runs(self._catalog, write.db, pushes)
             answers = sqlite_spans.append(write.db, runs, pushes, self._now_ms())
-            write.rings.update([queue.qid for queue, _ in runs])
+            for queue, _ in runs:
+                write.rings.add(queue.qid)
             sqlite_log.remember(write.db, own, batch, answers)
         return sqlite_log.in_order(answers, pushes)
 

@@ -199,7 +199,8 @@ def in_order(answers: dict[str, QueueAnswer], pushes: Iterable[Push]) -> Sequenc
 
 def is_plain(run: Sequence[Push]) -> bool:
     """Whether none of them has anything but a body."""
-    return not any(push.options or push.traceparent or push.content_type for push in run)
+    more = [push for push in run if push.options or push.traceparent or push.content_type]
+    return not more
 
 
 def append_plain(

@@ -177,54 +177,58 @@ class _Run:
             self.parts.append(part)
 
 
-class _Load(NamedTuple):
-    """The pushes of one queue, and what it is like; *fits*: all of them are within its bounds in any order."""
-
-    queue: QueueRow
-    pushes: Sequence[Push]
-    bodies: Sequence[bytes]
-    size: int
-    state: QueueState
-    fits: bool
-
-
 def append(
     db: apsw.Connection, runs: Sequence[tuple[QueueRow, Sequence[Push]]], pushes: Sequence[Push], now_ms: int
 ) -> dict[str, QueueAnswer]:
     """Store what may be stored of *pushes*; *runs*: the same, each queue with its own."""
-    loads = [_load(db, queue, of_queue) for queue, of_queue in runs]
-    tight = [load for load in loads if not load.fits]
+    if len(runs) == 1:
+        queue, of_queue = runs[0]
+        return {queue.name: _append(db, queue, of_queue, QueueState.read(db, queue.qid), now_ms)}
+    states = [QueueState.read(db, queue.qid) for queue, _ in runs]
+    tight = [
+        queue for (queue, of_queue), state in zip(runs, states, strict=True)
+        if not state.fits(len(of_queue), sum([len(push.body) for push in of_queue]))
+    ]
     if tight and any(push.whole for push in pushes):
-        return _append_groups(db, loads, pushes, now_ms)
-    return {load.queue.name: _append(db, load, now_ms) for load in loads}
+        return _append_together(db, runs, states, pushes, now_ms)
+    return {
+        queue.name: _append(db, queue, of_queue, state, now_ms)
+        for (queue, of_queue), state in zip(runs, states, strict=True)
+    }
 
 
-def _load(db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push]) -> _Load:
-    state = QueueState.read(db, queue.qid)
+def _append(
+    db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push], state: QueueState, now_ms: int
+) -> QueueAnswer:
+    """Store what may be stored in one queue; no group of others is refused."""
     bodies = [push.body for push in pushes]
     size = sum(map(len, bodies))
-    return _Load(queue, pushes, bodies, size, state, state.fits(len(bodies), size))
-
-
-def _append(db: apsw.Connection, load: _Load, now_ms: int) -> QueueAnswer:
-    """Store what may be stored in one queue; no group is refused."""
-    queue, pushes, bodies, size, state, fits = load
+    fits = state.fits(len(bodies), size)
     if fits and is_plain(pushes):
         return append_plain(db, queue, state, bodies, size, now_ms)
-    run, has_keys = _run(db, load, now_ms)
+    run, has_keys = _run(db, queue, pushes, state, now_ms)
     if fits and not has_keys:
         run.store(pushes)
     else:
-        for span in _spans(pushes):
-            run.offer(span)
+        _offer({queue.name: run}, pushes)
     return run.end()
 
 
-def _append_groups(
-    db: apsw.Connection, loads: Sequence[_Load], pushes: Sequence[Push], now_ms: int
+def _append_together(
+    db: apsw.Connection, runs: Sequence[tuple[QueueRow, Sequence[Push]]], states: Sequence[QueueState],
+    pushes: Sequence[Push], now_ms: int,
 ) -> dict[str, QueueAnswer]:
-    """Store what may be stored; groups may be refused, so all queues are gone through together, push by push."""
-    runs = {load.queue.name: _run(db, load, now_ms)[0] for load in loads}
+    """The same where a group may be refused because of another queue: push by push through all of them."""
+    made = {
+        queue.name: _run(db, queue, of_queue, state, now_ms)[0]
+        for (queue, of_queue), state in zip(runs, states, strict=True)
+    }
+    _offer(made, pushes)
+    return {name: run.end() for name, run in made.items()}
+
+
+def _offer(runs: dict[str, _Run], pushes: Sequence[Push]) -> None:
+    """Store what may be stored, each in the run of its queue."""
     start = 0
     while start < len(pushes):
         first = pushes[start]
@@ -234,7 +238,6 @@ def _append_groups(
         else:
             runs[first.queue].offer(pushes[start:end])
         start = end
-    return {name: run.end() for name, run in runs.items()}
 
 
 def _add_group(runs: dict[str, _Run], group: Sequence[Push]) -> None:
@@ -253,10 +256,12 @@ def _add_group(runs: dict[str, _Run], group: Sequence[Push]) -> None:
         runs[each[0].queue].refuse(each, refused if each is span else _WHOLE)
 
 
-def _run(db: apsw.Connection, load: _Load, now_ms: int) -> tuple[_Run, bool]:
-    """A run for *load* that knows its dedupe keys; whether there are any."""
-    run = _Run(db, load.queue, load.state, now_ms)
-    keys = [kept_text(push.options.dedupe) for push in load.pushes if push.options and push.options.dedupe]
+def _run(
+    db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push], state: QueueState, now_ms: int
+) -> tuple[_Run, bool]:
+    """A run for *pushes* that knows their dedupe keys; whether there are any."""
+    run = _Run(db, queue, state, now_ms)
+    keys = [kept_text(push.options.dedupe) for push in pushes if push.options and push.options.dedupe]
     if keys:
         run.look_up(keys)
     return run, bool(keys)
