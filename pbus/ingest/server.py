@@ -33,6 +33,7 @@ from pbus.ingest.store import Store
 from pbus.ingest.tally import SLOW, Tally
 from pbus.ingest.tls import Certificates, Reception
 from pbus.ingest.tokens import Tokens
+from pbus.ingest.wire import KEEPALIVE_S, KEEPALIVE_TRIES
 from pbus.supervisor.child import Child
 from pbus.telemetry import log as logs
 
