@@ -108,12 +108,12 @@ ROWS: Final = (
     Row("xack", streams.ack, -4, Doc(
         "pull", "queue topic id [id ...]", "integer", "Settle jobs as done.",
         "From any connection with the identity, at any ingest child. Answers how many somebody held until now",
-    ), flags=("write", "fast"), keys=(1, 1, 1)),
+    ), ack=True, flags=("write", "fast"), keys=(1, 1, 1)),
     Row("pbus.nack", streams.nack, -4, Doc(
         "pull", "queue topic id [DELAY ms] [REASON text] [DEAD]", "integer",
         "Give a job back as failed: tried again by the topic's policy, or after the delay.",
         "`DEAD`: to the dead letters at once. 1, or 0 when nobody held it",
-    ), flags=("write", "fast"), keys=(1, 1, 1)),
+    ), ack=True, flags=("write", "fast"), keys=(1, 1, 1)),
     Row("xgroup", another, -2, Doc("pull", "", "as Redis", "Groups are topics."), flags=(), subs=(
         Row("xgroup|create", groups.create, -5, Doc(
             "pull", "queue topic <id | $> [MKSTREAM] [ENTRIESREAD n]", "BUSYGROUP", "Answers that the topic exists.",
@@ -308,6 +308,14 @@ def is_barrier(event: Event) -> bool:
         row = find(event[0])
         return row is None or not row.push
     return not isinstance(event, TooBig)
+
+
+def is_ack(event: Event) -> bool:
+    """Whether it may be done together with acks before it."""
+    if not isinstance(event, list):
+        return False
+    row = find(event[0])
+    return row is not None and row.ack
 
 
 def refuse_too_big(connection: Connection, event: TooBig) -> None:

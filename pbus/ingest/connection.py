@@ -69,7 +69,7 @@ class Connection(Outlet):
     """
 
     __slots__ = (
-        "_committer", "_held_bytes", "_in_flight_bytes", "_keen", "_most", "_parser", "_paused", "_pending",
+        "_committer", "_held_bytes", "_in_flight_bytes", "_joined", "_keen", "_most", "_parser", "_paused", "_pending",
         "_postponed", "_queue", "_reader", "_reading", "_spent", "_started_s", "_unread", "_waiting",
         "access", "began_s", "gone", "id", "library", "name", "parent", "peer", "pop", "protocol", "reader", "routes",
         "transaction",
@@ -95,6 +95,7 @@ class Connection(Outlet):
         self._committer: Committer | None = None      # where it pushed to last
         self._held_bytes = 0                          # as the server counts it
         self._spent = False                           # a costly command has used up its turn
+        self._joined = 0                              # acks that are not answered yet
         self._waiting = False                         # a command is not answered yet and nothing may overtake it
         self._paused = False                          # the committer is full
         self._postponed = False                       # it has had its share of this turn
@@ -253,6 +254,24 @@ class Connection(Outlet):
         ticket.reply = reply
         self.answered(ticket)
         self.proceed()
+
+    def join(self) -> Ticket:
+        """``promise`` and ``wait`` at once: only acks overtake an ack that is not answered (``conclude``)."""
+        self._waiting = True
+        if self.transaction is None:
+            self._joined += 1
+        return self.promise()
+
+    def conclude(self, ticket: Ticket, reply: bytes) -> None:
+        """``fulfil`` of what joined."""
+        if self.gone:
+            return
+        if self.transaction is None:
+            self._joined -= 1
+            self._waiting = self._joined > 0
+            if reply[:1] == b"-":
+                self.server.tally.error(reply)
+        self.fulfil(ticket, reply)
 
     def has_spent(self) -> bool:
         """Whether a costly command was done since this was asked last."""
@@ -520,6 +539,8 @@ class Connection(Outlet):
                 return done
             done += 1
             self._run(event)
+            if self._joined and place + 1 < len(queue) and commands.is_ack(queue[place + 1]):
+                continue
             if self._waiting or self.gone or self._spent:
                 self._queue = [] if self.gone else queue[place + 1:]
                 return done
@@ -531,7 +552,10 @@ class Connection(Outlet):
             if reply is not None:
                 if reply[:1] == b"-":
                     self.server.tally.error(reply)
-                self._out.append(reply)
+                if self._pending:                     # acks that are not answered yet
+                    self._pending.append(Ticket(self, reply=reply))
+                else:
+                    self._out.append(reply)
         elif isinstance(event, TooBig):
             self.server.tally.limit(event.what)
             commands.refuse_too_big(self, event)

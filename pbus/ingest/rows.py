@@ -54,6 +54,7 @@ class Row:
         arity: Number of elements with the name (and the subcommand's); negative: at least so many.
         doc: What people read.
         push: Stores jobs. Several in a row are one append; every other command waits for those before it.
+        ack: Settles claims by ``Connection.join``. Several in a row are done together.
         anonymous: Answered before AUTH too (what connects, and nothing that shows anything).
         flags: As COMMAND shows them.
         keys: First key, last key, step, as COMMAND shows them.
@@ -68,6 +69,7 @@ class Row:
     arity: int
     doc: Doc
     push: bool = False
+    ack: bool = False
     anonymous: bool = False
     flags: tuple[str, ...] = ("fast",)
     keys: tuple[int, int, int] = (0, 0, 0)

@@ -25,6 +25,7 @@ from pbus.core.outcome import Outcome, Verdict, judge
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
+from pbus.ingest.committer import Ticket
 from pbus.ingest.claims import Claims, Left, Reader
 from pbus.storage.driver import Held, JobRecord
 
@@ -69,7 +70,9 @@ class Source(Protocol):
 class Asker(Protocol):
     """A connection that waits for the answer to its ack."""
 
-    def reply(self, reply: bytes) -> None: ...
+    def join(self) -> Ticket: ...
+
+    def conclude(self, ticket: Ticket, reply: bytes) -> None: ...
 
 
 class Ask:
@@ -77,16 +80,17 @@ class Ask:
     One XACK or PBUS.NACK, until it is answered.
 
     Args:
-        connection: Who asks.
+        connection: Who asks; the answer has its place among its replies.
         topic: Whose deliveries.
         ids: Which.
         outcome: What became of them.
     """
 
-    __slots__ = ("_connection", "_failure", "elsewhere", "ids", "outcome", "took", "topic")
+    __slots__ = ("_connection", "_failure", "_ticket", "elsewhere", "ids", "outcome", "took", "topic")
 
     def __init__(self, connection: Asker, topic: TopicEntry, ids: Sequence[str], outcome: Outcome) -> None:
         self._connection = connection
+        self._ticket = connection.join()
         self._failure = ""
         self.topic = topic
         self.ids = ids
@@ -100,7 +104,7 @@ class Ask:
 
     def answer(self) -> None:
         """Say how many took effect, or why nobody can say."""
-        self._connection.reply(error(self._failure) if self._failure else integer(self.took))
+        self._connection.conclude(self._ticket, error(self._failure) if self._failure else integer(self.took))
 
 
 @dataclass(slots=True)

@@ -247,7 +247,6 @@ def _settle(
         asked = Ask(connection, topic, [_job_id(text) for text in ids], outcome)
     except Refused as refused:
         return error(str(refused))
-    connection.wait()
     connection.server.puller(topic).ask(asked)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gevent
 import hiredis
 import pytest
 
@@ -315,13 +316,45 @@ def test_acks_of_many_connections_are_one_call(door: Door, client: Client) -> No
     assert sum(calls) == 32
 
 
-def test_pipelined_acks_are_answered_in_order(client: Client) -> None:
-    push(client, "a", "b")
+def test_pipelined_acks_are_one_call_and_answered_in_order(door: Door, client: Client) -> None:
+    push(client, "a", "b", "c")
     got = ids(read(client))
+    calls: list[int] = []
+    settle = door.driver.settle
 
-    client.send(b"".join(encode("XACK", "gift", "credit", one) for one in (*got, *got)) + encode("PING"))
+    def counted(settlements: Sequence[Settlement]) -> list[bool]:
+        calls.append(len(settlements))
+        return settle(settlements)
 
-    assert [client.read() for _ in range(5)] == [1, 1, 0, 0, "PONG"]
+    door.driver.settle = counted                      # type: ignore[method-assign]
+    commands = [("XACK", "gift", "credit", one) for one in (got[0], got[1], got[0], "nonsense")]
+    commands += [("XACK", "gift"), ("PBUS.NACK", "gift", "credit", got[2]), ("LPUSH", "gift", "d"), ("PING",)]
+    client.send(b"".join(encode(*words) for words in commands))
+
+    assert [client.read() for _ in commands] == [
+        1, 1, 0, "ERR Invalid stream ID specified as stream command argument",
+        "ERR wrong number of arguments for 'xack' command", 1, 4, "PONG",
+    ]
+    assert calls == [4]
+
+
+def test_push_behind_an_ack_is_stored_after_it(door: Door, client: Client) -> None:
+    push(client, "a")
+    got = ids(read(client))
+    before: list[int] = []
+    settle = door.driver.settle
+
+    def slow(settlements: Sequence[Settlement]) -> list[bool]:
+        gevent.sleep(0.02)
+        before.append(len(door.driver.appends))
+        return settle(settlements)
+
+    door.driver.settle = slow                         # type: ignore[method-assign]
+    client.send(encode("XACK", "gift", "credit", *got) + encode("LPUSH", "gift", "b"))
+
+    assert [client.read(), client.read()] == [1, 2]
+    assert before == [1]
+    assert len(door.driver.appends) == 2
 
 
 # -- acks of what another child holds -----------------------------------------------------------
