@@ -82,9 +82,11 @@ def run_all(clients: Iterable[Client], folder: Path) -> dict[str, Ran]:
 
 def _play(rans: Sequence[Ran], commands: Mapping[str, list[str]], folder: Path) -> None:
     with Stage(folder, [ran.client for ran in rans]) as stage:
-        threads = [threading.Thread(target=_run, args=(ran, commands[ran.client.name], stage)) for ran in rans]
-        for thread in threads:
-            thread.start()
+        threads = []
+        for ran in rans:                              # started here: a program ends with the thread that started it
+            process = _start(ran, commands[ran.client.name], stage)
+            threads.append(threading.Thread(target=_follow, args=(ran, process, stage)))
+            threads[-1].start()
         stage.serve()
         for thread in threads:
             thread.join()
@@ -93,39 +95,46 @@ def _play(rans: Sequence[Ran], commands: Mapping[str, list[str]], folder: Path) 
     assert not stage.problems, stage.problems
 
 
-def _run(ran: Ran, command: list[str], stage: Stage) -> None:
-    """One program; its lines one by one, until it ends."""
-    client = ran.client
-    errors = stage.folder / f"{client.queue}.stderr"
-    with errors.open("wb") as stderr:
-        process = subprocess.Popen(
+def _start(ran: Ran, command: list[str], stage: Stage) -> subprocess.Popen[str]:
+    with _errors(ran, stage).open("wb") as stderr:
+        return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=stage.folder, text=True,
-            env={**os.environ, **client.environment, **stage.variables(client)},
+            env={**os.environ, **ran.client.environment, **stage.variables(ran.client)},
             preexec_fn=leftovers.end_with_the_tests,
         )
+
+
+def _errors(ran: Ran, stage: Stage) -> Path:
+    """Where the program's stderr goes."""
+    return stage.folder / f"{ran.client.queue}.stderr"
+
+
+def _follow(ran: Ran, process: subprocess.Popen[str], stage: Stage) -> None:
+    """Take the lines of a program one by one, until it ends or is too late."""
+    assert process.stdin is not None
+    assert process.stdout is not None
     deadline = threading.Timer(DEADLINE_S, process.kill)
     deadline.start()
     said: list[str] = []
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
         for line in process.stdout:
             wanted = _take(ran, line, said)
             if wanted:
-                stage.ask(client.name, wanted)
+                stage.ask(ran.client.name, wanted)
                 process.stdin.write("done\n")
                 process.stdin.flush()
     except OSError as error:                          # it ended instead of waiting
         said.append(f"{error}\n")
     finally:
         deadline.cancel()
-        stage.leave(client.name)
+        stage.leave(ran.client.name)
         process.kill()
         status = process.wait()
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
-    ran.talk = "".join(said[-40:]) + errors.read_text(errors="replace")[-8000:] + f"(status {status})"
+                pipe.close()
+    printed = _errors(ran, stage).read_text(errors="replace")[-8000:]
+    ran.talk = "".join(said[-40:]) + printed + f"(status {status})"
 
 
 def _take(ran: Ran, line: str, said: list[str]) -> str:
