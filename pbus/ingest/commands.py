@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from pbus.codec.resp import Event, TooBig
+from pbus.codec.resp import Event, Run, TooBig
 from pbus.codec.resp_reply import error
 from pbus.ingest import (
     cancels, catalogue, groups, looks, parents, programs, pulls, pushes, session, stream_looks, streams, transactions,
@@ -312,9 +312,8 @@ def is_barrier(event: Event) -> bool:
 
 def is_ack(event: Event) -> bool:
     """Whether it may be done together with acks before it."""
-    if not isinstance(event, list):
-        return False
-    row = find(event[0])
+    words = event.head if isinstance(event, Run) else event
+    row = find(words[0]) if isinstance(words, list | tuple) else None
     return row is not None and row.ack
 
 

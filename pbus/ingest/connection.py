@@ -533,8 +533,8 @@ class Connection(Outlet):
                     done += len(event.lasts)
                     continue
                 self._queue = [[*event.head, last] for last in event.lasts] + queue[place + 1:]
-                return done or self._execute()
-            if self._pending and commands.is_barrier(event):
+                return done if done and not self._joined else done + self._execute()
+            if self._pending and not self._joined and commands.is_barrier(event):
                 self._queue = queue[place:]
                 return done
             done += 1
