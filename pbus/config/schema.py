@@ -97,12 +97,17 @@ class Limits:
     """``[ingest] limits``: what a client may ask of the port."""
 
     elements: int = setting("elements of one command", "int", 10_000, least=16, most=1_048_576)
+    elements_before_auth: int = setting("elements of one command before AUTH", "int", 1024, least=16, most=1_048_576)
     bulk_before_auth_bytes: int = setting("longest argument before AUTH", "size", 16 * 1024, key="bulk_before_auth", least=256)
     inline_bytes: int = setting("longest inline command", "size", 4 * 1024, key="inline", least=64)
     command_time_s: float = setting("a started command is complete within", "duration", 10.0, key="command_time", least=0.1)
     unread_bytes: int = setting("replies a client may leave unread before it is not read from", "size", 1024 * 1024, key="unread", least=1024)
     unread_time_s: float = setting("then it is closed after", "duration", 30.0, key="unread_time", least=0.1)
     connections: int = setting("connections of one ingest child", "int", 10_000, least=1)
+    memory_bytes: int = setting("unfinished commands, unread replies and transactions of all clients of a child; beyond it the largest are closed; at least four commands", "size", 256 * 1024 * 1024, key="memory", least=1024 * 1024)
+    option_bytes: int = setting("longest dedupe key, key and traceparent", "size", 256, key="option", least=64, most=4096)
+    keepalive_s: float = setting("TCP keepalive of idle connections, three tries; in whole seconds", "duration", 60.0, key="keepalive", least=1, most=7200)
+    keepalive_reader_s: float = setting("the same for a client with open claims", "duration", 5.0, key="keepalive_reader", least=1, most=7200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -436,7 +436,8 @@ class Connection(Outlet):
     def _look_for_death(self, *, keen: bool) -> None:
         if keen is not self._keen:
             self._keen = keen
-            wire.look_for_death(self._socket, keen=keen)
+            limits = self.server.limits
+            wire.look_for_death(self._socket, int(limits.keepalive_reader_s if keen else limits.keepalive_s), keen=keen)
 
     # -- input --------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from pbus.core.job import PushOptions
 from pbus.ingest.words import shown
 
 TEXT_BYTES: Final = 256
-"""Longest dedupe key, key and traceparent."""
+"""Longest dedupe key, key and traceparent, where nothing else is configured."""
 LONGEST_MS: Final = 10 * 365 * 86_400 * 1000
 """Longest delay and ttl: ten years."""
 _DIGITS: Final = len(str(LONGEST_MS))
@@ -46,22 +46,23 @@ class Asked(NamedTuple):
     options: PushOptions | None
 
 
-def read(pairs: Sequence[bytes], ttl_ms: int, also: bytes = b"") -> Asked:
+def read(pairs: Sequence[bytes], ttl_ms: int, also: bytes = b"", most_bytes: int = TEXT_BYTES) -> Asked:
     """
     The options in *pairs*: name, value, name, value..
 
     Args:
         ttl_ms: The queue's own, for a push that says nothing; 0: none.
         also: A further name that is allowed here.
+        most_bytes: Longest dedupe key, key and traceparent.
 
     Raises:
         Refused: one of them is wrong; says which and why.
     """
     fields = _fields(pairs, also)
-    trace = traceparent(fields.get(b"traceparent", b""))
+    trace = traceparent(fields.get(b"traceparent", b""), most_bytes=most_bytes)
     options = PushOptions(
-        delay_ms=_milliseconds(fields, b"delay", 0), dedupe=_text(fields, b"dedupe"),
-        ttl_ms=_milliseconds(fields, b"ttl", ttl_ms), key=_text(fields, b"key"),
+        delay_ms=_milliseconds(fields, b"delay", 0), dedupe=_text(fields, b"dedupe", most_bytes),
+        ttl_ms=_milliseconds(fields, b"ttl", ttl_ms), key=_text(fields, b"key", most_bytes),
     )
     return Asked(fields.get(BODY), trace, options if options != _NOTHING else None)
 
@@ -100,12 +101,12 @@ def _milliseconds(fields: dict[bytes, bytes], name: bytes, default: int) -> int:
     return int(value)
 
 
-def _text(fields: dict[bytes, bytes], name: bytes) -> str:
+def _text(fields: dict[bytes, bytes], name: bytes, most_bytes: int) -> str:
     value = fields.get(name)
     if value is None:
         return ""
-    if len(value) > TEXT_BYTES:
-        raise _bad(f"{name.decode()} takes at most {TEXT_BYTES} bytes, this one has {len(value)}")
+    if len(value) > most_bytes:
+        raise _bad(f"{name.decode()} takes at most {most_bytes} bytes, this one has {len(value)}")
     try:
         text = value.decode()
     except UnicodeDecodeError:
@@ -116,15 +117,15 @@ def _text(fields: dict[bytes, bytes], name: bytes) -> str:
     return text
 
 
-def traceparent(value: bytes, hence: str = "not stored") -> str:
+def traceparent(value: bytes, hence: str = "not stored", most_bytes: int = TEXT_BYTES) -> str:
     """
-    The text of a trace context; *hence*: what is told of a wrong one.
+    The text of a trace context of at most *most_bytes*; *hence*: what is told of a wrong one.
 
     Raises:
         Refused: it is too long, or not printable.
     """
-    if len(value) > TEXT_BYTES or not value.isascii() or not value.decode("ascii").isprintable():
-        raise _bad(f"traceparent must be at most {TEXT_BYTES} printable ASCII bytes", hence)
+    if len(value) > most_bytes or not value.isascii() or not value.decode("ascii").isprintable():
+        raise _bad(f"traceparent must be at most {most_bytes} printable ASCII bytes", hence)
     return value.decode("ascii")
 
 

@@ -53,7 +53,7 @@ class Parent:
 def name_parent(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``PBUS.PARENT id [traceparent]``: later pushes of this connection are that job's children; no id: nobody's."""
     try:
-        parent = _read(arguments)
+        parent = _read(arguments, connection.server.limits.option_bytes)
     except Refused as refused:
         reply = error(str(refused))
         return reply if connection.transaction is None else connection.transaction.refuse(reply)
@@ -101,7 +101,7 @@ def _jobs(connection: Connection, job_id: str) -> list[JobRecord]:
     return [job for job in jobs if job is not None]
 
 
-def _read(arguments: list[bytes]) -> Parent:
+def _read(arguments: list[bytes], most_bytes: int) -> Parent:
     if len(arguments) > 3:
         raise Refused("BADVALUE PBUS.PARENT takes the id of a job, and a traceparent: nothing is changed")
     if not arguments[1]:
@@ -111,4 +111,4 @@ def _read(arguments: list[bytes]) -> Parent:
         raise Refused(f"BADVALUE PBUS.PARENT takes the id of a job, not '{shown(arguments[1])}': nothing is changed")
     if len(arguments) == 2:
         return Parent(text, None)
-    return Parent(text, options.traceparent(arguments[2], "nothing is changed"))
+    return Parent(text, options.traceparent(arguments[2], "nothing is changed", most_bytes))

@@ -179,7 +179,7 @@ def xadd(connection: Connection, arguments: list[bytes]) -> bytes | None:
         if arguments[2] != b"*":
             text = f"XADD takes * as its id, not '{shown(arguments[2])}' (ids are made here)"
             raise Refused(f"BADVALUE {text}: not stored")
-        asked = options.read(arguments[3:], route.ttl.ttl_ms if route.ttl else 0, also=options.BODY)
+        asked = _asked(connection, route, arguments[3:], options.BODY)
         if asked.body is None:
             raise Refused("BADVALUE XADD needs the field body: not stored")
         return _submit(connection, route, [Push(route.name, asked.body, asked.traceparent, "", asked.options)], IDS)
@@ -192,11 +192,17 @@ def add(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``PBUS.ADD queue body [DELAY ms] [DEDUPE k] [TTL ms] [KEY k] [TRACEPARENT t]``."""
     try:
         route = _route(connection, arguments[1])
-        asked = options.read(arguments[3:], route.ttl.ttl_ms if route.ttl else 0)
+        asked = _asked(connection, route, arguments[3:])
         return _submit(connection, route, [Push(route.name, arguments[2], asked.traceparent, "", asked.options)], IDS)
     except Refused as refused:
         connection.refuse(error(str(refused)))
     return None
+
+
+def _asked(connection: Connection, route: Route, pairs: Sequence[bytes], also: bytes = b"") -> options.Asked:
+    """What a typed push asks for. Raises Refused."""
+    ttl_ms = route.ttl.ttl_ms if route.ttl else 0
+    return options.read(pairs, ttl_ms, also, connection.server.limits.option_bytes)
 
 
 def publish(connection: Connection, arguments: list[bytes]) -> bytes | None:

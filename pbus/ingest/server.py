@@ -33,20 +33,17 @@ from pbus.ingest.store import Store
 from pbus.ingest.tally import SLOW, Tally
 from pbus.ingest.tls import Certificates, Reception
 from pbus.ingest.tokens import Tokens
-from pbus.ingest.wire import KEEPALIVE_S, KEEPALIVE_TRIES
+from pbus.ingest.wire import KEEPALIVE_TRIES
 from pbus.supervisor.child import Child
 from pbus.telemetry import log as logs
 
 ACCEPTS_A_TURN: Final = 8
 SHORT_PAUSE_S: Final = 1.0
 """How long no connection is accepted when descriptors have run out."""
-ELEMENTS_BEFORE_AUTH: Final = 1024
 COMMAND_BYTES_BEFORE_AUTH: Final = 1024 * 1024
 COMMAND_BYTES: Final = 64 * 1024 * 1024
 """One command as a whole; twice the largest body where that is more."""
 LEAST_BULK_BYTES: Final = 1024
-HELD_BYTES: Final = 256 * 1024 * 1024
-"""Unfinished commands and unread replies of all clients together; four commands where those may be larger."""
 FEW_CONNECTIONS: Final = 128
 """Room for fewer is a problem, not just a note."""
 _SWEEP_S: Final = 1.0
@@ -114,7 +111,7 @@ class Server:
         self.most_connections = self._connections_allowed()
         self.small_bodies = ingest.max_body_bytes < LEAST_BULK_BYTES
         self._full, self._before_auth = self._parser_limits(ingest)
-        self._most_held = max(HELD_BYTES, 4 * self._full.command_bytes)
+        self._most_held = max(ingest.limits.memory_bytes, 4 * self._full.command_bytes)
         self._listeners, self._receives = _listeners(child.listeners, ingest)
         self.reception = Reception(self, certificates) if certificates is not None else None
         self._acceptors = [self.loop.io(sock.fileno(), _READ) for sock in self._listeners]
@@ -147,7 +144,7 @@ class Server:
         bulk = max(ingest.max_body_bytes, LEAST_BULK_BYTES)
         full = Limits(limits.elements, bulk, max(COMMAND_BYTES, 2 * bulk), limits.inline_bytes)
         early = Limits(
-            min(limits.elements, ELEMENTS_BEFORE_AUTH), min(limits.bulk_before_auth_bytes, bulk),
+            min(limits.elements, limits.elements_before_auth), min(limits.bulk_before_auth_bytes, bulk),
             min(COMMAND_BYTES_BEFORE_AUTH, full.command_bytes), limits.inline_bytes,
         )
         return full, early
@@ -425,10 +422,12 @@ def _is_here(host: str) -> bool:
 def _listeners(named: Mapping[str, Any], ingest: Ingest) -> tuple[list[Any], list[bool]]:
     """The doors, and which of them speak TLS; ``ingest.0`` is the first of ``listen``."""
     places = sorted(int(name.rpartition(".")[2]) for name in named if name.startswith("ingest."))
-    return [_listener(named[f"ingest.{place}"]) for place in places], [not ingest.doors[at].plain for at in places]
+    keepalive_s = int(ingest.limits.keepalive_s)
+    listeners = [_listener(named[f"ingest.{place}"], keepalive_s) for place in places]
+    return listeners, [not ingest.doors[place].plain for place in places]
 
 
-def _listener(sock: Any) -> Any:
+def _listener(sock: Any, keepalive_s: int) -> Any:
     """*sock* as the interpreter's own; what is set here, accepted connections inherit (Linux)."""
     listener = _Socket(fileno=os.dup(sock.fileno()))
     sock.close()
@@ -436,7 +435,7 @@ def _listener(sock: Any) -> Any:
     if listener.family != socket.AF_UNIX:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, keepalive_s)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, keepalive_s)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TRIES)
     return listener

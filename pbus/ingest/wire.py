@@ -9,9 +9,6 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
-KEEPALIVE_S: Final = 60
-KEEPALIVE_READER_S: Final = 5
-"""The same for a client with open claims: if it is dead, others shall have them."""
 KEEPALIVE_TRIES: Final = 3
 _TCP_CLOSE: Final = 7
 """State of a connection that was reset (Linux, tcp_states.h)."""
@@ -43,11 +40,14 @@ def was_reset(sock: Any) -> bool:
     return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
 
 
-def look_for_death(sock: Any, *, keen: bool) -> None:
-    """Have the kernel find out sooner, or as late as of everybody, that the other end is silent."""
+def look_for_death(sock: Any, every_s: int, *, keen: bool) -> None:
+    """
+    Have the kernel ask each *every_s* whether the other end lives.
+
+    *keen*: others wait for what this client has, so that what is on its way must not hide a death either.
+    """
     if sock.family == socket.AF_UNIX:
         return
-    every_s = KEEPALIVE_READER_S if keen else KEEPALIVE_S
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, every_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every_s)
     # While something is on its way that nobody has acknowledged, the kernel sends no probes.
