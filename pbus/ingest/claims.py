@@ -202,13 +202,6 @@ class Claims:
         """How many of a topic (``queue/topic``) are open."""
         return self._counts[path]
 
-    def readers(self, path: str) -> dict[str, tuple[bytes, float]]:
-        """Who reads a topic: by job id the name of the consumer, and since when it was claimed, monotonic."""
-        return {
-            claim.delivery.id: (claim.consumer, claim.since_s) for claim in self._open.values()
-            if claim.reader is not None and claim.topic.path == path
-        }
-
     def compare(self, held: Iterable[Held]) -> tuple[list[Held], list[Claim]]:
         """
         Our list beside that of the store.

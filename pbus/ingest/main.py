@@ -37,6 +37,7 @@ _SWITCH_S: Final = 0.0005
 _GC_OBJECTS: Final = 50_000
 """New objects before the collector looks: jobs in flight are many, and in no cycles (4 % of a push)."""
 _DRAIN_LOOK_S: Final = 0.02
+_LAST_WRITES_S: Final = 1.0
 
 
 def run(child: Child) -> None:
@@ -87,3 +88,6 @@ def _drain(child: Child, server: Server) -> None:
     if server.connections:
         child.log.warning("drain.cut", connections=len(server.connections))
         server.close()
+        deadline_s = child.clock.monotonic_s() + _LAST_WRITES_S
+        while not server.idle and child.clock.monotonic_s() < deadline_s:
+            child.clock.sleep(_DRAIN_LOOK_S)      # what its readers held goes back now, not when somebody finds us dead
