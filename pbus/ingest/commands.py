@@ -154,7 +154,7 @@ ROWS: Final = (
         "minute takes half a second), concurrency (calls or processes a node has)",
     ), flags=("readonly",), keys=(1, 1, 1)),
     Row("xrange", stream_looks.range_of, -4, Doc(
-        "look", "queue start end [COUNT n]", "entries", "Jobs that the store still has, by their ids.", _RANGE,
+        "look", "queue start end [COUNT n]", "entries", "Jobs that are in the log of a queue, by their ids.", _RANGE,
         "O(N), the jobs of the reply",
     ), flags=("readonly",), keys=(1, 1, 1)),
     Row("xrevrange", stream_looks.range_of, -4, Doc(

@@ -27,7 +27,7 @@ from pbus.ingest.glance import Glance, Look
 from pbus.ingest.holder import Holder
 from pbus.ingest.overdue import Overdue
 from pbus.ingest.puller import Puller
-from pbus.storage.driver import Appended, Bell, Driver, Held, JobRecord, QueueSpec, Running, Want
+from pbus.storage.driver import Appended, Bell, Driver, Entry, Held, JobRecord, QueueSpec, Running, Want
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
@@ -151,13 +151,9 @@ class Store:
         """``Driver.job``."""
         return self._call(lambda: self._driver.job(queue, id))
 
-    def jobs(self, queue: str, after: str, limit: int) -> list[JobRecord]:
-        """``Driver.jobs``."""
-        return self._call(lambda: self._driver.jobs(queue, after, limit))
-
-    def newest(self, queue: str, before: str, limit: int) -> list[JobRecord]:
-        """``Driver.newest``."""
-        return self._call(lambda: self._driver.newest(queue, before, limit))
+    def entries(self, queue: str, first: str, last: str, limit: int, *, newest: bool = False) -> list[Entry]:
+        """``Driver.entries``."""
+        return self._call(lambda: self._driver.entries(queue, first, last, limit, newest=newest))
 
     def running(self, queue: str, topic: str, limit: int) -> list[Running]:
         """``Driver.running``."""

@@ -1,7 +1,7 @@
 """
 Looking as one looks at a stream: XRANGE, XREVRANGE, XPENDING, XINFO.
 
-    stream      the queue: what the store still has of it, settled jobs too
+    stream      the log of the queue: what waits, and what retention keeps
     group       a topic
     pending     its open claims, of every owner on every node
     consumer    as a client of this child called itself, else the process that holds the claim
@@ -23,7 +23,7 @@ from pbus.codec.stream_ids import Id
 from pbus.ingest.access import QueueEntry, TopicEntry
 from pbus.ingest.looks import Refused, queue_of, topic_of
 from pbus.ingest.rows import Act
-from pbus.storage.driver import JobRecord, QueueNumbers, TopicNumbers
+from pbus.storage.driver import Entry, JobRecord, QueueNumbers, TopicNumbers
 
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
@@ -84,10 +84,11 @@ def range_of(connection: Connection, arguments: list[bytes]) -> bytes | None:
         return NULL_ARRAY[connection.protocol]
     store, protocol = _store(connection, queue), connection.protocol
     connection.spend()
-    read = _back if back else _forward
-    connection.server.ask(
-        connection, lambda: encode([_entry(job) for job in read(store, queue.name, first, last, count)], protocol)
-    )
+
+    def read() -> bytes:
+        return encode([_entry(one) for one in _range(store, queue.name, first, last, count, back=back)], protocol)
+
+    connection.server.ask(connection, read)
     return None
 
 
@@ -107,37 +108,26 @@ def _integer(word: bytes) -> int:
     return int(word)
 
 
-def _forward(store: Store, queue: str, first: Id, last: Id, count: int) -> list[JobRecord]:
-    """Jobs of an interval, oldest first, within the bounds of a reply."""
+def _range(
+    store: Store, queue: str, first: Id, last: Id, count: int, *, back: bool = False
+) -> Sequence[Entry | JobRecord]:
+    """What an interval has of the queue's log, within the bounds of a reply; of one id, the job wherever it is."""
     if first > last:
         return []
-    found: list[JobRecord] = []
-    after = stream_ids.written(stream_ids.before(first)) if first != stream_ids.FIRST else ""
-    size, page_count = 0, 1 if first == last else 100
-    while len(found) < count and size < RANGE_BYTES:
-        page = store.jobs(queue, after, min(count - len(found), page_count))
-        found += [job for job in page if _order(job.id) <= last]
-        size += sum(len(job.body) for job in page)
-        if not page or _order(page[-1].id) >= last:
+    if first == last:
+        job = store.job(queue, stream_ids.written(first))
+        return [job] if job is not None else []
+    found: list[Entry] = []
+    size = 0
+    while len(found) < count and size < RANGE_BYTES and first <= last:
+        least, most = stream_ids.written(first), stream_ids.written(last)
+        page = store.entries(queue, least, most, count - len(found), newest=back)
+        if not page:
             break
-        after, page_count = page[-1].id, MOST_JOBS
-    return found
-
-
-def _back(store: Store, queue: str, first: Id, last: Id, count: int) -> list[JobRecord]:
-    """The same, newest first."""
-    if first > last:
-        return []
-    found: list[JobRecord] = []
-    before = stream_ids.written(stream_ids.after(last)) if last != stream_ids.LAST else ""
-    size, page_count = 0, 1 if first == last else 100
-    while len(found) < count and size < RANGE_BYTES:
-        page = store.newest(queue, before, min(count - len(found), page_count))
-        found += [job for job in page if _order(job.id) >= first]
-        size += sum(len(job.body) for job in page)
-        if not page or _order(page[-1].id) <= first:
-            break
-        before, page_count = page[-1].id, MOST_JOBS
+        found += page
+        size += sum(len(one.body) for one in page)
+        end = _order(page[-1].id)
+        first, last = (first, stream_ids.before(end)) if back else (stream_ids.after(end), last)
     return found
 
 
@@ -146,13 +136,17 @@ def _order(job_id: str) -> Id:
     return int(ms), int(sequence)
 
 
-def _entry(job: JobRecord) -> Value:
+def _entry(one: Entry | JobRecord) -> Value:
     """A job as the entry that XADD made: its id, and its fields in turn."""
-    fields: list[Value] = ["body", job.body]
-    for name, value in (("key", job.key), ("traceparent", job.traceparent)):
+    fields: list[Value] = ["body", one.body]
+    for name, value in (("key", one.key), ("traceparent", one.traceparent)):
         if value:
             fields += [name, value.encode("utf-8", "surrogateescape")]
-    return [job.id, fields]
+    return [one.id, fields]
+
+
+def _newest(store: Store, queue: str) -> Sequence[Entry | JobRecord]:
+    return _range(store, queue, stream_ids.FIRST, stream_ids.LAST, 1, back=True)
 
 
 # -- XPENDING -------------------------------------------------------------------------------------
@@ -273,7 +267,7 @@ def groups(connection: Connection, arguments: list[bytes]) -> bytes | None:
 
 def _groups(connection: Connection, queue: QueueEntry, topics: Sequence[TopicEntry]) -> list[Value]:
     store = _store(connection, queue)
-    look, newest = store.look(), store.newest(queue.name, "", 1)
+    look, newest = store.look(), _newest(store, queue.name)
     found: list[Value] = []
     for topic in topics:
         numbers = look.topics.get((queue.name, topic.name), TopicNumbers())
@@ -292,7 +286,7 @@ def _read(numbers: TopicNumbers) -> int | None:
     return ended + numbers.dead + numbers.running + numbers.delayed or None
 
 
-def _last_delivered(numbers: TopicNumbers, claims: Sequence[Open], newest: Sequence[JobRecord]) -> str:
+def _last_delivered(numbers: TopicNumbers, claims: Sequence[Open], newest: Sequence[Entry | JobRecord]) -> str:
     """The newest job that is sure to have been handed out; 0-0 when none is."""
     if not numbers.ready and not numbers.delayed and newest:
         return newest[0].id
@@ -306,6 +300,7 @@ def stream(connection: Connection, arguments: list[bytes]) -> bytes | None:
     if words and words[0].lower() != b"full":
         raise ValueError(_SYNTAX)
     count = _count(words[1:]) if len(words) > 1 else _FULL
+    count = _FULL if count < 0 else count
     queue = queue_of(connection, arguments[2])
     read = _full if words else _stream
     connection.spend()
@@ -315,14 +310,16 @@ def stream(connection: Connection, arguments: list[bytes]) -> bytes | None:
 
 def _stream(connection: Connection, queue: QueueEntry, count: int) -> Value:  # noqa: ARG001 - as _full
     store = _store(connection, queue)
-    first, last = store.jobs(queue.name, "", 1), store.newest(queue.name, "", 1)
+    first, last = _range(store, queue.name, stream_ids.FIRST, stream_ids.LAST, 1), _newest(store, queue.name)
     return {
         **_facts(store.look().queues.get(queue.name, QueueNumbers()), first, last), "groups": len(queue.topics),
         "first-entry": _entry(first[0]) if first else None, "last-entry": _entry(last[0]) if last else None,
     }
 
 
-def _facts(numbers: QueueNumbers, first: Sequence[JobRecord], last: Sequence[JobRecord]) -> dict[str, Value]:
+def _facts(
+    numbers: QueueNumbers, first: Sequence[Entry | JobRecord], last: Sequence[Entry | JobRecord]
+) -> dict[str, Value]:
     """``length`` is what XLEN says; there is no tree of which anybody could tell the nodes."""
     return {
         "length": numbers.backlog, "radix-tree-keys": 0, "radix-tree-nodes": 0,
@@ -333,8 +330,8 @@ def _facts(numbers: QueueNumbers, first: Sequence[JobRecord], last: Sequence[Job
 
 def _full(connection: Connection, queue: QueueEntry, count: int) -> Value:
     store = _store(connection, queue)
-    jobs = _forward(store, queue.name, stream_ids.FIRST, stream_ids.LAST, count or MOST_JOBS)
-    newest, look = store.newest(queue.name, "", 1), store.look()
+    entries = _range(store, queue.name, stream_ids.FIRST, stream_ids.LAST, count or MOST_JOBS)
+    newest, look = _newest(store, queue.name), store.look()
     numbers = look.queues.get(queue.name, QueueNumbers())
     found: list[Value] = []
     for topic in queue.topics.values():
@@ -346,7 +343,7 @@ def _full(connection: Connection, queue: QueueEntry, count: int) -> Value:
             "pending": _listed(connection, claims[:count or None], named=True),
             "consumers": [_consumer(connection, name, mine, count) for name, mine in _by_consumer(claims).items()],
         })
-    return {**_facts(numbers, jobs, newest), "entries": [_entry(job) for job in jobs], "groups": found}
+    return {**_facts(numbers, entries, newest), "entries": [_entry(one) for one in entries], "groups": found}
 
 
 def _consumer(connection: Connection, name: bytes, claims: Sequence[Open], count: int) -> Value:

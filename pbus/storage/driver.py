@@ -310,6 +310,16 @@ class JobRecord:
     topics: Mapping[str, Place]
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job as it is in its queue's log: what was pushed, not where it is."""
+
+    id: str
+    body: bytes
+    traceparent: str = ""
+    key: str = ""
+
+
 class Bell(Protocol):
     """A child's ear: tells that a queue got jobs. Lossy by design; callers look again every 5 s."""
 
@@ -536,8 +546,14 @@ class Driver(Protocol):
         *after*: any text in the form of an id.
         """
 
-    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
-        """``jobs`` the other way: those with an id below *before* (empty: all), newest first. Empty at the end."""
+    def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
+        """
+        The log of *queue* from *first* to *last*, both included: what waits, and what retention keeps.
+
+        Oldest or *newest* first; a page is at most *limit* (1,000) entries, as far as about 4 MiB of bodies, and empty
+        only when there is none. Costs what it answers, however much is kept. *first*, *last*: any text in the form
+        of an id.
+        """
 
     def pause(self, queue: str, topic: str, paused: bool) -> None:
         """Nothing of a paused topic is claimed, on any node, until it is resumed (that rings the bell). Idempotent."""

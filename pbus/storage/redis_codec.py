@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from pbus.core.job import Delivery, Push
-from pbus.storage.driver import CLAIM_BYTES, Appended, DeadGroup, DeadLetter, JobRecord, Place, Want
+from pbus.storage.driver import CLAIM_BYTES, Appended, DeadGroup, DeadLetter, Entry, JobRecord, Place, Want
 
 NEVER_BACK = b""
 """State of a delivery of a plain job that was never handed out before."""
@@ -237,6 +237,16 @@ def _place(kind: str, state: bytes, detail: int, owner: str) -> Place:
     past = read_state(state)
     return Place(_STATES.get(kind, kind), past.attempts, past.crashes, past.redelivered, past.first_ms,
                  due_ms=detail, owner=owner)
+
+
+def entry(job_id: bytes, fields: Sequence[bytes]) -> Entry:
+    """An entry of the log. One that somebody else wrote there is shown as it is."""
+    try:
+        _, _, key = fields[1].split(b":", 2) if fields[0] == b"o" else (b"", b"", b"")
+        body, traceparent, _ = open_envelope(fields[-1])
+    except ValueError:
+        return Entry(job_id.decode(), fields[-1])
+    return Entry(job_id.decode(), body, traceparent, key.decode("utf-8", "surrogateescape"))
 
 
 def job_record(queue: str, row: Sequence[Any]) -> JobRecord:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pbus.storage import keys, redis_codec
-from pbus.storage.driver import DeadGroup, DeadLetter, JobRecord
+from pbus.storage.driver import DeadGroup, DeadLetter, Entry, JobRecord
 from pbus.storage.redis_link import Words
 from pbus.storage.redis_store import RedisStore
 
@@ -103,36 +103,30 @@ class RedisPeople(RedisStore):
             self._aside = (queue, records[-1].id, aside)
         return records
 
-    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
-        """A page is of the log, or of what was put aside, which lies before it."""
-        limit = min(limit, MOST_JOBS)
-        if limit <= 0:
-            return []
-        ids = self._log_ids(queue, f"({before}" if before else "+", limit, back=True)
-        records = self._records(queue, ids) if ids else []
-        if records:
-            return records
-        end = ids[-1] if ids else before
-        aside = self._aside_after(queue, "")
-        if end:
-            aside = [one for one in aside if redis_codec.id_order(one) < redis_codec.id_order(end)]
-        return self._records(queue, aside[: -limit - 1 : -1]) if aside else []
+    def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
+        """Without a script: what XRANGE answers is all there is to know. That of nothing may be one of no queue."""
+        command, start, end = ("XREVRANGE", last, first) if newest else ("XRANGE", first, last)
+        found = self._of_log(queue, command, start, end, min(limit, MOST_JOBS))
+        if not found:
+            self._of_queue(self._scripts.records(self._queue(queue), ()))
+        return [redis_codec.entry(*each) for each in found]
 
-    def _log_ids(self, queue: str, start: str, count: int, *, back: bool = False) -> list[str]:
-        """Ids of the log from *start* on: as many as one answer of bodies may hold, each page twice the last."""
-        found: list[str] = []
+    def _log_ids(self, queue: str, start: str, count: int) -> list[str]:
+        """Ids of the log from *start* on: as many as one answer of bodies may hold."""
+        return [job_id.decode() for job_id, _ in self._of_log(queue, "XRANGE", start, "+", count)]
+
+    def _of_log(self, queue: str, command: str, start: str, end: str, count: int) -> list[tuple[bytes, list[bytes]]]:
+        """Entries of the log, as many as one answer of bodies may hold; each page is twice the last."""
+        found: list[tuple[bytes, list[bytes]]] = []
         page, size = 1, 0
         while len(found) < count and size < redis_codec.PAGE_BYTES:
-            reading = ("XREVRANGE", self._queue(queue).log, start, "-") if back else (
-                "XRANGE", self._queue(queue).log, start, "+"
-            )
-            command: Words = (*reading, "COUNT", min(page, count - len(found)))
-            entries = self._calls.one(command)
-            found += [entry[0].decode() for entry in entries]
-            size += sum(len(entry[1][-1]) for entry in entries)
+            words: Words = (command, self._queue(queue).log, start, end, "COUNT", min(page, count - len(found)))
+            entries = self._calls.one(words)
+            found += entries
+            size += sum(len(fields[-1]) for _, fields in entries)
             if len(entries) < page:
                 break
-            page, start = page * 2, f"({found[-1]}"
+            page, start = page * 2, f"({found[-1][0].decode()}"
         return found[:count]
 
     def _aside_after(self, queue: str, after: str) -> list[str]:

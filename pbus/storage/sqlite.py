@@ -24,8 +24,8 @@ from pbus.storage import (
     sqlite_settle, sqlite_spans, sqlite_trim,
 )
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, DeadGroup, DeadLetter, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
-    Running, TopicNumbers, Want,
+    Appended, Bell, Capabilities, DeadGroup, DeadLetter, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers,
+    QueueSpec, Running, TopicNumbers, Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.storage.sqlite_errors import Damaged
@@ -268,10 +268,10 @@ class SqliteDriver:
         with self._file.read() as db:
             return sqlite_jobs.jobs(db, self._catalog.queue(db, queue), after, limit)
 
-    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
-        """See ``Driver.newest``."""
+    def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
+        """See ``Driver.entries``."""
         with self._file.read() as db:
-            return sqlite_jobs.newest(db, self._catalog.queue(db, queue), before, limit)
+            return sqlite_jobs.entries(db, self._catalog.queue(db, queue), first, last, limit, newest=newest)
 
     def pause(self, queue: str, topic: str, paused: bool) -> None:
         """See ``Driver.pause``."""

@@ -13,12 +13,11 @@ from typing import Any, Final
 
 import apsw
 
-from pbus.storage.driver import JobRecord, Place
+from pbus.storage.driver import Entry, JobRecord, Place
 from pbus.storage.sqlite_catalog import QueueRow, id_bound, id_number, id_text, told_text
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LONGEST_PAGE: Final = 1_000
-_LARGEST: Final = 2**63 - 1
 
 _CONTENT = "id, body, traceparent, content_type, expires_ms, key"
 _THESE = "tid = ?1 AND id IN (SELECT value FROM json_each(?2))"
@@ -52,11 +51,18 @@ def jobs(db: apsw.Connection, queue: QueueRow, after: str, limit: int) -> list[J
     return _records(db, queue, _page(_contents(db, queue, start, limit), limit))
 
 
-def newest(db: apsw.Connection, queue: QueueRow, before: str, limit: int) -> list[JobRecord]:
-    """See ``Driver.newest``; at most ``LONGEST_PAGE`` of them."""
+def entries(
+    db: apsw.Connection, queue: QueueRow, first: str, last: str, limit: int, *, newest: bool
+) -> list[Entry]:
+    """See ``Driver.entries``; at most ``LONGEST_PAGE`` of them."""
     limit = min(limit, LONGEST_PAGE)
-    last, is_id = id_bound(before) if before else (_LARGEST, True)
-    return _records(db, queue, _page(_contents_back(db, queue, last if is_id else last + 1, limit), limit))
+    least, is_id = id_bound(first)
+    bounds = (least if is_id else least + 1, id_bound(last)[0], limit)
+    rows = _page(_of_log(db, queue, "DESC" if newest else "ASC", bounds), limit)
+    return [
+        Entry(id_text(number), body, traceparent or "", told_text(key or ""))
+        for number, body, traceparent, _, _, key in rows
+    ]
 
 
 def _page(contents: Generator[Any, None, None], limit: int) -> list[Any]:
@@ -83,13 +89,12 @@ def _contents(db: apsw.Connection, queue: QueueRow, start: int, limit: int) -> G
     yield from db.execute(f"SELECT {_CONTENT} FROM {queue.log} WHERE id > ? ORDER BY id LIMIT ?", (start, limit))
 
 
-def _contents_back(db: apsw.Connection, queue: QueueRow, end: int, limit: int) -> Generator[Any, None, None]:
-    """Jobs with an id below *end*, newest first."""
-    yield from db.execute(f"SELECT {_CONTENT} FROM {queue.log} WHERE id < ? ORDER BY id DESC LIMIT ?", (end, limit))
+def _of_log(
+    db: apsw.Connection, queue: QueueRow, order: str, bounds: tuple[int, int, int]
+) -> Generator[Any, None, None]:
+    """What is between two ids, at most so much."""
     yield from db.execute(
-        f"SELECT {_CONTENT} FROM aside WHERE rowid IN (SELECT min(rowid) FROM aside WHERE id < ?1 "
-        "AND tid IN (SELECT tid FROM topics WHERE qid = ?2) GROUP BY id ORDER BY id DESC LIMIT ?3) ORDER BY id DESC",
-        (end, queue.qid, limit),
+        f"SELECT {_CONTENT} FROM {queue.log} WHERE id BETWEEN ? AND ? ORDER BY id {order} LIMIT ?", bounds
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.storage.driver import (
-    Appended, Bell, DeadGroup, DeadLetter, Driver, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
+    Appended, Bell, DeadGroup, DeadLetter, Driver, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
     Running, TopicNumbers, Want,
 )
 
@@ -150,8 +150,9 @@ class Threaded:
         answer: list[JobRecord] = self._apply(self._driver.jobs, (queue, after, limit))
         return answer
 
-    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
-        answer: list[JobRecord] = self._apply(self._driver.newest, (queue, before, limit))
+    def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
+        page = partial(self._driver.entries, queue, first, last, limit, newest=newest)
+        answer: list[Entry] = self._apply(page, ())
         return answer
 
     def pause(self, queue: str, topic: str, paused: bool) -> None:

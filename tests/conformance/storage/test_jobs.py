@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pbus.core.job import Move
+from pbus.core.job import Move, Push, PushOptions
+from pbus.errors import Unavailable
 from tests.conformance.storage.world import NOBODYS, World, gift, pass_ms
 
 
@@ -73,54 +74,66 @@ def test_jobs_are_paged_in_order_also_those_put_aside(world: World) -> None:
     assert seen == list(zip(first + rest, [b"dead", b"b", b"c", b"d"], strict=True))
 
 
-def test_newest_jobs_are_paged_back_to_the_first_also_those_put_aside(world: World) -> None:
+FIRST, LAST = "0-0", "18446744073709551615-18446744073709551615"
+
+
+def test_entries_are_the_log_in_both_directions(world: World) -> None:
+    ids = [one.id for one in world.append("a", "b", "c")]
+    options = PushOptions(key="k:1", delay_ms=60_000)
+    ids += [world.push(Push("gift", b"d", "00-1", options=options))[0].id, world.ask("e", ttl_ms=1).id]
+    world.claim(1)
+
+    entries = list(world.store.entries("gift", FIRST, LAST))
+
+    assert [(one.id, one.body) for one in entries] == list(zip(ids, [b"a", b"b", b"c", b"d", b"e"], strict=True))
+    assert [(one.key, one.traceparent) for one in entries] == [("", "")] * 3 + [("k:1", "00-1"), ("", "")]
+    assert list(world.store.entries("gift", FIRST, LAST, newest=True)) == entries[::-1]
+    assert world.store.entries("gift", ids[1], ids[3], 2) == entries[1:3]
+    assert world.store.entries("gift", ids[1], ids[3], 2, newest=True) == [entries[3], entries[2]]
+    assert world.store.entries("gift", ids[2], ids[2]) == [entries[2]]
+    assert world.store.entries("gift", ids[2], ids[1]) == []
+    assert world.store.entries("gift", FIRST, LAST, 0) == []
+
+
+def test_entries_that_the_log_has_dropped_are_gone(world: World) -> None:
     world.declare(gift(retention_s=0.0, retention_bytes=0))
-    first = world.buried("dead", "dead")
-    rest = [one.id for one in world.append("b", "c", "d")]
+    world.buried("dead")
+    ids = [one.id for one in world.append("a")]
     while world.store.trim():
         pass
-    seen, before = [], ""
-    while page := world.store.newest("gift", before, limit=2):
-        assert len(page) <= 2
-        seen += [(record.id, record.body) for record in page]
-        before = page[-1].id
 
-    assert seen == list(zip((first + rest)[::-1], [b"d", b"c", b"b", b"dead", b"dead"], strict=True))
-    assert world.store.newest("gift", limit=0) == []
+    assert [one.id for one in world.store.entries("gift", FIRST, LAST)] == ids
 
 
-def test_newest_jobs_of_large_bodies_are_all_told(world: World) -> None:
+@pytest.mark.parametrize("newest", [False, True])
+def test_entries_with_large_bodies_come_in_pages(world: World, newest: bool) -> None:
     bodies = [str(number) * 1_000_000 for number in range(9)]
-    world.append(*bodies)
-    seen, before = [], ""
-    while page := world.store.newest("gift", before):
-        assert sum(len(record.body) for record in page) < 6_000_000
-        seen += [record.body.decode() for record in page]
-        before = page[-1].id
+    ids = [one.id for one in world.append(*bodies)]
+    seen: list[str] = []
+    left = list(ids)
+    while left and (page := world.store.entries("gift", left[0], left[-1], newest=newest)):
+        assert sum(len(one.body) for one in page) < 9_000_000
+        seen += [one.id for one in page]
+        left = [one for one in ids if one not in seen]
 
-    assert seen == bodies[::-1]
-
-
-@pytest.mark.parametrize("moment", ["99999999999999-0", "99999999999999-18446744073709551615"])
-def test_jobs_around_a_moment_that_no_store_reaches(world: World, moment: str) -> None:
-    pushed = world.append("a")[0].id
-
-    assert world.store.jobs("gift", moment) == []
-    assert [record.id for record in world.store.newest("gift", moment)] == [pushed]
+    assert sorted(seen) == sorted(ids)
 
 
-def test_jobs_around_a_sequence_that_no_store_reaches(world: World) -> None:
+def test_moments_that_no_store_reaches_are_bounds_too(world: World) -> None:
     first = world.append("a")[0].id
     pass_ms(2)
     second = world.append("b")[0].id
     moment = f"{first.partition('-')[0]}-18446744073709551615"
 
-    assert [record.id for record in world.store.jobs("gift", moment)] == [second]
-    assert [record.id for record in world.store.newest("gift", moment)] == [first]
+    def ids(start: str, end: str) -> list[str]:
+        return [one.id for one in world.store.entries("gift", start, end)]
+
+    assert ids(moment, LAST) == [record.id for record in world.store.jobs("gift", moment)] == [second]
+    assert ids(FIRST, moment) == [first]
+    assert ids("99999999999999-0", LAST) == world.store.jobs("gift", "99999999999999-0") == []
+    assert ids(FIRST, "0-1") == []
 
 
-def test_jobs_before_the_first_are_none(world: World) -> None:
-    world.append("a")
-
-    assert world.store.newest("gift", "0-1") == []
-    assert [record.body for record in world.store.jobs("gift", "0-0")] == [b"a"]
+def test_entries_of_a_queue_that_nobody_declared_are_unavailable(world: World) -> None:
+    with pytest.raises(Unavailable):
+        world.store.entries("nobodys", FIRST, LAST)

@@ -30,8 +30,8 @@ from pbus.ingest.access import Directory
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, Fill, Held, JobRecord, Place, Promoted, QueueNumbers, QueueSpec, Running,
-    TopicNumbers, TopicSpec, Want,
+    Appended, Bell, Capabilities, Entry, Fill, Held, JobRecord, Place, Promoted, QueueNumbers, QueueSpec,
+    Running, TopicNumbers, TopicSpec, Want,
 )
 from pbus.storage.open import StoreTarget
 from pbus.supervisor.scoreboard import Scoreboard, Slot
@@ -104,7 +104,7 @@ class FakeDriver:
         share: How full it is.
         refuse: Spans are refused for that reason (``jobs``, ``bytes``), except those whose first body says "small".
         looks: How often its numbers were read.
-        pages: How many jobs each look at jobs asked for.
+        page: Most entries of a page.
         settled: (move, id) of each settlement.
         crashes, again: Per delivery how often it killed its consumer; those that may have run before.
         delayed: Deliveries that wait for their time, with their bodies and how long they were to wait.
@@ -143,7 +143,7 @@ class FakeDriver:
         self.failed_total = 0
         self.paused_ms = 0
         self.looks = 0
-        self.pages: list[int] = []
+        self.page = 1_000
         self.kept: dict[str, list[JobRecord]] = collections.defaultdict(list)
         self.fresh: dict[str, str] = {}
         self.pushed: collections.Counter[str] = collections.Counter()
@@ -220,16 +220,11 @@ class FakeDriver:
         )
         return f"1000-{self._serial}"
 
-    def jobs(self, queue: str, after: str = "", limit: int = 100) -> list[JobRecord]:
+    def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
         self._maybe_fail()
-        self.pages.append(limit)
-        return [record for record in self.kept[queue] if not after or _order(record.id) > _order(after)][:limit]
-
-    def newest(self, queue: str, before: str = "", limit: int = 100) -> list[JobRecord]:
-        self._maybe_fail()
-        self.pages.append(limit)
-        kept = reversed(self.kept[queue])
-        return [record for record in kept if not before or _order(record.id) < _order(before)][:limit]
+        kept = [Entry(record.id, record.body, record.traceparent, record.key) for record in self.kept[queue]]
+        inside = [entry for entry in kept if _order(first) <= _order(entry.id) <= _order(last)]
+        return (inside[::-1] if newest else inside)[:min(limit, self.page)]
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
         self._maybe_fail()

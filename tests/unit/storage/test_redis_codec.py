@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pbus.core.job import Push, PushOptions
 from pbus.storage import redis_codec
-from pbus.storage.driver import Appended, DeadLetter, Want
+from pbus.storage.driver import Appended, DeadLetter, Entry, Want
 
 WANT = Want("n/b/1.1", "gift", "credit", 9)
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=256)
@@ -102,3 +102,16 @@ def test_dead_letter_keeps_colons_and_bytes_that_are_no_text() -> None:
     )
 
     assert letter == DeadLetter("gift", "credit", "1-0", 5, 3, 1, "failed", "12:30: bad \ufffd", "beef")
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ([b"b", b"0:0:0:body"], Entry("5-1", b"body")),
+        ([b"o", b"0:0:k:1", b"b", b"7:2:4:00textbody"], Entry("5-1", b"body", "00", "k:1")),
+        ([b"foreign", b"nonsense"], Entry("5-1", b"nonsense")),
+        ([b"o", b"nonsense", b"b", b"0:0:0:body"], Entry("5-1", b"0:0:0:body")),
+    ],
+)
+def test_entry_of_the_log(fields: list[bytes], wanted: Entry) -> None:
+    assert redis_codec.entry(b"5-1", fields) == wanted
