@@ -161,11 +161,12 @@ class Connection(Outlet):
 
     def refuse(self, reply: bytes) -> None:
         """The answer to a command that goes nowhere, in its place among the others."""
-        self.server.tally.error(reply)
         transaction = self.transaction
         if transaction is not None and transaction.executing:
             transaction.answer(reply)
-        elif transaction is not None:
+            return
+        self.server.tally.error(reply)
+        if transaction is not None:
             self._out.append(transaction.refuse(reply))
         elif self._pending:
             self._pending.append(Ticket(self, reply=reply))
@@ -251,6 +252,7 @@ class Connection(Outlet):
         if self.transaction is not None:
             self.transaction.answer(reply)
             return
+        self.server.tally.error(reply)
         ticket.reply = reply
         self.answered(ticket)
         self.proceed()
@@ -269,8 +271,6 @@ class Connection(Outlet):
         if self.transaction is None:
             self._joined -= 1
             self._waiting = self._joined > 0
-            if reply[:1] == b"-":
-                self.server.tally.error(reply)
         self.fulfil(ticket, reply)
 
     def has_spent(self) -> bool:

@@ -46,7 +46,8 @@ class Tally:
 
     def error(self, reply: bytes) -> None:
         """That reply was sent, or will be; what is no error is not counted."""
-        found = _WORD.match(reply) or (_PEPPER.search(reply, 0, 512) if reply[:1] == b"$" else None)
+        kind = reply[:1]
+        found = _WORD.match(reply) if kind == b"-" else _PEPPER.search(reply, 0, 512) if kind == b"$" else None
         if found is not None:
             self._count(self.refused, found[1].decode("ascii"), 1)
 

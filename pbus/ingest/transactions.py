@@ -345,6 +345,9 @@ class Transaction:
         self._reply_bytes += len(reply)
 
     def _array(self) -> bytes:
+        for reply in self._replies:
+            if reply[:1] == b"-":
+                self._connection.server.tally.error(reply)
         return b"*%d\r\n" % len(self._replies) + b"".join(self._replies)
 
     def _finish(self, reply: bytes) -> None:

@@ -171,3 +171,32 @@ def test_info_shows_the_counters(door: Door, client: Client) -> None:
     assert "errorstat_NOQUEUE:count=1\r\n" in client.ask("INFO", "errorstats")
 
 
+
+
+def test_errors_inside_a_transaction_are_counted_once_each(client: Client, door: Door) -> None:
+    client.ask("MULTI")
+    for words in (("LPUSH", "gift", "a"), ("LLEN", "nope"), ("RPOP", "nope/t")):
+        assert client.ask(*words) == "QUEUED"
+    assert len(client.ask("EXEC")) == 3
+    assert refused(door) == {"NOQUEUE": 2}
+
+    client.ask("MULTI")
+    client.ask("LPUSH", "nope", "a")
+    client.ask("EXEC")
+    assert refused(door) == {"NOQUEUE": 3, "EXECABORT": 1}
+
+
+def test_job_that_a_program_does_not_hold_is_a_refusal(door: Door) -> None:
+    token, _ = door.token("pepper", "php/credit")
+    program = door.client()
+    program.ask("AUTH", token)
+    program.ask("LPUSH", "php/credit", '{"jobs":[{"id":"1000-1"}]}')
+
+    assert refused(door) == {"BADVALUE": 1}
+
+
+def test_ack_that_is_refused_later_is_counted_once(door: Door, client: Client) -> None:
+    door.driver.fail = Unavailable("gone")
+    client.ask("XACK", "gift", "credit", "1000-1")
+
+    assert refused(door) == {"UNAVAILABLE": 1}
