@@ -141,7 +141,7 @@ def test_table_has_every_command_that_touches_jobs() -> None:
     missing = [row.name for row in ROWS if row.doc.group in ("push", "pull", "look", "cancel") and row.act not in there]
 
     assert missing == []
-    assert list(COMMANDS) == list(TABLE)
+    assert set(COMMANDS) == set(TABLE)
 
 
 def test_stranger_learns_no_name_from_any_command(door: Door) -> None:
