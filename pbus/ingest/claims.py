@@ -50,6 +50,7 @@ class Claim:
 
     Attributes:
         delivery: What was claimed; without its body as soon as a connection has read it.
+        key: Queue, topic, id.
         topic: Whose delivery it is.
         keeper: Who settles it.
         since_s: When it was claimed, monotonic.
@@ -57,20 +58,16 @@ class Claim:
         consumer: The name under which it was read.
     """
 
-    __slots__ = ("consumer", "delivery", "keeper", "reader", "since_s", "topic")
+    __slots__ = ("consumer", "delivery", "keeper", "key", "reader", "since_s", "topic")
 
     def __init__(self, delivery: Delivery, topic: TopicEntry, keeper: Keeper, since_s: float) -> None:
         self.delivery = delivery
+        self.key: Key = (delivery.queue, delivery.topic, delivery.id)
         self.topic = topic
         self.keeper = keeper
         self.since_s = since_s
         self.reader: Reader | None = None
         self.consumer = b""
-
-    @property
-    def key(self) -> Key:
-        """Queue, topic, id."""
-        return self.delivery.queue, self.delivery.topic, self.delivery.id
 
 
 class Reader:
@@ -173,7 +170,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._open: dict[Key, Claim] = {}
-        self._counts: collections.Counter[str] = collections.Counter()
+        self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -184,7 +181,7 @@ class Claims:
     def take(self, claim: Claim) -> None:
         """It is ours until it is settled."""
         self._open[claim.key] = claim
-        self._counts[claim.topic.path] += 1
+        self._counts[claim.key[:2]] += 1
 
     def find(self, queue: str, topic: str, id: str) -> Claim | None:
         """An open claim; None: not of this child."""
@@ -194,13 +191,13 @@ class Claims:
         """It is settled, here or elsewhere."""
         claim = self._open.pop(key, None)
         if claim is not None:
-            self._counts[claim.topic.path] -= 1
+            self._counts[key[:2]] -= 1
             if claim.reader is not None:
                 claim.reader.remove(claim, now_s)
 
-    def count(self, path: str) -> int:
-        """How many of a topic (``queue/topic``) are open."""
-        return self._counts[path]
+    def count(self, queue: str, topic: str) -> int:
+        """How many of a topic are open."""
+        return self._counts[queue, topic]
 
     def compare(self, held: Iterable[Held]) -> tuple[list[Held], list[Claim]]:
         """

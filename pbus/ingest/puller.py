@@ -36,6 +36,8 @@ CLAIM_COUNT: Final = 100
 """Deliveries of one claim; a pop that wants more gets them by several."""
 REPLY_BYTES: Final = 16 * 1024 * 1024
 """Bodies of one reply; more than that is left in the topic."""
+Path = tuple[str, str]
+"""Queue and topic."""
 DRAINING_READ_S: Final = 0.5
 """A draining child lets a reader that still has claims wait so long for its nil: it may ask again and again."""
 _AGAIN_S: Final = 0.5
@@ -298,7 +300,7 @@ class Puller:
         self._rung, self._look_all = set(), False
         hungry = [
             pop for pop in self._waiting
-            if pop.fresh or everything or any(topic.queue in rung for topic in pop.topics)
+            if pop.fresh or everything or (rung and any(topic.queue in rung for topic in pop.topics))
         ]
         for place in range(max((len(pop.topics) for pop in hungry), default=0)):
             self._round([pop for pop in hungry if not pop.over and place < len(pop.topics)], place)
@@ -318,44 +320,51 @@ class Puller:
             except StorageError:
                 self._settling.doubt()
                 return
-            self._hand_out(pops, place, deliveries)
-            short = {path for path, wanted in budgets.items() if self._count(deliveries, path) < wanted}
-            pops = [pop for pop in pops if not pop.over and pop.room(place) and pop.topics[place].path not in short]
+            counts = self._hand_out(pops, place, deliveries)
+            short = {path for path, wanted in budgets.items() if counts[path] < wanted}
+            if len(short) == len(budgets):
+                return
+            pops = [
+                pop for pop in pops
+                if not pop.over and pop.room(place) and (pop.topics[place].queue, pop.topics[place].name) not in short
+            ]
 
-    @staticmethod
-    def _count(deliveries: Sequence[Delivery], path: str) -> int:
-        return sum(f"{each.queue}/{each.topic}" == path for each in deliveries)
-
-    def _wants(self, pops: list[Pop], place: int) -> tuple[list[Want], dict[str, int]]:
+    def _wants(self, pops: list[Pop], place: int) -> tuple[list[Want], dict[Path, int]]:
         """One want a topic, as far as its ``max_open`` allows; with how many each is for."""
-        rooms: collections.Counter[TopicEntry] = collections.Counter()
+        rooms: collections.Counter[Path] = collections.Counter()
+        topics: dict[Path, TopicEntry] = {}
         for pop in pops:
-            rooms[pop.topics[place]] += pop.room(place)
+            topic = pop.topics[place]
+            path = (topic.queue, topic.name)
+            topics[path] = topic
+            rooms[path] += pop.room(place)
         wants, budgets = [], {}
-        for topic, room in rooms.items():
-            count = min(room, CLAIM_COUNT, topic.max_open - self.claims.count(topic.path))
+        for path, room in rooms.items():
+            count = min(room, CLAIM_COUNT, topics[path].max_open - self.claims.count(*path))
             if count > 0:
-                wants.append(Want(self._owner, topic.queue, topic.name, count))
-                budgets[topic.path] = count
+                wants.append(Want(self._owner, *path, count))
+                budgets[path] = count
             elif room:
                 self._limited = True
         return wants, budgets
 
-    def _hand_out(self, pops: list[Pop], place: int, deliveries: Sequence[Delivery]) -> None:
-        """Oldest deliveries to whoever waits longest; what nobody can take goes back."""
-        topics = {pop.topics[place].path: pop.topics[place] for pop in pops}
-        ready: dict[str, collections.deque[Delivery]] = collections.defaultdict(collections.deque)
-        now_s = self._clock.monotonic_s()
+    def _hand_out(self, pops: list[Pop], place: int, deliveries: Sequence[Delivery]) -> collections.Counter[Path]:
+        """Oldest deliveries to whoever waits longest; what nobody can take goes back. How many there were of each."""
+        ready: dict[Path, collections.deque[Delivery]] = {}
         for delivery in deliveries:
-            path = f"{delivery.queue}/{delivery.topic}"
-            ready[path].append(delivery)
-            self.claims.take(Claim(delivery, topics[path], self, now_s))
+            ready.setdefault((delivery.queue, delivery.topic), collections.deque()).append(delivery)
+        counts = collections.Counter({path: len(line) for path, line in ready.items()})
+        now_s = self._clock.monotonic_s()
         for pop in pops:
-            line = ready[pop.topics[place].path]
+            topic = pop.topics[place]
+            line = ready.get((topic.queue, topic.name))
             while line and pop.room(place) and not pop.over:
-                pop.give(line.popleft(), place)
+                delivery = line.popleft()
+                self.claims.take(Claim(delivery, topic, self, now_s))
+                pop.give(delivery, place)
         for line in ready.values():
             self.delivered(line, sent=False)
+        return counts
 
     def _expire(self) -> None:
         now_s = self._clock.monotonic_s()

@@ -13,6 +13,7 @@ by way of other children, when an answer was lost, and before a reader is called
 
 from __future__ import annotations
 
+import collections
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -298,12 +299,17 @@ class Settling:
 
     def _settle_part(self, ends: Sequence[End]) -> list[bool]:
         took_effect = self._store.settle([end.settlement for end in ends])
-        now_s = self._clock.monotonic_s()
+        now_s, popped = self._clock.monotonic_s(), collections.Counter[str]()
+        plain = None if self._account.watched else _DONE
         for end, ours in zip(ends, took_effect, strict=True):
             one = end.settlement
             self.claims.end((one.queue, one.topic, one.id), now_s)
-            if ours and end.delivery is not None:
+            if ours and end.outcome is plain:
+                popped[f"{one.queue}/{one.topic}"] += 1
+            elif ours and end.delivery is not None:
                 self._account.ended(end.delivery, end.outcome, one)
+        for path, count in popped.items():
+            self._account.done(path, count)
         self._see_to_retries([end.settlement for end, ours in zip(ends, took_effect, strict=True) if ours])
         return took_effect
 

@@ -416,7 +416,7 @@ def test_room_made_by_another_child_is_noticed_while_somebody_waits() -> None:
     door.driver.give_back(ours, acked)
 
     assert ids(waiting.read(2.0)[0][1]) == ["1000-3"]
-    assert door.store.puller.claims.count("gift/credit") == 1
+    assert door.store.puller.claims.count("gift", "credit") == 1
     door.close()
 
 
