@@ -21,6 +21,9 @@ namespace Pbus;
 /** One attempt of one job. */
 final class Job
 {
+    /** The job whose function runs now; a Pbus\Producer pushes its children. */
+    public static ?Job $current = null;
+
     /**
      * @param string $body the bytes as pushed
      * @param int $attempt number of this attempt, from 1
@@ -122,7 +125,8 @@ final class FastcgiHandler
         ob_start(); // headers come before output
         try {
             foreach ($jobs as $job) {
-                $handler(self::job($job));
+                Job::$current = self::job($job);
+                $handler(Job::$current);
             }
             self::answer(200, printed($level));
         } catch (\Throwable $error) {
@@ -133,6 +137,8 @@ final class FastcgiHandler
             }
             header('Error-Code: ' . strtr($error::class, "\r\n", '  '));
             self::answer($error instanceof Busy ? 503 : 500, told($error) . ($printed === '' ? '' : "\n$printed"));
+        } finally {
+            Job::$current = null;
         }
     }
 
@@ -190,7 +196,8 @@ final class LinesConsumer
             return $printed;
         }, 4096);
         try {
-            $handler(self::job($job));
+            Job::$current = self::job($job);
+            $handler(Job::$current);
             $result = ['ok' => true];
         } catch (\Throwable $error) {
             $result = ['ok' => false, 'error' => told($error)];
@@ -201,6 +208,8 @@ final class LinesConsumer
             } elseif (!$error instanceof Retry) {
                 fwrite(STDERR, told($error) . "\n" . $error->getTraceAsString() . "\n");
             }
+        } finally {
+            Job::$current = null;
         }
         while (ob_get_level() > $level) {
             ob_end_flush();

@@ -11,6 +11,8 @@
  *
  * What is thrown says what is true: every Pbus\NotStored is certainly not stored, a Pbus\MaybeStored nobody knows.
  * A push with a `dedupe` key may be repeated after either: within the queue's `dedupe_window` it stays one job.
+ *
+ * Inside a handler the bus is told which job runs there (PBUS.PARENT): what it pushes is in the trace of that job.
  */
 
 declare(strict_types=1);
@@ -76,8 +78,11 @@ final class Producer
     ];
     /** A connection that was not used for so long is asked whether it still is one. */
     private const IDLE_S = 1.0;
+    private const JOB_ID = '[0-9]{1,14}-[0-9]{1,20}';
 
     private ?\Redis $redis = null;
+    /** @var ?list<string> the job whose children this connection pushes, as the bus was told; null: none */
+    private ?array $parent = null;
     private float $usedS = 0.0;
     private string $place = '';
 
@@ -106,7 +111,7 @@ final class Producer
      * @param ?int $delayMs not run before
      * @param ?int $ttlMs not begun any more after; 0: it never expires
      * @param ?string $key jobs of one key run in order, one at a time
-     * @param string $traceparent W3C trace context, e.g. that of the job you are running
+     * @param string $traceparent W3C trace context; '': inside a handler that of its job
      * @return string its id
      * @throws PushError
      */
@@ -163,6 +168,7 @@ final class Producer
     {
         $redis = $this->redis;
         $this->redis = null;
+        $this->parent = null;
         $this->place = '';
         try {
             $redis?->close();
@@ -211,7 +217,56 @@ final class Producer
                 $this->close(); // the bus was restarted meanwhile; nothing of a push was sent
             }
         }
-        return $this->redis ?? $this->connect();
+        $redis = $this->redis ?? $this->connect();
+        if (!$this->nameParent($redis)) {
+            $this->close(); // the same
+            $redis = $this->connect();
+            $this->nameParent($redis);
+        }
+        return $redis;
+    }
+
+    /** Tell the bus which job runs here, where it does not know; false: the connection has ended. */
+    private function nameParent(\Redis $redis): bool
+    {
+        $parent = self::runningJob();
+        if ($parent === $this->parent) {
+            return true;
+        }
+        $this->parent = $parent;
+        try {
+            $redis->rawCommand('PBUS.PARENT', ...($parent ?? ['']));
+        } catch (\RedisException $error) {
+            // A refusal is no reason not to push: the push says for itself what is wrong.
+            return isset(self::ERRORS[strtok($error->getMessage(), ' ')]);
+        }
+        return true;
+    }
+
+    /**
+     * The job that runs here: its id and its trace context ('': it brought none); null: this is no handler.
+     *
+     * PbusConsumer.php knows it. Below php-fpm the bus says it in parameters that no visitor of a web site can set;
+     * a handler by HTTP is told in headers.
+     *
+     * @return ?list<string>
+     */
+    private static function runningJob(): ?array
+    {
+        $job = class_exists(Job::class, false) && property_exists(Job::class, 'current') ? Job::$current : null;
+        if ($job !== null) {
+            return [$job->id, $job->traceparent];
+        }
+        $path = ($_SERVER['SERVER_SOFTWARE'] ?? '') === 'pbus' ? (string) ($_SERVER['REQUEST_URI'] ?? '') : '';
+        $header = (string) ($_SERVER['HTTP_X_PBUS_JOB_ID'] ?? '');
+        if (
+            !preg_match('~^/pbus/[^/]+/[^/]+/(' . self::JOB_ID . ')$~D', $path, $found)
+            && !preg_match('~^(' . self::JOB_ID . ')$~D', $header, $found)
+        ) {
+            return null;
+        }
+        $traceparent = (string) ($_SERVER['HTTP_TRACEPARENT'] ?? '');
+        return [$found[1], preg_match('~^[\x20-\x7e]{0,256}$~D', $traceparent) ? $traceparent : ''];
     }
 
     private function connect(): \Redis

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import redis
 
+from pbus.codec.resp import Limits, RequestParser, Run
+from pbus.core.traceparent import trace_id
 from tests.support.bus import Bus, BusFactory, free_port
 from tests.support.php_fpm import PhpFpm
 from tests.support.programs import requires, requires_php_redis
@@ -338,3 +340,164 @@ def test_output_comes_while_the_job_runs_and_never_in_the_line_of_an_answer() ->
     assert answers(done) == [{"id": "1-0", "ok": True}]
     assert done.stdout.splitlines()[0].endswith("left open")
     assert done.returncode == 0
+
+
+# -- pushing from a handler --------------------------------------------------------------------------------
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+
+def children(bus: Bus, count: int) -> dict[str, str]:
+    """Body and trace id of what was pushed to ``child``; '' where it has none."""
+    found: dict[str, str] = {}
+    with redis.Redis(port=bus.port, decode_responses=True) as client:
+        while len(found) < count:
+            reply = client.xreadgroup("t", "c", {"child": ">"}, block=3000)
+            assert reply, f"only {found} after 3 s\n{bus.tail()}"
+            found |= {fields["body"]: fields["traceparent"].split("-")[1:2] for _, fields in reply[0][1]}
+    return {body: trace[0] if trace else "" for body, trace in found.items()}
+
+
+PUSHING = {
+    "consumer": """
+        require '%s/PbusConsumer.php';
+        Pbus\\FastcgiHandler::serve(['gift/consumer' => function (Pbus\\Job $job): void {
+            (new Pbus\\Producer([getenv('BUS')]))->push('child', "consumer $job->body");
+        }]);
+    """ % CONTRIB,
+    "hand": """
+        $job = json_decode($_POST['jobs'] ?? '', true)[0] ?? null;
+        if ($job) (new Pbus\\Producer([getenv('BUS')]))->push('child', "hand {$job['content']}");
+        header('Code: 200');
+        echo 'gift/hand';
+    """,
+}
+"""Scripts of topics: with PbusConsumer.php, and without."""
+
+
+def test_what_a_script_pushes_is_in_the_trace_of_its_job(
+    bus_factory: BusFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requires_php_redis()
+    port = free_port()
+    monkeypatch.setenv("BUS", f"127.0.0.1:{port}")
+    (tmp_path / "fpm").mkdir()
+    fpm = PhpFpm(tmp_path / "fpm", machine_ini=True)
+    fpm.start()
+    try:
+        topics = {}
+        for name, code in PUSHING.items():
+            script = fpm.script(f"{name}.php", f"require '{CONTRIB}/PbusProducer.php';{code}")
+            topics[name] = {"fastcgi": {"address": fpm.address, "script": script}, "concurrency": 1}
+        queues = {"gift": {"topic": topics}, "child": {"topic": {"t": {"pull": {}}}}}
+        bus = bus_factory({"ingest": {"listen": [f"127.0.0.1:{port}"]}, "queue": queues})
+        with redis.Redis(port=bus.port, decode_responses=True) as client:
+            client.xadd("gift", {"body": "a", "traceparent": TRACEPARENT})
+            plain = client.xadd("gift", {"body": "b"})
+        assert children(bus, 4) == {
+            "consumer a": TRACE, "consumer b": trace_id("", plain), "hand a": TRACE, "hand b": trace_id("", plain),
+        }
+    finally:
+        fpm.close()
+
+
+def test_a_loop_tells_the_bus_of_each_job_and_of_none_behind_them(bus_factory: BusFactory) -> None:
+    requires_php_redis()
+    bus = bus_factory({"queue": {"child": {"topic": {"t": {"pull": {}}}}}})
+    code = f"""
+        require '{CONTRIB}/PbusProducer.php';
+        $bus = new Pbus\\Producer(['{address(bus)}']);
+        register_shutdown_function(fn () => $bus->push('child', 'behind them'));
+        Pbus\\LinesConsumer::serve(function ($job) use ($bus) {{
+            $bus->push('child', "first {{$job->body}}");
+            $bus->pushAll('child', ["second {{$job->body}}"]);
+            $bus->push('child', "own {{$job->body}}", traceparent: '00-' . str_repeat('e', 32) . '-{"f" * 16}-01');
+            throw new Pbus\\Dead();
+        }});
+    """
+    jobs = [{"id": "1-0", "body": "a", "traceparent": TRACEPARENT}, {"id": "2-0", "body": "b", "traceparent": ""}]
+    whole = {"queue": "q", "topic": "t", "attempt": 1, "redelivered": False}
+    text = "".join(json.dumps(whole | job) + "\n" for job in jobs)
+    done = subprocess.run(
+        [requires("php"), "-d", "display_errors=stderr", "-r", f"require '{CONTRIB}/PbusConsumer.php'; {code}"],
+        input=text, capture_output=True, text=True, timeout=20,
+    )
+    assert done.stderr == ""
+    own = trace_id("", "2-0")
+    assert children(bus, 7) == {
+        "first a": TRACE, "second a": TRACE, "own a": "e" * 32, "first b": own, "second b": own, "own b": "e" * 32,
+        "behind them": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variables", "trace"),
+    [
+        ({"SERVER_SOFTWARE": "pbus", "REQUEST_URI": "/pbus/gift/credit/7-1", "HTTP_TRACEPARENT": TRACEPARENT}, TRACE),
+        ({"HTTP_X_PBUS_JOB_ID": "7-1", "HTTP_TRACEPARENT": TRACEPARENT}, TRACE),
+        ({"HTTP_X_PBUS_JOB_ID": "7-1", "HTTP_TRACEPARENT": "\x07"}, trace_id("", "7-1")),
+        ({"HTTP_X_PBUS_JOB_ID": "7-1\nx", "HTTP_TRACEPARENT": TRACEPARENT}, ""),
+        ({"SERVER_SOFTWARE": "nginx", "REQUEST_URI": "/pbus/gift/credit/7-1", "HTTP_TRACEPARENT": TRACEPARENT}, ""),
+        ({"SERVER_SOFTWARE": "pbus", "REQUEST_URI": "/pbus/gift/credit/ping", "HTTP_TRACEPARENT": TRACEPARENT}, ""),
+        ({"HTTP_TRACEPARENT": TRACEPARENT}, ""),
+        ({}, ""),
+    ],
+)
+def test_only_a_handler_has_a_job(variables: dict[str, str], trace: str) -> None:
+    requires_php_redis()
+    with Recorder() as recorder:
+        told = php(
+            "$_SERVER = json_decode($argv[2], true); (new Pbus\\Producer([$argv[1]]))->push('gift', 'x');",
+            recorder.address, json.dumps(variables),
+        )
+    assert told.stderr == ""
+    parents = [words[1:] for words in recorder.heard if words[0] == b"PBUS.PARENT"]
+    assert [trace_id(words[1].decode(), words[0].decode()) for words in parents] == ([trace] if trace else [])
+
+
+def test_a_bus_that_knows_no_parents_is_pushed_to_all_the_same() -> None:
+    requires_php_redis()
+    code = """
+        $bus = new Pbus\\Producer([$argv[1]]);
+        $_SERVER['HTTP_X_PBUS_JOB_ID'] = '7-1';
+        echo $bus->push('gift', 'a'), $bus->push('gift', 'b');
+    """
+    for refusal in (b"-ERR unknown command 'PBUS.PARENT'\r\n", b"-NOAUTH needs AUTH first\r\n"):
+        with Recorder(refusal) as recorder:
+            told = php(code, recorder.address)
+        assert (told.stdout, told.stderr) == ("1-11-1", "")
+        assert [words[0] for words in recorder.heard] == [b"PBUS.PARENT", b"PBUS.ADD", b"PBUS.ADD"]
+
+
+class Recorder:
+    """Answers every push with an id, PBUS.PARENT as told, and writes down what it heard."""
+
+    def __init__(self, answer: bytes = b"+OK\r\n") -> None:
+        self.heard: list[list[bytes]] = []
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        parser = RequestParser(Limits(100, 10_000, 10_000, 1000))
+        with sock:
+            while data := sock.recv(65536):
+                parser.feed(data)
+                for event in parser.parse(100):
+                    commands = [[*event.head, last] for last in event.lasts] if isinstance(event, Run) else [event]
+                    for words in commands:
+                        assert isinstance(words, list)
+                        self.heard.append(words)
+                        sock.sendall(self._answer if words[0] == b"PBUS.PARENT" else b"$3\r\n1-1\r\n")
+
+    def __enter__(self) -> Recorder:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(10)
+        self._listener.close()

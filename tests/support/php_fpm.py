@@ -35,14 +35,16 @@ class PhpFpm:
         pool: Directives of the pool; ``pm = static`` with 4 children unless said otherwise.
         ini: php.ini values of the pool, as ``php_admin_value``.
         control_timeout_s: ``process_control_timeout``: how long a reload lets running requests finish.
+        machine_ini: With the settings and the extensions that the machine's own php-fpm has, such as phpredis.
     """
 
     def __init__(
         self, folder: Path, *, pool: dict[str, str] | None = None, ini: dict[str, str] | None = None,
-        control_timeout_s: int = 0,
+        control_timeout_s: int = 0, machine_ini: bool = False,
     ) -> None:
         self._program = requires("php-fpm")
         self._folder = folder
+        self._options = [] if machine_ini else ["-n"]
         self._sockets = tempfile.mkdtemp(prefix="pbus-fpm-")
         self._process: subprocess.Popen[bytes] | None = None
         self.path = os.path.join(self._sockets, "fpm.sock")
@@ -82,7 +84,7 @@ class PhpFpm:
     def start(self) -> None:
         """Start it and wait until it answers."""
         assert self._process is None, "php-fpm runs already"
-        command = [self._program, "-n", "-F", "-y", str(self._folder / "php-fpm.conf")]
+        command = [self._program, *self._options, "-F", "-y", str(self._folder / "php-fpm.conf")]
         if os.geteuid() == 0:
             command.append("-R")
         with open(self._folder / "php-fpm.out", "ab") as log:
