@@ -362,11 +362,10 @@ def children(bus: Bus, count: int) -> dict[str, str]:
 
 PUSHING = {
     "consumer": """
-        require '%s/PbusConsumer.php';
         Pbus\\FastcgiHandler::serve(['gift/consumer' => function (Pbus\\Job $job): void {
             (new Pbus\\Producer([getenv('BUS')]))->push('child', "consumer $job->body");
         }]);
-    """ % CONTRIB,
+    """,
     "hand": """
         $job = json_decode($_POST['jobs'] ?? '', true)[0] ?? null;
         if ($job) (new Pbus\\Producer([getenv('BUS')]))->push('child', "hand {$job['content']}");
@@ -374,7 +373,7 @@ PUSHING = {
         echo 'gift/hand';
     """,
 }
-"""Scripts of topics: with PbusConsumer.php, and without."""
+"""Scripts of topics: of PbusConsumer.php, and without it."""
 
 
 def test_what_a_script_pushes_is_in_the_trace_of_its_job(
@@ -389,7 +388,8 @@ def test_what_a_script_pushes_is_in_the_trace_of_its_job(
     try:
         topics = {}
         for name, code in PUSHING.items():
-            script = fpm.script(f"{name}.php", f"require '{CONTRIB}/PbusProducer.php';{code}")
+            files = ["PbusProducer.php", *(["PbusConsumer.php"] if name == "consumer" else [])]
+            script = fpm.script(f"{name}.php", "".join(f"require '{CONTRIB}/{file}';\n" for file in files) + code)
             topics[name] = {"fastcgi": {"address": fpm.address, "script": script}, "concurrency": 1}
         queues = {"gift": {"topic": topics}, "child": {"topic": {"t": {"pull": {}}}}}
         bus = bus_factory({"ingest": {"listen": [f"127.0.0.1:{port}"]}, "queue": queues})
