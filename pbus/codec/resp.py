@@ -69,7 +69,7 @@ class Run:
     Commands in a row that share all arguments but the last.
 
     Attributes:
-        head: The arguments they share, the name first.
+        head: The arguments they share, the name first; runs in a row may share this list.
         lasts: The last argument of each, in order.
     """
 
@@ -153,7 +153,7 @@ class RequestParser:
         self._refusal: TooBig | None = None         # it is over a limit: keep nothing of the rest
         self._skip = 0                              # bytes of a refused argument still to come
         self._head = b""                            # how the last command began, up to its last '$'
-        self._head_args: list[bytes] = []           # that command
+        self._head_args: list[bytes] = []           # that command, without its last argument
         self._dead = False
 
     @property
@@ -219,6 +219,8 @@ class RequestParser:
             events.append(error)
         self.partial = self._short is not None or self._left > 0 or self._refusal is not None
         self.unparsed_bytes = len(self._data) - self._pos
+        if not self.unparsed_bytes:
+            self._data, self._pos = b"", 0          # who says nothing more costs nothing more
         return events
 
     def _keep(self, need: int) -> None:
@@ -256,7 +258,7 @@ class RequestParser:
         if not lasts:
             return 0
         self._pos = pos
-        events.append(Run(self._head_args[:-1], lasts))
+        events.append(Run(self._head_args, lasts))
         return len(lasts)
 
     def _plain(self, events: list[Event], most: int) -> int:
@@ -296,7 +298,7 @@ class RequestParser:
             start, self._pos = pos, at
             pos = at
             if count > 1 and mark - start < HEAD_BYTES:
-                self._head, self._head_args = data[start:mark + 1], args
+                self._head, self._head_args = data[start:mark + 1], args[:-1]
                 if startswith(self._head, pos):
                     break
         return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,6 +120,20 @@ def test_drip_of_a_large_body_costs_no_more_than_the_body() -> None:
     tracemalloc.stop()
     assert reader.partial
     assert held < 1_000_000
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_nothing_is_kept_of_commands_that_are_done(count: int) -> None:
+    reader = parser()
+    raw = encode_command([b"LPUSH", b"gift", b"x" * 500_000]) * count
+    tracemalloc.start()
+    reader.feed(raw)
+    assert len(plain(reader.parse(64))) == count
+    del raw
+
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 10_000
 
 
 def test_skipped_argument_is_not_kept() -> None:
