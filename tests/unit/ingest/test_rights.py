@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "push, the other typed": "PBUS.ADD safe a",
     "push, published": "PUBLISH safe a",
     "push an open queue": "LPUSH gift a",
+    "look at an open queue": "LLEN gift",
+    "pull an open topic": "RPOP gift/credit",
     "push nowhere": "LPUSH nope a",
     "look at the queue": "LLEN safe",
     "look at its numbers": "HGETALL safe",
@@ -54,6 +56,7 @@ COMMANDS: Final = {
     "ping": "PING",
 }
 IDENTITIES: Final = ("stranger", "nobody here", "queue", "topic", "system", "other queue")
+_OPEN: Final = ("NOAUTH", "ok", "NOPERM", "NOPERM", "NOPERM", "NOPERM")
 _PUSH: Final = ("NOAUTH", "NOAUTH", "ok", "NOPERM", "ok", "NOPERM")
 _TOPIC_LOOK: Final = ("NOAUTH", "NOAUTH", "ok", "ok", "ok", "NOPERM")
 _PULL: Final = ("NOAUTH", "NOAUTH", "NOPERM", "ok", "NOPERM", "NOPERM")
@@ -64,7 +67,9 @@ TABLE: Final = {
     "push, typed":               _PUSH,
     "push, the other typed":     _PUSH,
     "push, published":           _PUSH,
-    "push an open queue":        ("NOAUTH", "ok",       "NOPERM", "NOPERM",   "NOPERM", "NOPERM"),
+    "push an open queue":        _OPEN,
+    "look at an open queue":     _OPEN,
+    "pull an open topic":        _OPEN,
     "push nowhere":              _NOT_THERE,
     "look at the queue":         ("NOAUTH", "NOAUTH",   "ok",     "NOPERM",   "ok",     "NOPERM"),
     "look at its numbers":       _PUSH,
@@ -173,15 +178,16 @@ def test_every_name_is_compared_with_as_many_passwords() -> None:
     queues = {"one": Queue(password="a"), "two": Queue(password="a\nb"), "open": Queue()}
     directory = Directory(queues, {"live": System(password="x"), "bare": System()})
     for name in ("one", "two", "open", "live", "bare", "nobody"):
-        assert _comparisons(directory, name) == 2, name
+        for password in (b"wrong", b"a", b"b", b""):
+            assert _comparisons(directory, name, password) == 2, (name, password)
 
 
-def _comparisons(directory: Directory, name: str) -> int:
-    """How many digests are compared when *name* tries a wrong password."""
+def _comparisons(directory: Directory, name: str, password: bytes) -> int:
+    """How many digests are compared when *name* tries *password*."""
     called: list[str] = []
     sys.setprofile(lambda _, event, what: called.append(getattr(what, "__name__", "") if event == "c_call" else ""))
     try:
-        directory.authenticate(name, b"wrong", True)
+        directory.authenticate(name, password, True)
     finally:
         sys.setprofile(None)
     return called.count("compare_digest")
