@@ -112,8 +112,6 @@ def _range(
     store: Store, queue: str, first: Id, last: Id, count: int, *, back: bool = False
 ) -> Sequence[Entry | JobRecord]:
     """What an interval has of the queue's log, within the bounds of a reply; of one id, the job wherever it is."""
-    if first > last:
-        return []
     if first == last:
         job = store.job(queue, stream_ids.written(first))
         return [job] if job is not None else []

@@ -275,7 +275,8 @@ def test_stream_in_full_lists_claims(door: Door, filled: Client) -> None:
     assert (job_id, name, deliveries) == ("1000-1", "c1", 1)
     assert abs(at_ms - door.clock.wall_s() * 1000) < 5_000
     assert pairs(consumer)["pending"][0][0] == "1000-1"
-    assert len(pairs(filled.ask("XINFO", "STREAM", "gift", "FULL"))["entries"]) == 4
+    for words in ((), ("COUNT", "0"), ("COUNT", "-1")):
+        assert len(pairs(filled.ask("XINFO", "STREAM", "gift", "FULL", *words))["entries"]) == 4
 
 
 def test_look_in_resp_3_is_of_maps(filled: Client) -> None:
