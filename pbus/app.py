@@ -52,7 +52,8 @@ def plan(settings: Settings) -> Plan:
 def listening(settings: Settings) -> list[str]:
     """Where the bus is reached, for people: the addresses of ``[ingest] listen`` and the dashboard."""
     web = [f"http://{settings.dashboard.listen}"] if settings.dashboard.listen else []
-    return [*settings.ingest.listen, *web]
+    doors = [str(door.address) + ("" if door.plain else " (TLS)") for door in settings.ingest.doors]
+    return [*doors, *web]
 
 
 def _roles(settings: Settings) -> list[RoleSpec]:

@@ -55,6 +55,10 @@ def cli(bus: Bus, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
+def test_start_says_which_address_speaks_tls(bus: Bus) -> None:
+    assert f"listens on 127.0.0.1:{bus.port} (TLS)\n" in bus.out.read_text()
+
+
 def test_redis_py_pushes_pulls_and_pipelines(bus: Bus, ours: Authority) -> None:
     with client(bus, ours, username="safe", password="pw") as safe:
         assert safe.lpush("safe", "a" * 200_000, "b") == 2
