@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 
 from pbus.config.schema import PullHandler, Queue, Retry, Topic
-from pbus.core.job import Move, Settlement
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.outcome import Rules, Verdict, judge
+from pbus.core.retry import RetryPolicy
 from pbus.errors import Unavailable
+from pbus.ingest.access import TopicEntry
+from pbus.ingest.claims import Claim, Left
+from pbus.ingest.puller import Puller
 from tests.unit.ingest.door import Client, Door, encode
 from tests.unit.ingest.reading import ids, push, read
 
@@ -196,7 +201,7 @@ def test_time_counts_from_when_a_claim_is_the_oldest() -> None:
 
 
 def test_ack_elsewhere_saves_a_reader_whose_time_seems_over() -> None:
-    door = slow_door()
+    door = slow_door(timeout_s=2.0)
     client = door.client()
     push(client, "a")
     got = ids(read(client))
@@ -204,11 +209,33 @@ def test_ack_elsewhere_saves_a_reader_whose_time_seems_over() -> None:
         Settlement(owner=str(door.child.owner), queue="gift", topic="credit", id=got[0], move=Move.ACK)
     ])
 
-    door.later(6.0)
+    door.later(3.0)                                   # sooner than the next comparison
 
     door.until(lambda: not len(door.store.puller.claims))
     assert client.ask("PING") == "PONG"
     door.close()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "gone", "rests"),
+    [
+        (Verdict.CRASHED, True, [False, False]),      # nobody runs it any more
+        (Verdict.TIMEOUT, False, [True, True]),
+        (Verdict.UNSURE, False, [True, True]),        # we have cut it off: it may go on
+    ],
+)
+def test_key_rests_where_a_reader_may_be_at_it_still(verdict: Verdict, gone: bool, rests: list[bool]) -> None:
+    rules = Rules(timeout_s=33.0, killable=False, retry=RetryPolicy(first_s=1.0, jitter=0.0))
+    topic = TopicEntry("gift", "credit", True, 10, True, rules.retry, rules=rules)
+    left = Left([], verdict, "over", gone)
+    found = []
+    for first in (True, False):
+        delivery = Delivery("1000-1", "gift", "credit", b"", 1, 0, False, "", "", 0, "n/b/1.1", key="k")
+        outcome = left.outcome(Claim(delivery, topic, Puller.__new__(Puller), 0.0), first=first, now_s=1.0)
+        settlement = judge(delivery, outcome, left.rules(topic), 1000, 0.0)
+        found.append(settlement.move is Move.RETRY and settlement.delay_s >= 33.0)
+
+    assert found == rests
 
 
 def test_topic_without_timeout_waits_for_ever() -> None:

@@ -206,6 +206,16 @@ def test_past_and_news_may_be_asked_for_together(client: Client) -> None:
     assert bodies(reply) == [("gift", ["a"]), ("old", ["x"])]
 
 
+def test_past_leaves_out_what_somebody_else_holds_now(door: Door, client: Client) -> None:
+    push(client, "a", "b")
+    got = ids(read(client))
+    ours = str(door.child.owner)
+    door.driver.settle([Settlement(owner=ours, queue="gift", topic="credit", id=got[0], move=Move.RELEASE)])
+    taken_elsewhere(door)
+
+    assert ids(read(client, start="0")) == [got[1]]
+
+
 def test_past_that_the_store_cannot_show_is_an_error(door: Door, client: Client) -> None:
     push(client, "a")
     read(client)
@@ -235,6 +245,19 @@ def test_ack_comes_from_any_connection(door: Door, client: Client) -> None:
     client.close()
     door.until(lambda: len(door.server.connections) == 1)
     assert door.driver.settled == [(Move.ACK, got[0])]
+
+
+def test_ack_may_come_before_the_reply_has_left(door: Door, client: Client) -> None:
+    for _ in range(8):
+        push(client, "x" * 1_000_000)
+    reader = door.client().command("XREADGROUP", "GROUP", "credit", "c", "STREAMS", "gift", ">")
+    door.until(lambda: len(door.driver.claims) == 8)
+
+    assert client.ask("XACK", "gift", "credit", *[f"1000-{number}" for number in range(1, 9)]) == 8
+
+    assert len(reader.read()[0][1]) == 8
+    assert read(reader, start="0") == []
+    assert not len(door.store.puller.claims)
 
 
 def test_ack_counts_what_was_open(client: Client) -> None:
