@@ -65,7 +65,9 @@ KITS: Final[Mapping[str, Kit]] = {
     kit.name: kit for kit in (
         Kit(
             name="go", tools=("go",), shown={"go producer": "producer/main.go", "go consumer": "consumer/main.go"},
-            fetch="go mod download", build=("go build '-ldflags=-s -w' -o {out} ./steps ./producer ./consumer",),
+            fetch="go mod download", build=(          # not optimized: that takes as long again
+                "go build '-gcflags=all=-N -l' '-ldflags=-s -w' -o {out} ./steps ./producer ./consumer",
+            ),
         ),
         Kit(
             name="java", tools=("java", "javac", "mvn"), shown={

@@ -197,7 +197,7 @@ def _start(command: list[str], each: _Commands, out: Any) -> subprocess.Popen[by
 
 
 def _watch(bus: Bus, commands: Mapping[str, _Commands], shown: Mapping[str, Shown]) -> None:
-    """A job that fails, a restart, one more job: all that waits is waited for, nothing is judged here."""
+    """All that was produced, a job that fails, a restart, one more job: nothing is judged here."""
     queues = {name: snippets.queue(name) for name in commands}
 
     def done(name: str) -> int:
@@ -207,20 +207,25 @@ def _watch(bus: Bus, commands: Mapping[str, _Commands], shown: Mapping[str, Show
     def failures(name: str) -> list[str]:
         return [event["error"] for event in bus.events("job.failed") if event["queue"] == queues[name]]
 
-    with contextlib.suppress(AssertionError):
-        until(lambda: all(done(name) >= 7 for name in commands), CONSUMER_S, "all that was produced is done")
-        acking = [name for name in commands if name != "cli"]
-        with redis.Redis(port=bus.port) as client:
-            for name in acking:
-                client.lpush(queues[name], "{}")
-        until(lambda: all(map(failures, acking)), CONSUMER_S, "what fails is told")
-        bus.restart()
-        with redis.Redis(port=bus.port) as client:
-            for name in commands:
-                client.lpush(queues[name], '{"uid": 99}')
-        until(lambda: all(done(name) >= 8 for name in commands), CONSUMER_S, "consumers go on after a restart")
+    acking = [name for name in commands if name != "cli"]
+    _wait(lambda: all(done(name) >= 7 for name in commands))
+    with redis.Redis(port=bus.port) as client:
+        for name in acking:
+            client.lpush(queues[name], "{}")
+    _wait(lambda: all(map(failures, acking)))
+    bus.restart()
+    with redis.Redis(port=bus.port) as client:
+        for name in commands:
+            client.lpush(queues[name], '{"uid": 99}')
+    _wait(lambda: all(done(name) >= 8 for name in commands))
     for name in commands:
         shown[name].done, shown[name].failures = done(name), failures(name)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    """Until it is so, or long enough: whose it was is seen by what came out of each."""
+    with contextlib.suppress(AssertionError):
+        until(condition, CONSUMER_S, "")
 
 
 def credited(did: str) -> list[int]:
