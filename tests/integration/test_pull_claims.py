@@ -244,3 +244,50 @@ def test_stop_waits_for_the_acks_of_readers(tmp_path: Path) -> None:
         assert bus.topic("plain", "t")["done_total"] == 2
     finally:
         bus.clean_up()
+
+
+def test_stop_gives_back_what_readers_keep(tmp_path: Path) -> None:
+    bus = Bus(tmp_path)
+    write_config(tmp_path, {"queue": {"plain": {"topic": {"t": TOPIC}}}, "node": {"grace": "1s"}})
+    try:
+        bus.start()
+        client = Client(bus, "plain")
+        client.push("a")
+        got = client.read()
+        assert bus.stop() == 0
+        assert not bus.events("claims.given_back"), "the child did it itself, before it left"
+
+        bus.start()
+        ((again, fields),) = Client(bus, "plain").read()
+        assert (again, fields["attempt"], fields["redelivered"]) == (got[0][0], "1", "1")
+    finally:
+        bus.clean_up()
+
+
+def test_ack_by_way_of_another_node_takes_effect(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        server = RedisServer(tmp_path)
+        stack.callback(server.close)
+        server.start()
+        buses = []
+        for name in ("one", "two"):
+            folder = tmp_path / name
+            folder.mkdir()
+            buses.append(Bus(folder))
+            stack.callback(buses[-1].clean_up)
+            topic = TOPIC | {"pull": {"max_open": 2}}
+            write_config(folder, {
+                "node": {"name": name}, "storage": {"main": {"url": server.url}},
+                "queue": {"plain": {"topic": {"t": topic}}},
+            })
+            buses[-1].launch()
+        for bus in buses:
+            bus.wait()
+        reader, acker = (Client(bus, "plain") for bus in buses)
+        reader.push("a", "b", "c")
+        got = [job_id for job_id, _ in reader.read()]
+        assert len(got) == 2
+
+        assert acker.ack(*got) == 2
+        assert [fields["body"] for _, fields in reader.read(block_ms=2000)] == ["c"]
+        assert reader.ack(*got) == 0
