@@ -23,8 +23,8 @@ from tests.conformance.clients.foreign.clients import Client
 from tests.conformance.clients.foreign.stage import Stage
 from tests.support import leftovers
 
-DEADLINE_S = 100.0
-"""Longest life of a program."""
+SILENT_S = 60.0
+"""Longest time between two lines of a program; what it asked for does not count, others may be slow."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,19 +110,20 @@ def _errors(ran: Ran, stage: Stage) -> Path:
 
 
 def _follow(ran: Ran, process: subprocess.Popen[str], stage: Stage) -> None:
-    """Take the lines of a program one by one, until it ends or is too late."""
+    """Take the lines of a program one by one, until it ends or is silent for too long."""
     assert process.stdin is not None
     assert process.stdout is not None
-    deadline = threading.Timer(DEADLINE_S, process.kill)
-    deadline.start()
+    deadline = _deadline(process)
     said: list[str] = []
     try:
         for line in process.stdout:
+            deadline.cancel()
             wanted = _take(ran, line, said)
             if wanted:
                 stage.ask(ran.client.name, wanted)
                 process.stdin.write("done\n")
                 process.stdin.flush()
+            deadline = _deadline(process)
     except OSError as error:                          # it ended instead of waiting
         said.append(f"{error}\n")
     finally:
@@ -135,6 +136,12 @@ def _follow(ran: Ran, process: subprocess.Popen[str], stage: Stage) -> None:
                 pipe.close()
     printed = _errors(ran, stage).read_text(errors="replace")[-8000:]
     ran.talk = "".join(said[-40:]) + printed + f"(status {status})"
+
+
+def _deadline(process: subprocess.Popen[str]) -> threading.Timer:
+    timer = threading.Timer(SILENT_S, process.kill)
+    timer.start()
+    return timer
 
 
 def _take(ran: Ran, line: str, said: list[str]) -> str:
