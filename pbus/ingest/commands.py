@@ -93,9 +93,9 @@ ROWS: Final = (
     Row("pbus.parent", parents.name_parent, -2, Doc(
         "push", "id [traceparent]", "OK", "Later pushes of this connection are children of that job.",
         "Those that bring no `traceparent` of their own; an empty id ends it (below)",
-    ), multi="checked"),
-    Row("rpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1)),
-    Row("lpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1)),
+    ), multi="own"),
+    Row("rpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1), multi="checked"),
+    Row("lpop", pulls.pop, -2, _POP, flags=("write", "fast"), keys=(1, 1, 1), multi="checked"),
     Row("brpop", pulls.blocking_pop, -3, _BLOCKING_POP, flags=_BLOCK, keys=(1, -2, 1)),
     Row("blpop", pulls.blocking_pop, -3, _BLOCKING_POP, flags=_BLOCK, keys=(1, -2, 1)),
     Row("xreadgroup", streams.read, -7, Doc(
@@ -104,16 +104,16 @@ ROWS: Final = (
         "`>`: new ones; an id such as `0`: those that this connection has read under this name and nobody has acked, "
         "above it. Fields body, attempt, redelivered, traceparent. `COUNT` absent: 16 a queue; `BLOCK 0`: for ever; "
         "`NOACK`: done as with `RPOP` (below)",
-    ), flags=("write", "blocking", "movablekeys")),
+    ), flags=("write", "blocking", "movablekeys"), multi="checked"),
     Row("xack", streams.ack, -4, Doc(
         "pull", "queue topic id [id ...]", "integer", "Settle jobs as done.",
         "From any connection with the identity, at any ingest child. Answers how many somebody held until now",
-    ), ack=True, flags=("write", "fast"), keys=(1, 1, 1)),
+    ), ack=True, flags=("write", "fast"), keys=(1, 1, 1), multi="checked"),
     Row("pbus.nack", streams.nack, -4, Doc(
         "pull", "queue topic id [DELAY ms] [REASON text] [DEAD]", "integer",
         "Give a job back as failed: tried again by the topic's policy, or after the delay.",
         "`DEAD`: to the dead letters at once. 1, or 0 when nobody held it",
-    ), ack=True, flags=("write", "fast"), keys=(1, 1, 1)),
+    ), ack=True, flags=("write", "fast"), keys=(1, 1, 1), multi="checked"),
     Row("xgroup", another, -2, Doc("pull", "", "as Redis", "Groups are topics."), flags=(), subs=(
         Row("xgroup|create", groups.create, -5, Doc(
             "pull", "queue topic <id | $> [MKSTREAM] [ENTRIESREAD n]", "BUSYGROUP", "Answers that the topic exists.",
@@ -145,46 +145,46 @@ ROWS: Final = (
     Row("pbus.settle", programs.settle, -2, Doc(
         "pull", "<DONE | FAILED | CRASHED | TIMEOUT | STOPPED> [reason]", "integer",
         "How a program under a token ended, said by the process around it.", "Answers how many claims ended (below)",
-    ), flags=("write", "fast")),
-    Row("llen", looks.backlog, 2, _BACKLOG, flags=_LOOK, keys=(1, 1, 1)),
-    Row("xlen", looks.backlog, 2, _BACKLOG, flags=_LOOK, keys=(1, 1, 1)),
+    ), flags=("write", "fast"), multi="checked"),
+    Row("llen", looks.backlog, 2, _BACKLOG, flags=_LOOK, keys=(1, 1, 1), multi="checked"),
+    Row("xlen", looks.backlog, 2, _BACKLOG, flags=_LOOK, keys=(1, 1, 1), multi="checked"),
     Row("hgetall", looks.numbers, 2, Doc(
         "look", "<queue | queue/topic>", "map", "Numbers of a queue or of a topic.",
         "ready, running, delayed, dead, oldest_wait_ms, in_per_s and done_per_s (between two looks; the first after a "
         "minute takes half a second), concurrency (calls or processes a node has)",
-    ), flags=("readonly",), keys=(1, 1, 1)),
+    ), flags=("readonly",), keys=(1, 1, 1), multi="checked"),
     Row("xrange", stream_looks.range_of, -4, Doc(
         "look", "queue start end [COUNT n]", "entries", "Jobs that are in the log of a queue, by their ids.", _RANGE,
         "O(N), the jobs of the reply",
-    ), flags=("readonly",), keys=(1, 1, 1)),
+    ), flags=("readonly",), keys=(1, 1, 1), multi="checked"),
     Row("xrevrange", stream_looks.range_of, -4, Doc(
         "look", "queue end start [COUNT n]", "entries", "The same, newest first.",
         complexity="O(N), the jobs of the reply",
-    ), flags=("readonly",), keys=(1, 1, 1)),
+    ), flags=("readonly",), keys=(1, 1, 1), multi="checked"),
     Row("xpending", stream_looks.pending, -3, Doc(
         "look", "queue topic [[IDLE min-idle-ms] start end n [consumer]]", "as Redis",
         "Open claims of a topic, in sum or one by one.", _OPEN, "O(N), the open claims",
-    ), flags=("readonly",), keys=(1, 1, 1)),
+    ), flags=("readonly",), keys=(1, 1, 1), multi="checked"),
     Row("xinfo", another, -2, Doc("look", "", "as Redis", "What there is to know of a stream."), flags=(), subs=(
         Row("xinfo|stream", stream_looks.stream, -3, Doc(
             "look", "queue [FULL [COUNT n]]", "map", "What the store has of a queue.", "`length` is what `XLEN` says",
-        ), flags=("readonly",), keys=(2, 2, 1)),
+        ), flags=("readonly",), keys=(2, 2, 1), multi="checked"),
         Row("xinfo|groups", stream_looks.groups, 3, Doc(
             "look", "queue", "maps", "The topics of a queue that you may look at.",
             "`pending`: running, `lag`: ready; `last-delivered-id`: the newest that is sure to have been handed out",
-        ), flags=("readonly",), keys=(2, 2, 1)),
+        ), flags=("readonly",), keys=(2, 2, 1), multi="checked"),
         Row("xinfo|consumers", stream_looks.consumers, 4, Doc(
             "look", "queue topic", "maps", "Who holds open claims of a topic.",
-        ), flags=("readonly",), keys=(2, 2, 1)),
+        ), flags=("readonly",), keys=(2, 2, 1), multi="checked"),
     )),
     Row("xdel", cancels.of_queue, -3, Doc(
         "cancel", "queue id [id ...]", "integer", "Cancel jobs that have not begun, for every topic.",
         "How many of them there was something to cancel of; what runs goes on. Rights as for a push",
-    ), flags=("write", "fast"), keys=(1, 1, 1)),
+    ), flags=("write", "fast"), keys=(1, 1, 1), multi="checked"),
     Row("lrem", cancels.of_topic, 4, Doc(
         "cancel", "queue/topic n id", "1 or 0", "Cancel a job for one topic, if it has not begun there.",
         "The number is not looked at",
-    ), flags=("write",), keys=(1, 1, 1)),
+    ), flags=("write",), keys=(1, 1, 1), multi="checked"),
     Row("multi", transactions.begin, 1, Doc(
         "transactions", "", "OK", "What follows waits for EXEC.", "Every command then answers `QUEUED`, or at once why "
         "it cannot be (below)",

@@ -179,6 +179,8 @@ class Connection(Outlet):
 
     def wait(self) -> None:
         """The command at hand is answered later (``reply``); nothing of this client overtakes it."""
+        if self.transaction is not None:
+            self.transaction.begins()
         self._waiting = True
 
     def reply(
@@ -259,7 +261,7 @@ class Connection(Outlet):
 
     def join(self) -> Ticket:
         """``promise`` and ``wait`` at once: only acks overtake an ack that is not answered (``conclude``)."""
-        self._waiting = True
+        self.wait()
         if self.transaction is None:
             self._joined += 1
         return self.promise()

@@ -50,9 +50,9 @@ def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
     server, owner = connection.server, connection.access.owner
     if owner is None:
         return error("NOPERM no token, no job: nothing taken")
+    connection.wait()
     wanted = TokenPop(connection, topic, owner, server.clock.monotonic_s() + NIL_AFTER_S)
     connection.pop = wanted
-    connection.wait()
     server.holder(topic).add(wanted)
     return None
 

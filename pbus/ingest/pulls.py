@@ -36,10 +36,10 @@ def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
         return error(str(refused))
     if count == 0:
         return encode([], connection.protocol)
+    connection.wait()
     wanted = Pop(connection, topics, count or 1, None, many=count is not None, keys=arguments[1:2])
     connection.server.puller(topics[0]).add(wanted)
     connection.pop = wanted
-    connection.wait()
     return None
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
 
-Multi = Literal["later", "checked", "now", "never"]
+Multi = Literal["later", "checked", "own", "now", "never"]
 Act = Callable[["Connection", list[bytes]], bytes | None]
 
 
@@ -43,6 +43,10 @@ class Doc:
     since: str = "0.1.0"
 
 
+class Later(Exception):
+    """Between MULTI and EXEC: a command that is in order is about to be done, which is EXEC's business."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """
@@ -59,9 +63,10 @@ class Row:
         flags: As COMMAND shows them.
         keys: First key, last key, step, as COMMAND shows them.
         subs: Subcommands. Those that are not listed here are the business of *act*.
-        multi: What becomes of it between MULTI and EXEC: ``later``: EXEC does it; ``checked``: *act* says at once what
-            is wrong with it, and leaves the rest to EXEC (all pushes are that); ``now``: it is done; ``never``: it is
-            refused, as whatever has the flag ``blocking`` is (XREADGROUP only with BLOCK).
+        multi: What becomes of it between MULTI and EXEC: ``later``: EXEC does it; ``checked``: the same, but *act*
+            is called at once, too, as far as it needs no store (``Connection.wait``, ``join``), and what it refuses
+            then is refused; ``own``: *act* does what it does there by itself, as all pushes do; ``now``: it is done;
+            ``never``: it is refused, as whatever has the flag ``blocking`` is (XREADGROUP only with BLOCK).
     """
 
     name: str

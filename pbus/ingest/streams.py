@@ -76,13 +76,13 @@ def read(connection: Connection, arguments: list[bytes]) -> bytes | None:
     deadline_s = None
     if words.block_ms is not None and not past:
         deadline_s = server.clock.monotonic_s() + words.block_ms / 1000 if words.block_ms else math.inf
+    connection.wait()
     wanted = Read(
         connection, topics, words.count, deadline_s, keys=words.keys, consumer=words.consumer, starts=words.starts,
         reader=connection.reads(), keeps=words.keeps,
     )
     server.puller(topics[0]).add(wanted)
     connection.pop = wanted
-    connection.wait()
     return None
 
 

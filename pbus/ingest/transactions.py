@@ -25,8 +25,8 @@ from pbus.ingest import parents, pushes
 from pbus.ingest.committer import Ticket
 from pbus.ingest.parents import Parent
 from pbus.ingest.puller import REPLY_BYTES
-from pbus.ingest.rows import Act, Row
-from pbus.storage.driver import Appended
+from pbus.ingest.rows import Act, Later, Row
+from pbus.ingest.whole import NOT_STORED, NOTHING, Whole, aborted
 
 if TYPE_CHECKING:
     from pbus.ingest.connection import Connection
@@ -37,8 +37,6 @@ A_TURN: Final = 64
 """Commands of one EXEC that are done before others get their turn."""
 _KEPT_BYTES: Final = 64
 """What keeps one argument, beside its bytes."""
-_NOT_STORED: Final = ": not stored"
-_NOTHING: Final = ": nothing of the transaction is stored"
 _EMPTY: Final = b"*0\r\n"
 
 Command = tuple[Act, list[bytes]]
@@ -66,53 +64,6 @@ def discard(connection: Connection, arguments: list[bytes]) -> bytes:
         return error("ERR DISCARD without MULTI")
     connection.transact(None)
     return OK
-
-
-class Whole(Ticket):
-    """
-    The pushes of a transaction, which are answered by EXEC.
-
-    Attributes:
-        parts: A ticket a command, in order.
-        replies: Theirs, once they are stored.
-        refusal: Why they are not; empty: they are, or nothing is known yet.
-    """
-
-    __slots__ = ("parts", "refusal", "replies")
-
-    def __init__(self, submitter: Transaction, parts: Sequence[Ticket]) -> None:
-        super().__init__(submitter, [push for part in parts for push in part.pushes])
-        self.size += sum([len(push.body) for push in self.pushes])
-        if len(parts) > 1:
-            self.pushes[0].whole = len(self.pushes)
-        self.parts = parts
-        self.replies: list[bytes] = []
-        self.refusal = ""
-
-    def store(self, appended: Sequence[Appended]) -> None:
-        at = 0
-        for part in self.parts:
-            end = at + len(part.pushes)
-            part.store(appended[at:end])
-            self.replies.append(part.reply or b"")
-            at = end
-
-    def store_some(self, appended: Sequence[Appended], full: Callable[[str, Appended, int], str]) -> None:
-        at, refused = 0, False
-        for part in self.parts:
-            answer = appended[at]
-            refused = refused or bool(answer.refused)
-            if answer.refused and answer.refused != "whole":
-                self.refuse(full(part.pushes[0].queue, answer, len(part.pushes)))
-                return
-            at += len(part.pushes)
-        if refused:                                   # a driver that names no reason
-            self.refuse(f"UNAVAILABLE the store has refused it{_NOT_STORED}")
-            return
-        self.store(appended)
-
-    def refuse(self, text: str) -> None:
-        self.refusal = aborted(text)
 
 
 class Transaction:
@@ -166,9 +117,29 @@ class Transaction:
         self._connection.account()
         if self._connection.gone:                     # all clients together keep too much, this one the most
             return None
-        if row.push or row.multi == "checked":
+        if row.push or row.multi == "own":
             return row.act(self._connection, arguments)
+        if row.multi == "checked" and (reply := self._rehearse(row, arguments)):
+            return self.refuse(reply)
         return self.add(row.act, arguments)
+
+    def _rehearse(self, row: Row, arguments: list[bytes]) -> bytes:
+        """What a command answers that is wrong, without the store; empty: nothing."""
+        try:
+            reply = row.act(self._connection, arguments)
+        except Later:
+            return b""
+        return reply if reply is not None and reply[:1] == b"-" else b""
+
+    def begins(self) -> None:
+        """
+        A command begins to ask the store.
+
+        Raises:
+            Later: not before EXEC.
+        """
+        if not self._executing:
+            raise Later
 
     def _bound(self, arguments: list[bytes]) -> str:
         """Why it is too much; as a whole a transaction is bounded as one command is."""
@@ -194,7 +165,7 @@ class Transaction:
         other = next(iter(self._routes.values()), route)
         if other.store is not route.store:
             what = f"a transaction pushes to queues of one storage, {route.name} and {other.name} are in two"
-            return self.refuse(error(f"BADVALUE {what}{_NOT_STORED}"))
+            return self.refuse(error(f"BADVALUE {what}{NOT_STORED}"))
         self._routes[route.name] = route
         self._tickets[len(self._replies)] = ticket
         return self._queued()
@@ -234,7 +205,7 @@ class Transaction:
         if self._refused:
             return "EXECABORT Transaction discarded because of previous errors: nothing of it is stored"
         if self._connection.access.void:
-            return aborted(f"WRONGPASS the process of this token is gone{_NOT_STORED}")
+            return aborted(f"WRONGPASS the process of this token is gone{NOT_STORED}")
         for route in self._routes.values():
             if route.refusal:
                 route.store.committer.refused_total += sum([len(ticket.pushes) for ticket in self._tickets.values()])
@@ -247,7 +218,7 @@ class Transaction:
             for place in self._unknown_parents:
                 self._parents[place] = parents.found(self._connection, self._parents[place])
         except StorageError as failure:
-            self._finish(error(f"EXECABORT UNAVAILABLE {failure}{_NOTHING}, try again in 1 s"))
+            self._finish(error(f"EXECABORT UNAVAILABLE {failure}{NOTHING}, try again in 1 s"))
         except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
             self._connection.failed()
         else:
@@ -358,13 +329,6 @@ class Transaction:
         self._connection.reply(
             reply, _all_told(on_sent) if on_sent else None, _all_unread(unread) if unread else None
         )
-
-
-def aborted(text: str) -> str:
-    """What EXEC answers when its pushes were refused with *text*."""
-    if text.startswith("MAYBESTORED "):
-        return text
-    return "EXECABORT " + text.replace(_NOT_STORED, _NOTHING, 1)
 
 
 def _blocks(row: Row, arguments: list[bytes]) -> bool:

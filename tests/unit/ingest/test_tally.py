@@ -175,15 +175,16 @@ def test_info_shows_the_counters(door: Door, client: Client) -> None:
 
 def test_errors_inside_a_transaction_are_counted_once_each(client: Client, door: Door) -> None:
     client.ask("MULTI")
-    for words in (("LPUSH", "gift", "a"), ("LLEN", "nope"), ("RPOP", "nope/t")):
+    for words in (("LPUSH", "gift", "a"), ("CLIENT", "NONSENSE"), ("CLIENT", "NONSENSE")):
         assert client.ask(*words) == "QUEUED"
     assert len(client.ask("EXEC")) == 3
-    assert refused(door) == {"NOQUEUE": 2}
+    assert refused(door) == {"ERR": 2}
 
     client.ask("MULTI")
     client.ask("LPUSH", "nope", "a")
+    client.ask("LLEN", "nope")
     client.ask("EXEC")
-    assert refused(door) == {"NOQUEUE": 3, "EXECABORT": 1}
+    assert refused(door) == {"ERR": 2, "NOQUEUE": 2, "EXECABORT": 1}
 
 
 def test_job_that_a_program_does_not_hold_is_a_refusal(door: Door) -> None:
