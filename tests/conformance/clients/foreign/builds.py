@@ -17,6 +17,7 @@ import os
 import random
 import shlex
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -127,8 +128,17 @@ def port() -> int:
     file = BROUGHT / "port"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(str(random.randrange(20_000, 30_000)))
+        file.write_text(str(next(place for place in iter(_draw, 0) if _free(place) and _free(place + 1))))
     return int(file.read_text())
+
+
+def _draw() -> int:
+    return random.randrange(20_000, 30_000)
+
+
+def _free(place: int) -> bool:
+    with socket.socket() as probe:
+        return bool(probe.connect_ex(("127.0.0.1", place)))
 
 
 def _is(out: Path, state: str) -> bool:
