@@ -285,7 +285,9 @@ def test_cancelled_jobs_are_never_handed_out(stage: Stage, store: str) -> None:
         delayed = client.xadd(queue, {"body": "later", "delay": 3_600_000})
         client.xreadgroup("credit", "c1", {queue: ">"}, count=1)
 
-        assert client.xdel(queue, ids[0], ids[1], delayed, "5-5") == 3, "the first one still waits for the other topic"
+        nobodys = ["5-5", "0-0", "18446744073709551615-18446744073709551615", "99999999999999-18446744073709551615"]
+        assert client.xdel(queue, ids[0], *nobodys, ids[1], delayed) == 3, "the first one waits for mail"
+        assert [client.xrange(queue, one, one) for one in nobodys] == [[]] * 4
         assert client.lrem(f"{queue}/mail", 0, ids[2]) == 1
         assert client.lrem(f"{queue}/credit", 0, ids[0]) == 0, "it runs"
 
