@@ -28,14 +28,16 @@ MIX = {"dedupe": 0.5, "again": 0.2}
 @pytest.mark.parametrize("scenario", ["redis"], indirect=True)
 def test_lost_replies_of_redis_cost_nothing_and_tell_nobody_of_another_ones_job(scenario: Scenario) -> None:
     proxy = scenario.behind_a_proxy()
-    bus = scenario.start({"credit": scenario.http(4), "mail": scenario.python(2)})
-    with scenario.pushing(threads=6, pause_s=0.005, mix=MIX) as producers:
+    bus = scenario.start({"credit": scenario.http(4), "mail": scenario.python(2), "audit": scenario.pulled()})
+    pulling = scenario.pulling("audit", connections=3, count=8, elsewhere=True)
+    with pulling as puller, scenario.pushing(threads=6, pause_s=0.005, mix=MIX) as producers:
         until(scenario.ran, 10, "jobs run")
         proxy.cut_share(SHARE)
         until(lambda: proxy.cuts >= CUTS, CUTS_S, lambda: f"{CUTS} replies are cut, not {proxy.cuts}")
         proxy.heal()
         producers.stop()
-    scenario.settled()
+        scenario.settled()
+        puller.stop()
     scenario.expect(dup=None)
     ids = _ids_by_key(scenario)
     pushes = [push for push in scenario.ledger.pushed() if "dedupe" in push.options]

@@ -112,6 +112,8 @@ class _Reader(threading.Thread):
         while not self._told_to_stop.is_set():
             try:
                 self._read()
+            except redis.ResponseError:               # the store is away
+                self._told_to_stop.wait(_AFTER_FAILURE_S)
             except (redis.RedisError, OSError):
                 self._reading.connection_pool.disconnect()
                 self._acking.connection_pool.disconnect()
@@ -145,13 +147,21 @@ class _Reader(threading.Thread):
             queue=self._queue, topic=self._topic, id=job_id, text=_text(fields, b"body"),
             attempt=int(fields[b"attempt"]),
         )
+        command = ["XACK", self._queue, self._topic, job_id]
         try:
             record(job)
         except RuntimeError as failure:
-            command = ("PBUS.NACK", self._queue, self._topic, job_id, "REASON", str(failure))
+            command = ["PBUS.NACK", *command[1:], "REASON", str(failure)]
+        while not self._said(command):
+            time.sleep(_AFTER_FAILURE_S)
+
+    def _said(self, command: list[str]) -> bool:
+        """Whether an ack was taken; while the store is away it is to be said again."""
+        try:
             self._acking.execute_command(*command)  # type: ignore[no-untyped-call]
-        else:
-            self._acking.xack(self._queue, self._topic, job_id)
+        except redis.ResponseError as refusal:
+            return not str(refusal).startswith("UNAVAILABLE")
+        return True
 
 
 def _text(fields: dict[bytes, bytes], name: bytes) -> str:
