@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LINGER_S: Final = 1.0
 """How long who was refused is still read from, so that its last words are not lost to a reset."""
-LOOK_S: Final = 5.0
+LOOK_S: Final = 2.0
 """Between two looks whether the files were renewed."""
 _RECV_BYTES: Final = 64 * 1024
 _CHUNK_BYTES: Final = 4 * RECORD_BYTES
