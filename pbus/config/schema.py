@@ -331,7 +331,7 @@ class Program:
 class PullHandler:
     """``pull = { .. }``: consumers fetch by Redis protocol."""
 
-    max_open: int = setting("claims open at once", "int", 1000, least=1)
+    max_open: int = setting("open claims in each ingest child: jobs that were read and are not acked yet", "int", 1000, least=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

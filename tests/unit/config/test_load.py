@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,9 @@ from pbus.config import load as loading
 from pbus.config.build import key_of
 from pbus.config.effective import rows
 from pbus.config.load import load_with_origins, node_name
-from pbus.config.schema import Concurrency, Settings
+from pbus.config.schema import (
+    CommandHandler, Concurrency, FastcgiHandler, HttpHandler, PullHandler, PythonHandler, Settings, Topic,
+)
 from pbus.config.tree import Tree, dotted, read
 from pbus.core.names import is_name
 from tests.unit.config.files import PYTHON_TOPIC, load, write
@@ -265,3 +268,17 @@ def test_secrets_in_the_environment_of_a_program_are_not_shown(tmp_path: Path) -
     found = {row.key: row.value for row in rows(loaded)}
     assert "hidden" not in str(found)
     assert found["program.feed.env.LEVEL"] == "info"
+
+
+@pytest.mark.parametrize(
+    ("handler", "killable"),
+    [
+        ({"python": PythonHandler(call="a:b")}, True),
+        ({"command": CommandHandler(argv=["php", "a.php"])}, True),
+        ({"http": HttpHandler(url="http://h/jobs")}, False),
+        ({"fastcgi": FastcgiHandler(address="unix:/p", script="/a.php")}, False),
+        ({"pull": PullHandler()}, False),
+    ],
+)
+def test_only_processes_of_ours_end_what_runs_too_long(handler: dict[str, Any], killable: bool) -> None:
+    assert Topic(**handler).rules.killable is killable
