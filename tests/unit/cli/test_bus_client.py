@@ -44,5 +44,5 @@ def test_door_that_asks_for_certificates_cannot_be_reached_and_what_helps_is_sai
     pair = ours.issue("door")
     tls = f'{{ cert = "{pair.cert}", key = "{pair.key}", client_ca = "{ours.cert}" }}'
 
-    with pytest.raises(Unreachable, match='add "unix:PATH" or "plain:127.0.0.1:PORT" to ingest.listen'):
+    with pytest.raises(Unreachable, match=r'add "unix:PATH" or "plain:127\.0\.0\.1:PORT" to ingest'):
         pusher(tmp_path, '"0.0.0.0:12018"', tls)
