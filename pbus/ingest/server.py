@@ -384,6 +384,7 @@ class Server:
 
     def note_timeout(self, connection: Connection, path: str, job: str, timeout_s: float) -> None:
         """A client is closed because it has read a job and not settled it in time."""
+        self.tally.close("timeout")
         self._note("client.timeout", connection, topic=path, job=job, timeout=f"{timeout_s:g} s")
 
     def note_garbage(self, connection: Connection, what: str) -> None:
