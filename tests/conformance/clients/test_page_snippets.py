@@ -50,7 +50,7 @@ def test_producer_repeats_a_job_with_a_dedupe_key_until_it_has_its_id(shown: Sho
 
 
 @EVERY_LANGUAGE
-def test_consumer_runs_every_job_and_goes_on_after_a_restart(shown: Shown) -> None:
+def test_consumer_runs_every_job_and_goes_on_after_restarts_of_store_and_bus(shown: Shown) -> None:
     assert credited(shown.did) == [*PUSHED, 99], shown.did
     assert shown.done == 8, shown.did
 

@@ -3,7 +3,7 @@ Runs what docs/clients.md shows, producers and consumers of all languages at the
 
 Rule: as a reader would. Every producer runs to its end, twice: the first time the reply to its ``LPUSH`` is lost, the
 second time the reply to its ``XADD``. Every consumer runs until it is killed, over a failure of a job and a restart of
-the bus. Each language has a queue of its own.
+the store and of the bus. Each language has a queue of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from tests.conformance.clients.foreign.stage import CuttingProxy
 from tests.support import leftovers
 from tests.support.bus import Bus, write_config
 from tests.support.programs import missing, requires, requires_php_redis
+from tests.support.redis_server import RedisServer, running
 from tests.support.waiting import until
 
 _ROOT: Final = Path(__file__).parents[4]
@@ -36,6 +38,8 @@ _EXTENSIONS: Final = {"python": "py", "php": "php", "node": "cjs", "cli": "sh"}
 _LOST: Final = re.compile(rb'(gift-\w+)\r\n.*?"uid": ([14])\}', re.DOTALL)
 """The first push of many, and that with a dedupe key."""
 PRODUCER_S: Final = 30.0
+AWAY_S: Final = 2.5
+"""Longer than the consumers of the page block: each of them asks while the store is away."""
 CONSUMER_S: Final = 30.0
 
 
@@ -72,11 +76,11 @@ def run_all(names: list[str], folder: Path) -> dict[str, Shown]:
         except (pytest.skip.Exception, pytest.fail.Exception) as reason:
             result.missing = reason
     if commands:
-        with _bus(commands, folder) as bus:
+        with running(folder, appendonly="yes") as store, _bus(commands, folder, store) as bus:
             with CuttingProxy(("127.0.0.1", bus.port), pattern=_LOST, port=builds.port()):
                 _produce(commands, shown)
             with _consumers(commands, folder, shown):
-                _watch(bus, commands, shown)
+                _watch(bus, store, commands, shown)
     return shown
 
 
@@ -143,13 +147,16 @@ NAMES: Final = (*_EXTENSIONS, *_COMPILED)
 
 
 @contextlib.contextmanager
-def _bus(commands: Mapping[str, _Commands], folder: Path) -> Iterator[Bus]:
+def _bus(commands: Mapping[str, _Commands], folder: Path, store: RedisServer) -> Iterator[Bus]:
     """One with the configuration of the page for each language; nobody else has its port meanwhile."""
     text = snippets.read()["configuration"]
     trees = [tomllib.loads(snippets.adapted(f"{name} configuration", text, builds.port())) for name in commands]
     queues = {queue: table for tree in trees for queue, table in tree["queue"].items()}
     bus = Bus(folder / "bus")
-    write_config(bus.folder, {"ingest": {"listen": [f"127.0.0.1:{builds.port() + 1}"]}, "queue": queues})
+    write_config(bus.folder, {
+        "ingest": {"listen": [f"127.0.0.1:{builds.port() + 1}"]}, "queue": queues,
+        "storage": {"main": {"url": store.url, "call_timeout": "500ms"}},
+    })
     with (builds.BROUGHT / "port.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -196,8 +203,8 @@ def _start(command: list[str], each: _Commands, out: Any) -> subprocess.Popen[by
     )
 
 
-def _watch(bus: Bus, commands: Mapping[str, _Commands], shown: Mapping[str, Shown]) -> None:
-    """All that was produced, a job that fails, a restart, one more job: nothing is judged here."""
+def _watch(bus: Bus, store: RedisServer, commands: Mapping[str, _Commands], shown: Mapping[str, Shown]) -> None:
+    """All that was produced, a job that fails, a store that is away, a restart, one more job; nothing is judged."""
     queues = {name: snippets.queue(name) for name in commands}
 
     def done(name: str) -> int:
@@ -213,6 +220,10 @@ def _watch(bus: Bus, commands: Mapping[str, _Commands], shown: Mapping[str, Show
         for name in acking:
             client.lpush(queues[name], "{}")
     _wait(lambda: all(map(failures, acking)))
+    store.kill()
+    begin_s = time.monotonic()
+    _wait(lambda: time.monotonic() - begin_s > AWAY_S)
+    store.start()
     bus.restart()
     with redis.Redis(port=bus.port) as client:
         for name in commands:
