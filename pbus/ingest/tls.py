@@ -38,6 +38,8 @@ LOOK_S: Final = 2.0
 _RECV_BYTES: Final = 64 * 1024
 _CHUNK_BYTES: Final = 4 * RECORD_BYTES
 """Encrypted ahead of what the kernel takes."""
+_CIPHER_BYTES: Final = 4 * _CHUNK_BYTES
+"""What TLS itself may want to say to a client that does not read."""
 _READ: Final = 1
 _NOT_TLS: Final = "ERR this port speaks TLS (redis-cli --tls, rediss://): not stored, this connection ends"
 
@@ -151,10 +153,12 @@ class TlsSocket:
             return bytes(data)
         try:
             plain = self._tls.received(data)
+            self._flush()
+            if len(self._cipher) > _CIPHER_BYTES:
+                raise TlsError("asks for new keys again and again, and reads nothing")
         except TlsError as failure:
             self._broken(str(failure))
             raise
-        self._flush()
         self._ended = self._tls.ended
         if not plain and not self._ended:
             raise BlockingIOError

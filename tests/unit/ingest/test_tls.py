@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from pbus.codec.tls import Tls, TlsError
 from pbus.config.schema import Ingest, Limits
 from pbus.config.schema import Tls as Settings
+from pbus.config.tls import client_context
 from pbus.consumer.sealed import Sealed
 from pbus.errors import Exit
-from pbus.ingest.tls import LINGER_S, LOOK_S, Certificates, Reception, certificates_of
+from pbus.ingest.tls import LINGER_S, LOOK_S, Certificates, Reception, TlsSocket, certificates_of
 from tests.support.certificates import Authority, authority
 from tests.unit.ingest.door import Client, Door, encode
 
@@ -27,10 +32,10 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 class TlsDoor(Door):
     """A door whose ``sealed`` clients speak TLS."""
 
-    def __init__(self, settings: Settings, **more: Any) -> None:
+    def __init__(self, files: Settings, **more: Any) -> None:
         super().__init__(**more)
-        self.settings = settings
-        self.server.reception = Reception(self.server, Certificates(settings))
+        self.settings = files
+        self.server.reception = Reception(self.server, Certificates(files))
 
     def raw(self) -> Any:
         """A connection to the TLS port that has said nothing yet."""
@@ -41,8 +46,8 @@ class TlsDoor(Door):
         self._clients.append(Client(theirs))
         return theirs
 
-    def sealed(self, settings: Settings | None = None) -> Client:
-        client = Client(Sealed(self.raw(), settings or self.settings))
+    def sealed(self) -> Client:
+        client = Client(Sealed(self.raw(), self.settings))
         self._clients.append(client)
         return client
 
@@ -86,9 +91,6 @@ def test_replies_that_the_client_reads_late_come_whole_and_in_order(door: TlsDoo
 
 def test_what_comes_with_the_end_of_the_handshake_is_answered(door: TlsDoor) -> None:
     """The last message of the handshake and the first command are one packet with most clients."""
-    from pbus.codec.tls import Tls
-    from pbus.config.tls import client_context
-
     raw, tls = door.raw(), Tls(client_context(door.settings), server=False)
     tls.begin()
     raw.sendall(tls.outgoing())
@@ -212,6 +214,89 @@ def test_job_popped_by_a_client_that_does_not_read_goes_back(door: TlsDoor) -> N
     assert [move.name for move, _ in door.driver.settled] == ["RELEASE"]
 
 
+class Babbler(Tls):
+    """TLS that has something to say to whatever comes, as to a client that asks for new keys without end."""
+
+    ready, ended = True, False
+
+    def __init__(self) -> None:
+        """No handshake, no keys."""
+
+    def received(self, data: bytes) -> bytes:
+        return b""
+
+    def outgoing(self) -> bytes:
+        return b"x" * 10_000
+
+
+def test_client_that_makes_tls_talk_and_reads_nothing_is_ended() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    said: list[str] = []
+    sock = TlsSocket(ours, Babbler(), b"", said.append)
+    with theirs, pytest.raises(TlsError):
+        _ask_without_end(sock, theirs)
+    ours.close()
+
+    assert said == ["asks for new keys again and again, and reads nothing"]
+
+
+def _ask_without_end(sock: TlsSocket, client: socket.socket) -> None:
+    for _ in range(1000):
+        client.sendall(b"more")
+        with contextlib.suppress(BlockingIOError):
+            sock.recv(65_536)
+
+
+# -- strangers ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(min_size=1, max_size=600), hello=st.booleans(), cut=st.integers(1, 600))
+def test_any_bytes_end_one_handshake_and_nothing_else(door: TlsDoor, data: bytes, hello: bool, cut: int) -> None:
+    raw = door.raw()
+    sent = (b"\x16\x03\x01" if hello else b"") + data
+    with contextlib.suppress(OSError):
+        for begin in range(0, len(sent), cut):
+            raw.sendall(sent[begin:begin + cut])
+            gevent.sleep(0)
+    raw.close()
+
+    door.until(lambda: not door.shaking)
+    assert not door.server.connections
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 3000), flip=st.integers(1, 255))
+def test_bit_that_was_flipped_anywhere_is_no_crash_and_no_command(door: TlsDoor, at: int, flip: int) -> None:
+    """From the greeting to the first command: whatever was changed on the way, no other command comes out of it."""
+    raw, tls = door.raw(), Tls(client_context(door.settings), server=False)
+    sent = 0
+
+    def say(data: bytes) -> None:
+        nonlocal sent
+        place = at - sent
+        sent += len(data)
+        raw.sendall(data[:place] + bytes([data[place] ^ flip]) + data[place + 1:] if 0 <= place < len(data) else data)
+
+    heard = b""
+    with contextlib.suppress(OSError), gevent.Timeout(5):
+        tls.begin()
+        say(tls.outgoing())
+        while not tls.ready:
+            tls.received(raw.recv(65_536) or b"")
+            say(tls.outgoing())
+        tls.seal(encode("LPUSH", "gift", "x" * 1500))
+        say(tls.outgoing())
+        while not heard and (data := raw.recv(65_536)):
+            heard = tls.received(data)
+    raw.close()
+    door.until(lambda: not door.server.connections and not door.shaking)
+
+    assert all(len(push.body) == 1500 for pushes in door.driver.appends for push in pushes)
+    assert heard == b"" or heard.startswith(b":")
+
+
 # -- renewed files --------------------------------------------------------------------------------
 
 
@@ -250,9 +335,9 @@ def test_files_that_cannot_be_used_end_a_start_that_says_why(ours: Authority) ->
         def fail(self, text: str, exit_status: int) -> None:
             raise Failed(text, exit_status)
 
-    settings = Settings(cert=ours.issue("door").setting["cert"], key="/no/key")
+    files = Settings(cert=ours.issue("door").setting["cert"], key="/no/key")
     with pytest.raises(Failed) as caught:
-        certificates_of(Child(), Ingest(tls=settings))  # type: ignore[arg-type]
+        certificates_of(Child(), Ingest(tls=files))  # type: ignore[arg-type]
 
     assert caught.value.args == ("ingest.tls: key /no/key cannot be read: No such file or directory", Exit.CONFIG)
     assert certificates_of(Child(), Ingest()) is None  # type: ignore[arg-type]
