@@ -54,7 +54,7 @@ def _note(got: Mapping[str, Any]) -> str:
 
 def _errors(ran: Ran) -> list[str]:
     """Name, what nearly all errors are, what the others are, and whose text lacks its first word."""
-    got = {**ran.step("errors"), "EXECABORT": ran.step("transaction")["discarded"]}
+    got = {**ran.step("errors"), "EXECABORT": ran.step("transaction")["refused"]}
     words = [*WORDS, "EXECABORT"]
     usual = Counter(got[word]["class"] for word in words).most_common(1)[0][0]
     other: dict[str, list[str]] = {}

@@ -81,10 +81,11 @@ def pipeline(got: Got) -> None:
 
 def transaction(got: Got) -> None:
     """
-    ``{"replies": [integer, integer, integer], "discarded": outcome}``.
+    ``{"replies": [integer, integer, integer], "discarded": outcome, "refused": outcome}``.
 
     The client's own transaction of LPUSH Q.bulk "both 0", LPUSH Q.bulk "both 1", LLEN Q.bulk. Then one of LPUSH Q.bulk
-    never, LPUSH nope never: what the client shows, be it that of EXEC or that of the second push.
+    never, LPUSH nope never, where the second push is refused at once: what the client shows, be it that of EXEC or of
+    that push. Then one of LPUSH Q.bulk never, LPUSH full never, where all is queued and EXEC is refused.
     """
     first, second, backlog = got["replies"]
     assert second >= 2
@@ -92,6 +93,7 @@ def transaction(got: Got) -> None:
     assert backlog >= 2
     text = got["discarded"]["text"]
     assert any(sentence in text for sentence in ("Transaction discarded", _SENTENCES["NOQUEUE"])), text
+    says(got["refused"], "QUEUEFULL")
 
 
 def pool(got: Got) -> None:
@@ -265,13 +267,12 @@ def resp(got: Got) -> str:
     return fields.get("resp", "")
 
 
-_SILENT: Final = "ErrorKind::AuthenticationFailed"
-"""redis-rs keeps what was said to a wrong password to itself."""
+_SILENT: Final = (("WRONGPASS", "ErrorKind::AuthenticationFailed"), ("QUEUEFULL", "ErrorKind::UnexpectedReturnType"))
+"""What redis-rs keeps to itself: what was said to a wrong password, and why EXEC was refused."""
 
 
 def says(outcome: Any, word: str) -> None:
     """An error with the text of that word; the word itself is not shown by every client."""
     assert isinstance(outcome, Mapping), f"{word}: no error, {outcome!r}"
     assert outcome["class"], word
-    sentence = "authentication failed" if word == "WRONGPASS" and outcome["class"] == _SILENT else _SENTENCES[word]
-    assert sentence in outcome["text"], outcome
+    assert (word, outcome["class"]) in _SILENT or _SENTENCES[word] in outcome["text"], outcome

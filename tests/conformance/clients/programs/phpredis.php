@@ -94,8 +94,12 @@ $steps = [
     'transaction' => function () use ($Q) {
         $r = client();
         $replies = $r->multi()->lPush("$Q.bulk", 'both 0')->lPush("$Q.bulk", 'both 1')->lLen("$Q.bulk")->exec();
-        $never = fn ($r) => $r->multi()->lPush("$Q.bulk", 'never')->lPush('nope', 'never')->exec();
-        return ['replies' => $replies, 'discarded' => outcome($r, $never)];
+        $discarded = outcome($r, fn ($r) => $r->multi()->lPush("$Q.bulk", 'never')->lPush('nope', 'never')->exec());
+        $raw = client(); // exec() itself waits for more replies when it is refused, until its read timeout
+        $words = [['MULTI'], ['LPUSH', "$Q.bulk", 'never'], ['LPUSH', 'full', 'never'], ['EXEC']];
+        $refused = array_map(fn ($some) => outcome($raw, fn ($r) => $r->rawCommand(...$some)), $words)[3];
+        $note = "refused: `rawCommand('EXEC')`";
+        return ['replies' => $replies, 'discarded' => $discarded, 'refused' => $refused, 'note' => $note];
     },
 
     'pool' => function () use ($host, $port, $Q) {

@@ -115,9 +115,12 @@ def pipeline() -> dict[str, Any]:
 
 def transaction() -> dict[str, Any]:
     lines = cli(stdin=f'MULTI\nLPUSH {Q}.bulk "both 0"\nLPUSH {Q}.bulk "both 1"\nLLEN {Q}.bulk\nEXEC\n').splitlines()
-    never = cli(stdin=f"MULTI\nLPUSH {Q}.bulk never\nLPUSH nope never\nEXEC\n").splitlines()
-    aborted = next(line for line in never if line.startswith("EXECABORT"))
-    return {"replies": [int(line) for line in lines[-3:]], "discarded": {"class": "printed", "text": aborted}}
+
+    def aborted(queue: str) -> dict[str, str]:
+        printed = cli(stdin=f"MULTI\nLPUSH {Q}.bulk never\nLPUSH {queue} never\nEXEC\n").splitlines()
+        return {"class": "printed", "text": next(line for line in printed if line.startswith("EXECABORT"))}
+
+    return {"replies": [int(line) for line in lines[-3:]], "discarded": aborted("nope"), "refused": aborted("full")}
 
 
 def authenticate() -> dict[str, Any]:

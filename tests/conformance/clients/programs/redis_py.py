@@ -84,8 +84,10 @@ def pipeline() -> dict[str, Any]:
 def transaction() -> dict[str, Any]:
     pipe = r.pipeline()
     replies = pipe.lpush(f"{Q}.bulk", "both 0").lpush(f"{Q}.bulk", "both 1").llen(f"{Q}.bulk").execute()
-    pipe.lpush(f"{Q}.bulk", "never").lpush("nope", "never")
-    return {"replies": replies, "discarded": outcome(pipe.execute)}
+    discarded, refused = (
+        outcome(pipe.lpush(f"{Q}.bulk", "never").lpush(queue, "never").execute) for queue in ("nope", "full")
+    )
+    return {"replies": replies, "discarded": discarded, "refused": refused}
 
 
 def pool() -> dict[str, Any]:

@@ -85,8 +85,11 @@ async def pipeline() -> dict[str, Any]:
 async def transaction() -> dict[str, Any]:
     async with r.pipeline() as pipe:
         replies = await pipe.lpush(f"{Q}.bulk", "both 0").lpush(f"{Q}.bulk", "both 1").llen(f"{Q}.bulk").execute()
-        pipe.lpush(f"{Q}.bulk", "never").lpush("nope", "never")
-        return {"replies": replies, "discarded": await outcome(pipe.execute())}
+        discarded, refused = [
+            await outcome(pipe.lpush(f"{Q}.bulk", "never").lpush(queue, "never").execute())
+            for queue in ("nope", "full")
+        ]
+    return {"replies": replies, "discarded": discarded, "refused": refused}
 
 
 async def pool() -> dict[str, Any]:

@@ -94,14 +94,17 @@ final class JedisSteps extends Steps {
             whole.llen(BULK);
             replies = whole.exec();
         }
-        Object discarded = outcome(() -> {
+        return map("replies", replies, "discarded", never("nope"), "refused", never("full"));
+    }
+
+    private Object never(String other) {
+        return outcome(() -> {
             try (AbstractTransaction none = shared.multi()) {
                 none.lpush(BULK, "never");
-                none.lpush("nope", "never");
+                none.lpush(other, "never");
                 return none.exec();
             }
         });
-        return map("replies", replies, "discarded", discarded);
     }
 
     @Override

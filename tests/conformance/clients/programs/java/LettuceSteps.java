@@ -114,12 +114,16 @@ final class LettuceSteps extends Steps {
         shared.llen(BULK);
         TransactionResult whole = shared.exec();
         List<Object> replies = List.of(whole.get(0), whole.get(1), whole.get(2));
-        return map("replies", replies, "discarded", outcome(() -> {
+        return map("replies", replies, "discarded", never("nope"), "refused", never("full"));
+    }
+
+    private Object never(String other) {
+        return outcome(() -> {
             shared.multi();
             shared.lpush(BULK, "never");
-            shared.lpush("nope", "never");
+            shared.lpush(other, "never");
             return shared.exec();
-        }));
+        });
     }
 
     @Override

@@ -52,8 +52,8 @@ run({
   async transaction() {
     const both = r.multi().lpush(`${Q}.bulk`, 'both 0').lpush(`${Q}.bulk`, 'both 1').llen(`${Q}.bulk`);
     const replies = (await both.exec()).map(([, reply]) => reply);
-    const never = r.multi().lpush(`${Q}.bulk`, 'never').lpush('nope', 'never');
-    return { replies, discarded: await outcome(() => never.exec()) };
+    const never = (queue) => outcome(() => r.multi().lpush(`${Q}.bulk`, 'never').lpush(queue, 'never').exec());
+    return { replies, discarded: await never('nope'), refused: await never('full') };
   },
 
   async pool() {

@@ -57,8 +57,8 @@ run({
 
   async transaction() {
     const replies = await r.multi().lPush(`${Q}.bulk`, 'both 0').lPush(`${Q}.bulk`, 'both 1').lLen(`${Q}.bulk`).exec();
-    const never = r.multi().lPush(`${Q}.bulk`, 'never').lPush('nope', 'never');
-    return { replies, discarded: await outcome(() => never.exec()) };
+    const never = (queue) => outcome(() => r.multi().lPush(`${Q}.bulk`, 'never').lPush(queue, 'never').exec());
+    return { replies, discarded: await never('nope'), refused: await never('full') };
   },
 
   async pool() {

@@ -168,10 +168,13 @@ func transaction() got {
 	for _, command := range must(whole.Exec(ctx)) {
 		replies = append(replies, must(command.(*redis.IntCmd).Result()))
 	}
-	none := shared.TxPipeline()
-	none.LPush(ctx, queue+".bulk", "never")
-	none.LPush(ctx, "nope", "never")
-	return got{"replies": replies, "discarded": outcome(none.Exec(ctx))}
+	never := func(other string) any {
+		none := shared.TxPipeline()
+		none.LPush(ctx, queue+".bulk", "never")
+		none.LPush(ctx, other, "never")
+		return outcome(none.Exec(ctx))
+	}
+	return got{"replies": replies, "discarded": never("nope"), "refused": never("full")}
 }
 
 func pool() got {

@@ -133,9 +133,14 @@ fn transaction() -> Shown {
     let mut whole = pipe();
     whole.atomic().lpush(&bulk, "both 0").lpush(&bulk, "both 1").llen(&bulk);
     let replies: [i64; 3] = whole.query(&mut bus)?;
-    let mut none = pipe();
-    none.atomic().lpush(&bulk, "never").lpush("nope", "never");
-    Ok(json!({"replies": replies, "discarded": refusal(none.query::<Vec<i64>>(&mut bus))}))
+    let mut never = |other: &str| {
+        let mut none = pipe();
+        none.atomic().lpush(&bulk, "never").lpush(other, "never");
+        refusal(none.query::<Vec<i64>>(&mut bus))
+    };
+    let (discarded, refused) = (never("nope"), never("full"));
+    let note = "refused: `UnexpectedReturnType`";
+    Ok(json!({"replies": replies, "discarded": discarded, "refused": refused, "note": note}))
 }
 
 fn pool() -> Shown {
