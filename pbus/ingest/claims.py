@@ -179,7 +179,8 @@ class Claims:
         return self._open.get(claim.key) is claim
 
     def take(self, claim: Claim) -> None:
-        """It is ours until it is settled."""
+        """It is ours until it is settled; one that we still list came back by way of another child."""
+        self.end(claim.key, claim.since_s)
         self._open[claim.key] = claim
         self._counts[claim.key[:2]] += 1
 

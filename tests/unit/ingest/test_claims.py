@@ -101,6 +101,23 @@ def test_crash_is_that_of_the_oldest_claim_that_is_still_open(door: Door, client
     assert door.driver.settled == [(Move.ACK, got[0]), (Move.RETRY, got[1]), (Move.RELEASE, got[2])]
 
 
+def test_job_that_came_back_by_way_of_another_child_has_a_new_reader(door: Door, client: Client) -> None:
+    first = door.client()
+    push(client, "a", "b")
+    got = ids(read(first))
+    ours = str(door.child.owner)
+    door.driver.settle([Settlement(owner=ours, queue="gift", topic="credit", id=got[0], move=Move.RELEASE)])
+
+    assert ids(read(client)) == [got[0]]
+
+    assert door.store.puller.claims.count("gift", "credit") == 2
+    assert ids(read(first, start="0")) == [got[1]]
+    first.close()
+    door.until(lambda: len(door.driver.settled) == 2)
+    assert door.driver.settled == [(Move.RELEASE, got[0]), (Move.RETRY, got[1])]
+    assert client.ask("XACK", "gift", "credit", got[0]) == 1
+
+
 def test_claims_left_behind_while_the_store_is_away_go_back_later(door: Door, client: Client) -> None:
     reader = door.client()
     push(client, "a", "b")
