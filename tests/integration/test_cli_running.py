@@ -74,6 +74,11 @@ def test_commands_and_a_running_bus_see_the_same(bus_factory: BusFactory, storag
     until(lambda: bus.status()["backends"][0]["state"] != "up", 20, "it is tried")
     [row] = json.loads(_ok(bus, "backend", "ls", "-o", "json"))["backends"]
     assert (row["address"], row["topics"]) == ("127.0.0.1:1", ["gift/web"])
+    until(lambda: bus.topic("gift", "web")["state"] == "down", 10, "the topic is down")
+    full, down, *_ = json.loads(_ok(bus, "topic", "why", "gift/web", "-o", "json"))["reasons"]
+    assert (full["why"], full["next"]) == ("full", "'pbus queue show gift' tells whose jobs wait")
+    assert down["text"].startswith("gift/web is down: 127.0.0.1:1")
+    assert "'pbus backend ls'" in down["next"]
 
     # A topic that leaves the configuration is orphaned, and removed with what it holds.
     bus.stop()
