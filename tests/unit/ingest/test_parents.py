@@ -250,10 +250,13 @@ def test_parent_in_a_transaction_is_that_of_the_pushes_behind_it(door: Door, cli
 
 
 def test_parent_alone_in_a_transaction(door: Door, client: Client) -> None:
-    client.send(encode("MULTI") + encode("PBUS.PARENT", ID, TRACEPARENT) + encode("EXEC"))
-    client.command("LPUSH", "gift", "a")
+    client.send(
+        encode("MULTI") + encode("PBUS.PARENT", ID, TRACEPARENT) + encode("EXEC") + encode("ECHO", "x")
+        + encode("LPUSH", "gift", "a") + encode("ECHO", "y") * 70
+    )
 
-    assert [client.read() for _ in range(4)] == ["OK", "QUEUED", ["OK"], 1]
+    assert [client.read() for _ in range(5)] == ["OK", "QUEUED", ["OK"], "x", 1]
+    assert [client.read() for _ in range(70)] == ["y"] * 70
     assert traces(door) == [TRACE]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
 from typing import Any
 
+import gevent
 import hiredis
 import pytest
 
@@ -181,6 +183,7 @@ def test_transactions_need_an_identity(door: Door) -> None:
         (("XACK", "gift", "nope", "1-1"), "NOTOPIC 'gift/nope' is no topic"),
         (("PBUS.NACK", "gift", "credit", "1-1", "LATER"), "BADVALUE PBUS.NACK takes"),
         (("PBUS.SETTLE", "done"), "NOPERM PBUS.SETTLE is for the process of a program"),
+        (("XREADGROUP", "GROUP", "credit", "c", "STREAMS", "block", ">"), "NOQUEUE there is no queue 'block/credit'"),
         (("LLEN", "nope"), "NOQUEUE there is no queue 'nope'"),
         (("HGETALL", "safe"), "NOAUTH safe needs AUTH safe PASSWORD first"),
         (("XPENDING", "gift", "nope"), "NOTOPIC"),
@@ -269,20 +272,28 @@ def test_popped_job_of_a_client_that_is_gone_goes_back(door: Door) -> None:
     assert [move for move, _ in door.driver.settled] == [Move.RELEASE]
 
 
-def test_popped_job_goes_back_when_the_client_does_not_wait_for_the_rest(door: Door) -> None:
-    client = door.client()
+def test_client_that_does_not_wait_for_the_rest_gives_back_and_has_nothing_more_done(door: Door) -> None:
+    client, other = door.client(), door.client()
     client.ask("LPUSH", "gift", "a", "b")
+    job = client.ask("XADD", "mail", "*", "body", "c")
     client.send(encode("MULTI") + encode("RPOP", "gift/credit") + encode("HGETALL", "gift"))
-    client.command("EXEC")
+    client.send(encode("XDEL", "mail", job) + encode("EXEC"))
     door.until(lambda: door.driver.claims)
-    (connection,) = door.server.connections
+    connection = min(door.server.connections, key=lambda connection: connection.id)
     transaction = connection.transaction
     assert transaction is not None
     door.until(lambda: transaction._replies[0])       # the rates, which come next, take half a second
     connection.close()
 
-    door.until(lambda: door.driver.settled)
+    door.until(lambda: door.driver.settled and not performing())
     assert {move for move, _ in door.driver.settled} == {Move.RELEASE}
+    assert other.ask("LLEN", "mail") == 1
+
+
+def performing() -> list[gevent.Greenlet]:
+    """What still does the commands of a transaction."""
+    greenlets = [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet)]
+    return [each for each in greenlets if not each.dead and "_perform" in repr(each)]
 
 
 def test_ack_beside_a_push_acks_only_what_was_stored(door: Door, client: Client) -> None:
@@ -441,20 +452,18 @@ def test_store_is_away_for_the_others_only(door: Door, client: Client) -> None:
 
 def test_client_that_is_gone_has_its_pushes_stored_and_nothing_else_done(door: Door) -> None:
     client = door.client()
-    client.ask("LPUSH", "gift", "a")
-    job = read_one(client)
+    job = client.ask("XADD", "gift", "*", "body", "a")
     other = door.client()
     door.driver.held_back = True
-    client.send(
-        encode("MULTI") + encode("XACK", "gift", "credit", job) + encode("LPUSH", "mail", "b") + encode("EXEC")
-    )
+    client.send(encode("MULTI") + encode("XDEL", "gift", job) + encode("LPUSH", "mail", "b") + encode("EXEC"))
     door.until(lambda: door.driver.open_appends)
     min(door.server.connections, key=lambda connection: connection.id).close()
     door.driver.go.set()
     door.driver.held_back = False
 
     assert other.ask("LLEN", "mail") == 1
-    assert (Move.ACK, job) not in door.driver.settled
+    door.until(lambda: not performing())
+    assert other.ask("LLEN", "gift") == 1
 
 
 # -- bounds ---------------------------------------------------------------------------------------
@@ -508,6 +517,8 @@ def test_the_largest_is_told_before_it_is_queued(door: Door, client: Client) -> 
     assert answer.startswith("UNAVAILABLE unfinished commands of all clients")
     with pytest.raises(EOFError):
         client.read()
+    assert door.client().ask("LPUSH", "gift", "small") == 1
+    assert stored(door) == [[b"small"]]
 
 
 def test_one_that_waits_for_its_push_is_not_told_that_it_is_not_stored(door: Door, client: Client) -> None:
@@ -588,6 +599,20 @@ def test_token_that_is_void_at_exec_stores_nothing(door: Door) -> None:
         "EXECABORT WRONGPASS the process of this token is gone: nothing of the transaction is stored"
     )
     assert stored(door) == []
+
+
+def test_job_that_a_program_did_not_read_goes_back(door: Door) -> None:
+    token, _ = door.token(tokens.PEPPER, "php/credit")
+    door.client().ask("LPUSH", "php", "a")
+    client = door.tcp_client()
+    client.ask("AUTH", f"php/credit:{token}")
+    client.send(encode("MULTI") + encode("RPOP", "php/credit") + encode("EXEC"))
+    door.until(lambda: any(connection._unread for connection in door.server.connections))
+
+    client.close()                                    # what it has not read makes this a reset
+
+    door.until(lambda: door.driver.settled)
+    assert [move for move, _ in door.driver.settled] == [Move.RELEASE]
 
 
 def test_program_gives_back_and_takes_the_next_in_one_transaction(door: Door) -> None:
