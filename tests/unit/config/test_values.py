@@ -134,3 +134,19 @@ def test_a_signal_is_known_by_its_name(text: str, number: int) -> None:
 def test_what_names_no_signal_is_told_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="TERM"):
         values.signal_number(text)
+
+
+@pytest.mark.parametrize(("text", "address", "plain"), [
+    ("127.0.0.1:12018", "127.0.0.1:12018", False), ("plain:127.0.0.1:12018", "127.0.0.1:12018", True),
+    ("plain:[::1]:7", "[::1]:7", True), ("unix:a", "unix:a", False),
+])
+def test_door_is_an_address_and_whether_it_is_plain(text: str, address: str, plain: bool) -> None:
+    door = values.door(text)
+
+    assert (str(door.address), door.plain, str(door)) == (address, plain, text)
+
+
+@pytest.mark.parametrize("text", ["plain:unix:a", "plain:", "plain:7", "plain:plain:a:7", "plan:a:7", "", "PLAIN:a:7"])
+def test_door_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"12018|unix socket"):
+        values.door(text)

@@ -165,8 +165,11 @@ def test_info_shows_the_counters(door: Door, client: Client) -> None:
     client.ask("NOSUCH")
     door.client().send(b"GET / HTTP/1.1\r\n").read()
 
+    client.ask("LPUSH", "gift", *"x" * 20_000)
+
     text = client.ask("INFO", "stats")
-    assert "total_error_replies:2\r\n" in text
+    assert "limited_elements:1\r\n" in text
+    assert "total_error_replies:3\r\n" in text
     assert "closed_garbage:1\r\n" in text
     assert "errorstat_NOQUEUE:count=1\r\n" in client.ask("INFO", "errorstats")
 
@@ -185,6 +188,20 @@ def test_errors_inside_a_transaction_are_counted_once_each(client: Client, door:
     client.ask("LLEN", "nope")
     client.ask("EXEC")
     assert refused(door) == {"ERR": 2, "NOQUEUE": 2, "EXECABORT": 1}
+
+
+@pytest.mark.parametrize(
+    ("failure", "counts"),
+    [(MaybeStored("cut"), {"MAYBESTORED": 1}), (Unavailable("gone"), {"UNAVAILABLE": 1, "EXECABORT": 1})],
+)
+def test_transaction_that_the_store_refuses_is_counted_once_a_word(
+    client: Client, door: Door, failure: Exception, counts: dict[str, int]
+) -> None:
+    door.driver.fail_append = failure
+    for words in (("MULTI",), ("LPUSH", "gift", "a"), ("LPUSH", "gift", "b"), ("EXEC",)):
+        client.ask(*words)
+
+    assert {word: count for word, count in refused(door).items() if count} == counts
 
 
 def test_job_that_a_program_does_not_hold_is_a_refusal(door: Door) -> None:

@@ -89,19 +89,55 @@ def test_replies_that_the_client_reads_late_come_whole_and_in_order(door: TlsDoo
     sender.join(5)
 
 
-def test_what_comes_with_the_end_of_the_handshake_is_answered(door: TlsDoor) -> None:
-    """The last message of the handshake and the first command are one packet with most clients."""
+def greeted(door: TlsDoor) -> tuple[Any, Tls]:
+    """A connection whose last message of the handshake is not sent yet."""
     raw, tls = door.raw(), Tls(client_context(door.settings), server=False)
     tls.begin()
     raw.sendall(tls.outgoing())
     while not tls.ready:
-        tls.received(raw.recv(65536))
-    tls.seal(encode("PING"))
-    raw.sendall(tls.outgoing())
-    heard = b""
+        tls.received(raw.recv(65_536))
+    return raw, tls
+
+
+def heard(raw: Any, tls: Tls) -> bytes:
+    """Everything until the server says that nothing more comes."""
+    said = b""
     with gevent.Timeout(5):
-        while b"PONG" not in heard:
-            heard += tls.received(raw.recv(65536))
+        while not tls.ended:
+            data = raw.recv(65_536)
+            assert data, "the stream was cut"
+            said += tls.received(data)
+    return said
+
+
+def test_what_comes_with_the_end_of_the_handshake_is_answered(door: TlsDoor) -> None:
+    """The last message of the handshake and the first command are one packet with most clients."""
+    raw, tls = greeted(door)
+    tls.seal(encode("PING") + encode("QUIT"))
+    raw.sendall(tls.outgoing())
+
+    assert heard(raw, tls) == b"+PONG\r\n+OK\r\n"
+
+
+def test_client_that_says_its_last_and_waits_is_answered_and_closed(door: TlsDoor) -> None:
+    raw, tls = greeted(door)
+    raw.sendall(tls.outgoing())
+    door.until(lambda: bool(door.server.connections))
+    tls.seal(encode("PING"))
+    tls.end()
+    raw.sendall(tls.outgoing())
+
+    assert heard(raw, tls) == b"+PONG\r\n"
+    door.until(lambda: not door.server.connections)
+
+
+def test_connection_that_is_closed_by_us_is_told_that_nothing_more_comes(door: TlsDoor) -> None:
+    raw, tls = greeted(door)
+    raw.sendall(tls.outgoing())
+    door.until(lambda: bool(door.server.connections))
+    door.server.drain()
+
+    assert heard(raw, tls) == b""
 
 
 @pytest.mark.parametrize("data", [encode("PING"), b"PING\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\x00"])
