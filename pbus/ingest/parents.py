@@ -63,6 +63,8 @@ def name_parent(connection: Connection, arguments: list[bytes]) -> bytes | None:
         connection.adopt(parent if parent.id else None)
         return OK
 
+    connection.spend()
+
     def look() -> bytes:
         connection.adopt(found(connection, parent))
         return OK

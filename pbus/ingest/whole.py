@@ -67,6 +67,11 @@ class Whole(Ticket):
     def refuse(self, text: str) -> None:
         self.refusal = aborted(text)
 
+    @property
+    def commands(self) -> int:
+        """What EXEC passes on word for word is counted where EXEC is answered."""
+        return int(self.refusal.startswith("EXECABORT"))
+
 
 def aborted(text: str) -> str:
     """What EXEC answers when its pushes were refused with *text*."""
