@@ -38,6 +38,7 @@ _GC_OBJECTS: Final = 50_000
 """New objects before the collector looks: jobs in flight are many, and in no cycles (4 % of a push)."""
 _DRAIN_LOOK_S: Final = 0.02
 _LAST_WRITES_S: Final = 1.0
+"""Of the grace, so much is left for what becomes of those who are cut off."""
 
 
 def run(child: Child) -> None:
@@ -82,12 +83,13 @@ def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue], direc
 def _drain(child: Child, server: Server) -> None:
     """Until nothing is owed to anybody, or the grace is over."""
     server.drain()
-    deadline_s = child.clock.monotonic_s() + child.grace_s
+    last_s = min(_LAST_WRITES_S, child.grace_s / 5)
+    deadline_s = child.clock.monotonic_s() + child.grace_s - last_s
     while not server.idle and child.clock.monotonic_s() < deadline_s:
         child.clock.sleep(_DRAIN_LOOK_S)
     if server.connections:
         child.log.warning("drain.cut", connections=len(server.connections))
         server.close()
-        deadline_s = child.clock.monotonic_s() + _LAST_WRITES_S
+        deadline_s += last_s
         while not server.idle and child.clock.monotonic_s() < deadline_s:
             child.clock.sleep(_DRAIN_LOOK_S)      # what its readers held goes back now, not when somebody finds us dead

@@ -253,13 +253,12 @@ def test_stop_gives_back_what_readers_keep(tmp_path: Path) -> None:
         bus.start()
         client = Client(bus, "plain")
         client.push("a")
-        got = client.read()
+        ((job_id, _),) = client.read()
         assert bus.stop() == 0
-        assert not bus.events("claims.given_back"), "the child did it itself, before it left"
 
         bus.start()
-        ((again, fields),) = Client(bus, "plain").read()
-        assert (again, fields["attempt"], fields["redelivered"]) == (got[0][0], "1", "1")
+        ((again, fields),) = Client(bus, "plain").read_until(1).items()
+        assert (again, fields["attempt"], fields["redelivered"]) == (job_id, "1", "1")
     finally:
         bus.clean_up()
 
