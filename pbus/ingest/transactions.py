@@ -162,10 +162,6 @@ class Transaction:
 
     def add_push(self, ticket: Ticket, route: Route) -> bytes:
         """Pushes that are in order."""
-        other = next(iter(self._routes.values()), route)
-        if other.store is not route.store:
-            what = f"a transaction pushes to queues of one storage, {route.name} and {other.name} are in two"
-            return self.refuse(error(f"BADVALUE {what}{NOT_STORED}"))
         self._routes[route.name] = route
         self._tickets[len(self._replies)] = ticket
         return self._queued()
@@ -206,7 +202,11 @@ class Transaction:
             return "EXECABORT Transaction discarded because of previous errors: nothing of it is stored"
         if self._connection.access.void:
             return aborted(f"WRONGPASS the process of this token is gone{NOT_STORED}")
+        first = next(iter(self._routes.values()), None)
         for route in self._routes.values():
+            if first is not None and route.store is not first.store:
+                what = f"a transaction pushes to queues of one storage, {first.name} and {route.name} are in two"
+                return aborted(f"BADVALUE {what}{NOT_STORED}")
             if route.refusal:
                 route.store.committer.refused_total += sum([len(ticket.pushes) for ticket in self._tickets.values()])
                 return aborted(route.refusal)

@@ -105,11 +105,11 @@ def test_ack_and_push_are_one_step(client: redis.Redis) -> None:
 
 
 def test_transaction_is_of_one_storage(client: redis.Redis) -> None:
-    with client.pipeline() as batch, pytest.raises(redis.ResponseError) as refused:
+    with client.pipeline() as batch, pytest.raises(ExecAbortError) as refused:
         batch.lpush("two.a", "1").lpush("away", "2").execute()
 
-    said = "BADVALUE a transaction pushes to queues of one storage, away and two.a are in two: not stored"
-    assert said in str(refused.value)
+    said = f"BADVALUE a transaction pushes to queues of one storage, two.a and away are in two: {NOT_STORED}"
+    assert str(refused.value) == said
     assert (client.llen("two.a"), client.llen("away")) == (0, 0)
     with client.pipeline() as batch:
         assert batch.lpush("away", "2").llen("two.a").execute() == [1, 0], "looking is of any storage"
