@@ -42,6 +42,11 @@ _NO_NUMBER: Final = "ERR Protocol version is not an integer or out of range"
 _NAME_BYTES: Final = 256
 LISTED: Final = 128
 """Most lines of CLIENT LIST: those of the oldest connections."""
+_NOT_KEPT: Final = (
+    "idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 "
+    "oll=0 omem=0 tot-mem=0 events=r cmd=NULL"
+)
+"""Of a line of CLIENT LIST: redis-py 4 and 5 raise when a number is missing."""
 _CONFIG: Final = {
     "save": "", "appendonly": "yes", "appendfsync": "always", "databases": "1", "timeout": "0", "maxmemory": "0",
     "maxmemory-policy": "noeviction",
@@ -275,8 +280,8 @@ def _line(connection: Connection) -> str:
     library = connection.library or {}
     age_s = connection.server.clock.monotonic_s() - connection.began_s
     return (
-        f"id={connection.id} addr={connection.peer} name={connection.name.decode('ascii')} age={int(age_s)} db=0 "
-        f"user={connection.access.name or 'default'} resp={connection.protocol} "
+        f"id={connection.id} addr={connection.peer} name={connection.name.decode('ascii')} age={int(age_s)} "
+        f"{_NOT_KEPT} user={connection.access.name or 'default'} redir=-1 resp={connection.protocol} "
         f"lib-name={library.get('lib-name', '')} lib-ver={library.get('lib-ver', '')}\n"
     )
 

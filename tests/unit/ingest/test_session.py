@@ -142,6 +142,15 @@ def test_client_info_and_list_show_the_own_identity_only(door: Door, client: Cli
     assert len(client.ask("CLIENT", "LIST").splitlines()) == 1
 
 
+def test_client_info_has_the_numbers_that_clients_insist_on(client: Client) -> None:
+    fields = dict(field.split("=") for field in client.ask("CLIENT", "INFO").split())
+
+    # redis-py 4 and 5: parse_client_info
+    for name in ("id", "age", "idle", "db", "sub", "psub", "multi", "qbuf", "qbuf-free", "obl", "argv-mem", "oll",
+                 "omem", "tot-mem"):
+        int(fields[name])
+
+
 def test_time_is_the_clock(door: Door, client: Client) -> None:
     seconds, micros = client.ask("TIME")
 
