@@ -38,6 +38,20 @@ class Tls:
         self._ssl = context.wrap_bio(self._in, self._out, server_side=server)
         self.ready = self.ended = False
 
+    @property
+    def validity_s(self) -> tuple[float, float]:
+        """
+        From when until when the certificate counts that the other side has shown, unix time.
+
+        Raises:
+            TlsError: it has shown none, or none was asked for.
+        """
+        shown = self._ssl.getpeercert() or {}
+        try:
+            return ssl.cert_time_to_seconds(str(shown["notBefore"])), ssl.cert_time_to_seconds(str(shown["notAfter"]))
+        except (KeyError, ValueError) as error:
+            raise TlsError("there is no certificate") from error
+
     def begin(self) -> None:
         """A client speaks first: its greeting is ``outgoing`` then."""
         self._shake()

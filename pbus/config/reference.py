@@ -58,8 +58,9 @@ else; `"plain:HOST:PORT"` is an address without, unix sockets never speak it. Wh
 push`, `job.push`) goes by the first address without TLS, else by TLS, trusting the certificate in `cert` and no
 other. With `client_ca` every client has to show a certificate of one of these authorities; pbus has none to show, so
 it needs an address without TLS then, as programs of the pepper protocol always do. Renewed files count for new
-connections within about five seconds, without a restart; files that do not fit are a problem in `pbus status`, and
-the old ones go on.
+connections within about five seconds, without a restart. Files that do not fit are a problem in `pbus status`, and
+the old ones go on; so is a certificate that ends within a week (or a tenth of its life, where that is less), or has
+ended.
 
 Keys marked **later** are read and checked, but their features are not part of this version: setting them to anything
 but the default is an error that says so. *Takes effect* says what a change needs: `live` keys are read at once,

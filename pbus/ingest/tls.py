@@ -35,6 +35,9 @@ LINGER_S: Final = 1.0
 """How long who was refused is still read from, so that its last words are not lost to a reset."""
 LOOK_S: Final = 2.0
 """Between two looks whether the files were renewed."""
+SOON_S: Final = 7 * 86_400.0
+SOON_SHARE: Final = 0.1
+"""A certificate that ends within that time, and within that share of its life, ought to have been renewed."""
 _RECV_BYTES: Final = 64 * 1024
 _CHUNK_BYTES: Final = 4 * RECORD_BYTES
 """Encrypted ahead of what the kernel takes."""
@@ -50,7 +53,7 @@ class Certificates:
 
     Attributes:
         context: The last that was good.
-        problem: Why the files of now are not; empty: they are.
+        problem: Why the files of now are not, or that they will not be soon; empty: they are.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -62,21 +65,53 @@ class Certificates:
         self._seen = files.signature(settings)
         self._bad_looks = 0
         self.context: ssl.SSLContext = files.server_context(settings)
+        self._validity_s = _validity_s(self.context, settings)
         self.problem = ""
 
-    def look(self) -> bool:
-        """Read the files again if they have changed; whether there is another context now."""
+    def look(self, wall_s: float) -> bool:
+        """Read the files again if they have changed; whether there is another context now. *wall_s*: unix time."""
         seen = files.signature(self._settings)
         if seen == self._seen:
+            self.problem = _ageing(*self._validity_s, wall_s)
             return False
         try:
-            self.context = files.server_context(self._settings)
+            context = files.server_context(self._settings)
+            validity_s = _validity_s(context, self._settings)
         except Unfit as unfit:
             self._bad_looks += 1                      # certificate and key are seldom replaced in one instant
             self.problem = f"ingest.tls: {unfit}; the certificate from before goes on" if self._bad_looks > 1 else ""
             return False
-        self._seen, self._bad_looks, self.problem = seen, 0, ""
+        self.context, self._validity_s = context, validity_s
+        self._seen, self._bad_looks, self.problem = seen, 0, _ageing(*validity_s, wall_s)
         return True
+
+
+def _validity_s(context: ssl.SSLContext, settings: Settings) -> tuple[float, float]:
+    """
+    From when until when the certificate counts, unix time: a handshake with ourselves tells (no file is parsed here).
+
+    The end is 0 when it is over, and far away when nobody can tell.
+    """
+    door, client = Tls(context, server=True), Tls(files.client_context(settings), server=False)
+    try:
+        client.begin()
+        while not client.ready:
+            door.received(client.outgoing())
+            client.received(door.outgoing())
+        return client.validity_s
+    except TlsError as error:
+        return (0.0, 0.0) if "expired" in str(error) else (0.0, float("inf"))
+
+
+def _ageing(begin_s: float, end_s: float, wall_s: float) -> str:
+    """What is to be said of a certificate that has expired, or will before anybody looks again."""
+    if wall_s >= end_s:
+        return "ingest.tls: the certificate has expired, clients refuse it: renew it"
+    left_s = end_s - wall_s
+    if left_s >= min(SOON_S, (end_s - begin_s) * SOON_SHARE):
+        return ""
+    left = f"{left_s / 86_400:.0f} d" if left_s >= 2 * 86_400 else f"{left_s / 3600:.0f} h"
+    return f"ingest.tls: the certificate expires in {left}: renew it"
 
 
 def certificates_of(child: Child, ingest: Ingest) -> Certificates | None:
@@ -337,5 +372,5 @@ class Reception:
                 handshake.close()
         if now_s >= self._look_s:
             self._look_s = now_s + LOOK_S
-            renewed = self.certificates.look()
+            renewed = self.certificates.look(self.clock.wall_s())
             self._server.note_certificates(renewed, self.certificates.problem)

@@ -47,14 +47,18 @@ class Authority:
         """Its own key."""
         return self.folder / f"{self.name}.key"
 
-    def issue(self, name: str) -> Pair:
-        """A certificate for this machine (``localhost``, ``127.0.0.1``); a further one of that *name* replaces it."""
+    def issue(self, name: str, days: int = 2) -> Pair:
+        """
+        A certificate for this machine (``localhost``, ``127.0.0.1``); a further one of that *name* replaces it.
+
+        It counts for so many *days*; 0: it ends in the second that it begins.
+        """
         pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         extensions.write_text(_EXTENSIONS)
         _openssl("req", *_KEY, "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
         _openssl(
-            "x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-days", "2",
+            "x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-days", str(days),
             "-extfile", extensions, "-out", pair.cert,
         )
         return pair

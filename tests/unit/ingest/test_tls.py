@@ -316,7 +316,7 @@ def test_bit_that_was_flipped_anywhere_is_no_crash_and_no_command(door: TlsDoor,
         raw.sendall(data[:place] + bytes([data[place] ^ flip]) + data[place + 1:] if 0 <= place < len(data) else data)
 
     heard = b""
-    with contextlib.suppress(OSError), gevent.Timeout(5):
+    with contextlib.suppress(OSError), gevent.Timeout(0.2, False):  # a longer record is waited for
         tls.begin()
         say(tls.outgoing())
         while not tls.ready:
@@ -331,6 +331,39 @@ def test_bit_that_was_flipped_anywhere_is_no_crash_and_no_command(door: TlsDoor,
 
     assert all(len(push.body) == 1500 for pushes in door.driver.appends for push in pushes)
     assert heard == b"" or heard.startswith(b":")
+
+
+# -- the age of a certificate ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("days", "left_days", "said"), [
+    (90, 8, ""), (90, 6.6, "expires in 7 d: renew it"), (90, 1, "expires in 24 h"), (90, -1, "has expired"),
+    (2, 1.5, ""), (2, 0.1, "expires in 2 h"),
+])
+def test_certificate_that_ought_to_have_been_renewed_is_a_problem(
+    ours: Authority, days: int, left_days: float, said: str
+) -> None:
+    certificates = Certificates(Settings(**ours.issue("ageing", days).setting))
+    begin_s, end_s = certificates._validity_s
+    assert end_s - begin_s == days * 86_400
+    certificates.look(end_s - left_days * 86_400)
+
+    assert said in certificates.problem
+    assert bool(said) is bool(certificates.problem)
+
+
+def test_certificate_that_has_expired_already_serves_and_is_a_problem(ours: Authority) -> None:
+    certificates = Certificates(Settings(**ours.issue("old", 0).setting))
+    certificates.look(2_000_000_000.0)
+
+    assert "has expired" in certificates.problem
+
+
+def test_certificate_of_a_door_that_asks_for_one_has_an_age_too(ours: Authority) -> None:
+    certificates = Certificates(Settings(**ours.issue("asks").setting, client_ca=str(ours.cert)))
+    begin_s, end_s = certificates._validity_s
+
+    assert end_s - begin_s == 2 * 86_400
 
 
 # -- renewed files --------------------------------------------------------------------------------
