@@ -55,6 +55,7 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
     bus = scenario.start({
         "credit": scenario.fastcgi(fpm.address, 4, TOPIC), "web": scenario.http(4, TOPIC),
         "mail": scenario.python(2, TOPIC), HOLD: scenario.python(3, f'{TOPIC}\non_unknown = "hold"'),
+        "audit": scenario.pulled(more=TOPIC),
     }, BUSY, 'retention = "10s"')
     faults = Faults(scenario, fpm, seeds.generator("soak", scenario.store))
     print(f"\n{seeds.VARIABLE}={seeds.fix()} {scenario.store}: {DURATION_S:g} s", flush=True)
@@ -62,6 +63,7 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
     with (
         scenario.pushing(name="typed", threads=3, pause_s=0.08, mix=MIX) as typed,
         scenario.pushing(name="plain", threads=2, pause_s=0.3, pipeline=5) as plain,
+        scenario.pulling("audit", connections=4, elsewhere=True),
     ):
         until(scenario.ran, 30, "jobs run")
         processes = meter.look()
@@ -74,9 +76,9 @@ def test_random_faults_lose_nothing_and_leak_nothing(scenario: Scenario) -> None
         assert meter.look() == processes
         typed.stop()
         plain.stop()
-    faults.resume_all()
-    faults.close()
-    scenario.settled(SETTLED_S)
+        faults.resume_all()
+        faults.close()
+        scenario.settled(SETTLED_S)
     print(f"faults: {dict(sorted(faults.done.items()))}")
     print(f"store: {_store_bytes(scenario) / MIB:.1f} MiB")
     _print_events(scenario)
