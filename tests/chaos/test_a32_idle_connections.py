@@ -25,7 +25,7 @@ from tests.support.nightly import figure
 CONNECTIONS = figure(600, nightly=10_000)
 IDLE_S = figure(1.0, nightly=600.0)
 EACH_BYTES = 12 * 1024
-WARM = 10
+WARM = 50
 """Connections that have come and gone before: what the first ones make stays for all."""
 KINDS = {
     "has greeted": [[b"PING"]],
