@@ -25,7 +25,7 @@ from pbus.core.outcome import Outcome, Verdict
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.claims import Claim
-from pbus.ingest.puller import Puller, Read
+from pbus.ingest.puller import REPLY_BYTES, Puller, Read
 from pbus.ingest.settling import Ask
 from pbus.ingest.takings import ACKED, Refused, same_storage, topic_of_group
 from pbus.ingest.words import shown
@@ -175,8 +175,10 @@ def _past(connection: Connection, over: Read, topic: TopicEntry, start: Start) -
     store = connection.server.stores[connection.server.directory.queues[topic.queue].storage]
     mine = [claim for claim in over.reader.claims.values() if claim.topic is topic and claim.consumer == over.consumer]
     above = sorted((claim for claim in mine if _number(claim.delivery.id) > start), key=_number_of)
-    found = []
+    found: list[Delivery] = []
     for claim in above[: over.count]:
+        if over.size >= REPLY_BYTES:
+            break
         record, delivery = store.job(topic.queue, claim.delivery.id), claim.delivery
         place = record.topics.get(topic.name) if record is not None else None
         if record is not None and place is not None and place.owner == delivery.owner:
@@ -184,6 +186,7 @@ def _past(connection: Connection, over: Read, topic: TopicEntry, start: Start) -
                 delivery.id, delivery.queue, delivery.topic, record.body, delivery.attempt, delivery.crashes,
                 delivery.redelivered, delivery.traceparent, delivery.content_type, delivery.first_ms, delivery.owner,
             ))
+            over.size += len(record.body)
     return found
 
 

@@ -206,6 +206,15 @@ def test_past_and_news_may_be_asked_for_together(client: Client) -> None:
     assert bodies(reply) == [("gift", ["a"]), ("old", ["x"])]
 
 
+def test_past_is_bounded_as_every_reply_is(client: Client) -> None:
+    for _ in range(20):
+        push(client, "x" * 1_000_000)
+    got = ids(read(client, "COUNT", "100")) + ids(read(client, "COUNT", "100"))
+    assert len(got) == 20
+
+    assert 16 <= len(read(client, "COUNT", "100", start="0")) <= 17
+
+
 def test_past_leaves_out_what_somebody_else_holds_now(door: Door, client: Client) -> None:
     push(client, "a", "b")
     got = ids(read(client))
