@@ -35,6 +35,14 @@ def _ok(bus: Bus, *words: str) -> str:
     return said.stdout
 
 
+def _is_said_to_be_full_and_down(bus: Bus) -> None:
+    until(lambda: bus.topic("gift", "web")["state"] == "down", 10, "the topic is down")
+    full, down, *_ = json.loads(_ok(bus, "topic", "why", "gift/web", "-o", "json"))["reasons"]
+    assert (full["why"], full["next"]) == ("full", "'pbus queue show gift' tells whose jobs wait")
+    assert down["text"].startswith("gift/web is down: 127.0.0.1:1")
+    assert "'pbus backend ls'" in down["next"]
+
+
 def test_commands_and_a_running_bus_see_the_same(bus_factory: BusFactory, storage: dict[str, object]) -> None:
     tree = {**storage, "queue": {"gift": {"max_backlog": 5, "topic": {"take": PULL, "old": PULL, "web": NOBODY}}}}
     bus = bus_factory(tree)
@@ -74,11 +82,7 @@ def test_commands_and_a_running_bus_see_the_same(bus_factory: BusFactory, storag
     until(lambda: bus.status()["backends"][0]["state"] != "up", 20, "it is tried")
     [row] = json.loads(_ok(bus, "backend", "ls", "-o", "json"))["backends"]
     assert (row["address"], row["topics"]) == ("127.0.0.1:1", ["gift/web"])
-    until(lambda: bus.topic("gift", "web")["state"] == "down", 10, "the topic is down")
-    full, down, *_ = json.loads(_ok(bus, "topic", "why", "gift/web", "-o", "json"))["reasons"]
-    assert (full["why"], full["next"]) == ("full", "'pbus queue show gift' tells whose jobs wait")
-    assert down["text"].startswith("gift/web is down: 127.0.0.1:1")
-    assert "'pbus backend ls'" in down["next"]
+    _is_said_to_be_full_and_down(bus)
 
     # A topic that leaves the configuration is orphaned, and removed with what it holds.
     bus.stop()
