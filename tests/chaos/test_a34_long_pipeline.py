@@ -28,7 +28,7 @@ GROWTH_MB = 12.0
 """4 MiB of pushes that wait for the store, as objects; the same however long the pipeline is."""
 UNREAD_S = figure(1.0, nightly=30.0)
 SWEEP_S = 1.0
-SLACK_S = 2.0
+SLACK_S = 1.0
 GREEDY = {
     "echoes": encode_command([b"ECHO", b"x" * 10_000]) * 10,
     "documentation": b"COMMAND DOCS\r\n" * 1000,  # 14 bytes for some thousand
@@ -94,7 +94,8 @@ def test_clients_that_never_read_are_closed_and_cost_little_memory(bus: Bus) -> 
     print(f"closed after {({name: round(s, 1) for name, s in ends_s.items()})} s, the bus grew by {grown_mb:.1f} MB, "
           f"{pushed} honest pushes meanwhile")
     assert set(ends_s) == set(GREEDY), "somebody was read from for ever"
-    assert max(ends_s.values()) <= UNREAD_S + SWEEP_S + SLACK_S + watch.paused_s
+    # What costs a turn of the loop each is answered for a while after its last byte has come.
+    assert ends_s["echoes"] <= UNREAD_S + SWEEP_S + SLACK_S + watch.paused_s
     assert grown_mb <= GREEDY_MB
     assert pushed > 0
     slow = [event for event in bus.events("client.slow") if event["reason"] == "does not read its replies"]
@@ -102,7 +103,7 @@ def test_clients_that_never_read_are_closed_and_cost_little_memory(bus: Bus) -> 
 
 
 def _offer(port: int) -> dict[str, float]:
-    """Send what the greedy ones ask for, as far as it is read; seconds until each was closed."""
+    """Send what the greedy ones ask for, as far as it is read; seconds from its last byte until each was closed."""
     begun_s, ends_s, poll = time.monotonic(), {}, select.poll()
     with contextlib.ExitStack() as stack:
         clients = {}
@@ -111,14 +112,15 @@ def _offer(port: int) -> dict[str, float]:
             sock.setblocking(False)
             clients[sock.fileno()] = (name, sock)
             poll.register(sock, select.POLLOUT)
-        sent = dict.fromkeys(GREEDY, 0)
+        sent, sent_s = dict.fromkeys(GREEDY, 0), dict.fromkeys(GREEDY, begun_s)
         while len(ends_s) < len(clients) and time.monotonic() - begun_s < UNREAD_S + 20:
             for descriptor, _ in poll.poll(1000):
                 name, sock = clients[descriptor]
                 try:
                     sent[name] += sock.send(GREEDY[name][sent[name] % len(GREEDY[name]):])
+                    sent_s[name] = time.monotonic()
                     assert sent[name] < MOST_BYTES, f"all {name} were taken"
                 except ConnectionError:
-                    ends_s[name] = time.monotonic() - begun_s
+                    ends_s[name] = time.monotonic() - sent_s[name]
                     poll.unregister(sock)
     return ends_s
