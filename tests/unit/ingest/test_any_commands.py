@@ -17,7 +17,6 @@ from pbus.ingest.guesses import Guesses
 from tests.unit.ingest.door import Client, Door
 
 BLOCKING = ("brpop", "blpop")
-NAMES = st.sampled_from([row.name for row in ROWS])
 SHORT = b"0.001"
 """Seconds that a pop blocks: nobody pushes while it does."""
 WORDS = [
@@ -37,10 +36,17 @@ ARGUMENT = st.one_of(st.sampled_from(WORDS), st.binary(max_size=8), st.just(b"x"
 
 @st.composite
 def commands(draw: st.DrawFn) -> list[bytes]:
-    name = draw(st.one_of(NAMES, NAMES, NAMES, st.sampled_from(["monitor", "lrange", "", "\x00"])))
-    spelled = draw(st.sampled_from([name, name.upper(), name.capitalize()]))
-    arguments = draw(st.lists(ARGUMENT, max_size=6))
-    return [spelled.encode(), *arguments, *([SHORT] if name in BLOCKING else [])]
+    """Of the table or none of it, mostly with as many arguments as it wants."""
+    row = draw(st.sampled_from([*ROWS, None]))
+    name = row.name if row else draw(st.sampled_from(["monitor", "lrange", "", "\x00"]))
+    words = [draw(st.sampled_from([name, name.upper(), name.capitalize()])).encode()]
+    if row and row.subs and draw(st.booleans()):
+        row = draw(st.sampled_from(row.subs))
+        words.append(row.name.partition("|")[2].encode())
+    wanted = abs(row.arity) - len(words) if row else 0
+    more = draw(st.sampled_from([0, 0, 0, 1, 2, 3, -1]))
+    words += draw(st.lists(ARGUMENT, min_size=max(0, wanted + more), max_size=max(0, wanted + more)))
+    return [*words, SHORT] if name in BLOCKING else words
 
 
 @pytest.fixture(scope="module")
