@@ -22,6 +22,7 @@ setup(
         "click>=8.1",
         "gevent>=24.2",
         "msgpack>=1.0.5",
+        "prometheus_client>=0.21",
         "psutil>=5.9",
         "redis[hiredis]>=8",  # earlier ones name differently what the driver tells them
         "setproctitle>=1.3",

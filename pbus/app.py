@@ -62,11 +62,11 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
             keeps=(f"{INGEST}.*",), args={"ingest": settings.ingest, "systems": settings.system, **shared},
-            drain_stage=_DOOR, holds_claims=True, checks_tokens=True, hears=("watch",),
+            drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",),
         ),
         RoleSpec(
             role=DELIVERY, module="pbus.delivery.main", count=settings.delivery.processes, title="delivery {index}",
-            keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True,
+            keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True, measures=True,
             hears=("watch", "news", "shares", "expected"),
             args={
                 "backends": settings.backend, "delivery": settings.delivery, "consumers": _consumer_bounds(settings),
@@ -77,13 +77,14 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         RoleSpec(
             role="scheduler", module="pbus.scheduler.main", title="scheduler",
             args={"log": settings.log, "backends": settings.backend, "systems": settings.system, **shared},
-            drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order"),
+            drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
         ),
     ]
     if settings.dashboard.listen:
         roles.append(RoleSpec(
             role=DASHBOARD, module="pbus.dashboard.main", title="dashboard", keeps=(DASHBOARD,), drain_stage=_DOOR,
-            needed=False, args={"dashboard": settings.dashboard, **shared},
+            needed=False, hears=("sampled",),
+            args={"dashboard": settings.dashboard, "systems": settings.system, **shared},
         ))
     return [*roles, *_consumers(settings), *_programs(settings)]
 

@@ -150,9 +150,9 @@ class DeliveryRole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dashboard:
-    """``[dashboard]``: health endpoints (pages come later)."""
+    """``[dashboard]``: health endpoints and metrics (pages come later)."""
 
-    listen: str = setting("HOST:PORT of /-/livez and /-/readyz; '' turns it off", "address", "127.0.0.1:19840", effect="restart")
+    listen: str = setting("HOST:PORT of /-/livez, /-/readyz and /metrics; '' turns it off", "address", "127.0.0.1:19840", effect="restart")
     public_url: str = setting("address people reach it by", "str", "", later=True)
     base_path: str = setting("path it is served below", "str", "", later=True)
     read_only: bool = setting("nothing can be changed through it", "bool", False, later=True)

@@ -1,9 +1,9 @@
 """
-The dashboard role: for now the health endpoints, ``/-/livez`` and ``/-/readyz``.
+The dashboard role: for now the health endpoints, ``/-/livez`` and ``/-/readyz``, and ``/metrics``.
 
     200 {"status": "ok"}      503 {"status": "unavailable", "reasons": [..]}
 
-Reasons are told to loopback only; others see the status.
+Reasons and metrics are told to loopback only; others see the status.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from pbus.config.schema import Dashboard
+from pbus.config.schema import Dashboard, Node, Queue, System
+from pbus.dashboard.facts import Inquiry
 from pbus.dashboard.health import Stores, alive_problems
 from pbus.dashboard.server import Server
 from pbus.storage.driver import Driver
@@ -25,6 +26,11 @@ from pbus.supervisor.child import Child
 LISTENER: Final = "dashboard"
 
 Reasons = Callable[[], list[str]]
+Page = Callable[[str], tuple[str, bytes]]
+"""Content type and body for an ``Accept`` header."""
+
+_JSON: Final = "application/json"
+_FORBIDDEN: Final = {"error": "from loopback only"}
 
 
 def run(child: Child) -> None:
@@ -44,7 +50,8 @@ def run(child: Child) -> None:
     def readyz() -> list[str]:
         return ["the node is draining"] if child.draining else stores.problems()
 
-    server = Server(child.listeners[LISTENER], application({"/-/livez": livez, "/-/readyz": readyz}), child.log)
+    serve = application({"/-/livez": livez, "/-/readyz": readyz}, {"/metrics": _metrics(child)})
+    server = Server(child.listeners[LISTENER], serve, child.log)
     server.start()
     child.ready()
     child.log.info("dashboard.ready", listen=settings.listen)
@@ -54,14 +61,41 @@ def run(child: Child) -> None:
         driver.close()
 
 
-def application(endpoints: Mapping[str, Reasons]) -> Callable[..., Iterable[bytes]]:
-    """A WSGI application: each path answers 200, or 503 with the reasons of its function."""
+def _metrics(child: Child) -> Page:
+    """What ``/metrics`` answers."""
+    queues: Mapping[str, Queue] = child.spec.args["queues"]
+    systems: Mapping[str, System] = child.spec.args["systems"]
+    node: Node = child.spec.args["node"]
+    owners = {name: (queue.system, systems[queue.system].owner if queue.system in systems else "")
+              for name, queue in queues.items()}
+    topics = [(name, topic) for name, queue in queues.items() for topic in queue.topic]
+    inquiry = Inquiry(child.tell, child.on_frame, child.clock)
+
+    def answer(accept: str) -> tuple[str, bytes]:
+        from pbus.dashboard.metrics import Known, page  # 5 MiB that a bus needs when it is scraped
+
+        facts = inquiry.fresh()
+        known = Known(node=node.name, queues=owners, topics=topics, facts=facts, totals=child.histograms.read())
+        return page(known, accept)
+
+    return answer
+
+
+def application(
+    endpoints: Mapping[str, Reasons], pages: Mapping[str, Page] | None = None
+) -> Callable[..., Iterable[bytes]]:
+    """
+    A WSGI application.
+
+    Args:
+        endpoints: Path -> reasons; it answers 200, or 503 with them.
+        pages: Path -> what loopback is shown.
+    """
 
     def serve(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        status, document = _answer(environ, endpoints)
-        body = json.dumps(document).encode() + b"\n"
+        status, content_type, body = _answer(environ, endpoints, pages or {})
         headers = [
-            ("Content-Type", "application/json"),
+            ("Content-Type", content_type),
             ("Content-Length", str(len(body))),
             ("Cache-Control", "no-store"),
             ("X-Content-Type-Options", "nosniff"),
@@ -76,17 +110,29 @@ def application(endpoints: Mapping[str, Reasons]) -> Callable[..., Iterable[byte
     return serve
 
 
-def _answer(environ: Mapping[str, Any], endpoints: Mapping[str, Reasons]) -> tuple[str, dict[str, Any]]:
-    reasons_of = endpoints.get(environ["PATH_INFO"])
-    if reasons_of is None:
-        return "404 Not Found", {"error": "not found"}
+def _answer(
+    environ: Mapping[str, Any], endpoints: Mapping[str, Reasons], pages: Mapping[str, Page]
+) -> tuple[str, str, bytes]:
+    """Status, content type, body."""
+    path = environ["PATH_INFO"]
+    if path not in endpoints and path not in pages:
+        return "404 Not Found", _JSON, _json({"error": "not found"})
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-        return "405 Method Not Allowed", {"error": "method not allowed"}
-    reasons = reasons_of()
+        return "405 Method Not Allowed", _JSON, _json({"error": "method not allowed"})
+    is_here = _is_loopback(environ.get("REMOTE_ADDR", ""))
+    if path in pages:
+        if not is_here:
+            return "403 Forbidden", _JSON, _json(_FORBIDDEN)
+        return "200 OK", *pages[path](environ.get("HTTP_ACCEPT", ""))
+    reasons = endpoints[path]()
     if not reasons:
-        return "200 OK", {"status": "ok"}
-    told = {"reasons": reasons} if _is_loopback(environ.get("REMOTE_ADDR", "")) else {}
-    return "503 Service Unavailable", {"status": "unavailable", **told}
+        return "200 OK", _JSON, _json({"status": "ok"})
+    told = {"reasons": reasons} if is_here else {}
+    return "503 Service Unavailable", _JSON, _json({"status": "unavailable", **told})
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
 
 
 def _is_loopback(address: str) -> bool:

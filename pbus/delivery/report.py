@@ -16,6 +16,7 @@ from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import job_id_ms
 from pbus.core.outcome import UNKNOWN, Outcome, Verdict
 from pbus.supervisor.child import Child
+from pbus.supervisor.histograms import Row
 from pbus.telemetry.topic_log import TopicLog
 
 LINES_PER_S: Final = 20
@@ -30,10 +31,14 @@ class Report:
     Args:
         child: Whose log, scoreboard slot and followers.
         topic_log: Makes the text log of a topic.
+        row: Where the ends of a topic's attempts are counted.
     """
 
-    def __init__(self, child: Child, topic_log: Callable[[str, str], TopicLog]) -> None:
+    def __init__(
+        self, child: Child, topic_log: Callable[[str, str], TopicLog], row: Callable[[str, str], Row]
+    ) -> None:
         self._child = child
+        self._row = row
         self._clock: Clock = child.clock
         self._make_topic_log = topic_log
         self._topic_logs: dict[tuple[str, str], TopicLog] = {}
@@ -48,6 +53,8 @@ class Report:
         elif settlement.move in _ENDS and outcome.verdict is not Verdict.BUSY:
             self._failed += 1
             self._log_failure(delivery, outcome, settlement)
+        if settlement.move is not Move.ACK:
+            self._row(delivery.queue, delivery.topic).settled(settlement, outcome.verdict is Verdict.BUSY)
         if outcome.stderr:
             text = outcome.stderr.decode("utf-8", "replace")
             self._topic_log(delivery.queue, delivery.topic).write(delivery.id, "ERROR", text, 0)

@@ -58,7 +58,8 @@ class DeliveryChild:
         self._processes: int = args["delivery"].processes
         self._lives = Lives(child.scoreboard, child.clock)
         log_dir = args["node"].log_dir
-        self._report = Report(child, lambda queue, topic: TopicLog(log_dir, queue, topic))
+        self._work = Work(child.index, child.row_of, child.clock)
+        self._report = Report(child, lambda queue, topic: TopicLog(log_dir, queue, topic), self._work.row)
         self._news = News(child.tell, child.index)
         child.on_frame("news", self._news.hear)
         self._systems: Mapping[str, System] = args["systems"]
@@ -69,7 +70,6 @@ class DeliveryChild:
             topic_path(queue, topic): settings.concurrency.min
             for queue, section in self._queues.items() for topic, settings in section.topic.items()
         }
-        self._work = Work(child.index)
         self._rates: dict[str, tuple[Throttle, float]] = {}  # of topics with consumers: what keeps to their rate
         self._backend_board = BackendBoard(self._backends, child.tell, child.clock)
         self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
@@ -328,6 +328,7 @@ class DeliveryChild:
                     lane.kill()
             gevent.sleep(TICK_S / 10)
         self._see_off()
+        self._work.count()
         self._door.close()
         self._backends.close()
         for side in self._stores.values():

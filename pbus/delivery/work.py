@@ -2,22 +2,27 @@
 What the attempts of this child took: the measurements that the autoscaler decides by.
 
     desk.finish --ended--> a tally a topic --once a second--> frame ``work`` --> master --> scheduler
+                   +-----> a row of the histograms (memory that all children share)
 
 One frame a second with what has something to say, at the full second of the monotonic clock, which all processes of
 a machine share: so whoever adds frames up has one of each child in each of its own seconds.
 
-Rule: counting only; nothing here decides. A job costs some tenths of a microsecond.
+Rule: counting only; nothing here decides. A job costs some tenths of a microsecond: they are counted
+many at once.
 """
 
 from __future__ import annotations
 
+import collections
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.backend import Backend
+from pbus.supervisor.histograms import TIMES, Ended, Row, row_of_nobody
 
 AGAIN_S: Final = 30.0
 """What has not changed is told again so often: frames may be dropped, and listeners replaced."""
@@ -28,32 +33,44 @@ ALL_S: Final = 5.0
 _ATTEMPTS: Final = frozenset({
     Verdict.DONE, Verdict.FAILED, Verdict.RETRY_ASKED, Verdict.PERMANENT, Verdict.TIMEOUT, Verdict.CRASHED,
 })
-_STEPS: Final = 4
-"""Classes of times to a factor of two: a time is known to an eighth or better."""
-_SHIFT: Final = 20
-"""Times from a microsecond on."""
+BATCH: Final = 256
+"""Attempts of a topic that are counted together."""
 
 
 class Tally:
-    """Attempts of one topic since the last frame. One owner: ``Work``."""
+    """
+    Attempts of one topic since the last frame. One owner: ``Work``.
 
-    __slots__ = ("busy", "done", "retry_after_s", "run_s", "timed", "times")
+    Attributes:
+        ended: Attempts that are not counted yet; ``failed`` and ``redelivered`` of them.
+        done: Attempts, ended well or badly.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("busy", "done", "ended", "failed", "redelivered", "retry_after_s", "row", "run_s", "timed", "times")
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.ended: list[Ended] = []
+        self.failed = 0
+        self.redelivered = 0
         self.done = 0
         self.timed = 0
         self.run_s = 0.0
         self.busy = 0
         self.retry_after_s = 0.0
-        self.times: dict[int, int] = {}
+        self.times: collections.Counter[int] = collections.Counter()
 
-    def took(self, run_s: float) -> None:
-        """An attempt took so long."""
-        self.timed += 1
-        self.run_s += run_s
-        mantissa, exponent = math.frexp(run_s)
-        place = (exponent + _SHIFT) * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)
-        self.times[place] = self.times.get(place, 0) + 1
+    def count(self) -> None:
+        """Count the attempts that have ended."""
+        ended = self.ended
+        if ended:
+            classes, run_s = self.row.attempts(ended, len(ended) - self.failed, self.redelivered)
+            self.done += len(ended)
+            self.timed += classes.total()
+            self.run_s += run_s
+            self.times.update(classes)
+            self.failed = self.redelivered = 0
+            ended.clear()
 
     def quantile_s(self, part: float) -> float:
         """So long or shorter took that *part* of them, as the upper end of their class; 0.0 without any."""
@@ -61,8 +78,7 @@ class Tally:
         for place in sorted(self.times):
             left -= self.times[place]
             if left <= 0:
-                exponent, step = divmod(place, _STEPS)
-                return math.ldexp(0.5 + (step + 1) / (2 * _STEPS), exponent - _SHIFT)
+                return TIMES[min(place, len(TIMES) - 1)]
         return 0.0
 
     def fields(self) -> dict[str, Any]:
@@ -91,9 +107,19 @@ class Standing(NamedTuple):
 class Work:
     """One per delivery child, for all of its topics."""
 
-    def __init__(self, index: int) -> None:
-        """*index*: which child this is."""
+    def __init__(
+        self, index: int, row_of: Callable[[str, str], Row] = row_of_nobody, clock: Clock | None = None
+    ) -> None:
+        """
+        Args:
+            index: Which child this is.
+            row_of: Where it counts the attempts of a queue's topic.
+            clock: Tells when an attempt ends.
+        """
         self._index = index
+        self._row_of = row_of
+        self._wall_s = (clock if clock is not None else SystemClock()).wall_s
+        self._rows: dict[tuple[str, str], Row] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._told: dict[str, Standing] = {}
         self._told_backends: dict[str, dict[str, int]] = {}
@@ -122,21 +148,40 @@ class Work:
         """What came of an attempt; ends that say nothing about the handler are left out."""
         verdict = outcome.verdict
         if verdict in _ATTEMPTS:
-            tally = self._tally(delivery)
-            tally.done += 1
-            if outcome.run_s > 0.0:
-                tally.took(outcome.run_s)
+            tally = self._tallies.get((delivery.queue, delivery.topic)) or self._tally(delivery)
+            if verdict is not Verdict.DONE:
+                tally.failed += 1
+            job = delivery.id
+            if delivery.redelivered:
+                tally.redelivered += 1
+                job = ""
+            ended = tally.ended
+            ended.append((job, outcome.run_s, self._wall_s(), len(delivery.body)))
+            if len(ended) >= BATCH:
+                tally.count()
         elif verdict is Verdict.BUSY:
             tally = self._tally(delivery)
             tally.busy += 1
             tally.retry_after_s = max(tally.retry_after_s, outcome.delay_s or 0.0)
 
+    def count(self) -> None:
+        """Count what is not counted yet: this process ends."""
+        for tally in self._tallies.values():
+            tally.count()
+
     def _tally(self, delivery: Delivery) -> Tally:
         path = delivery.queue, delivery.topic
         tally = self._tallies.get(path)
         if tally is None:
-            tally = self._tallies[path] = Tally()
+            tally = self._tallies[path] = Tally(self.row(*path))
         return tally
+
+    def row(self, queue: str, topic: str) -> Row:
+        """Where this child counts that topic."""
+        row = self._rows.get((queue, topic))
+        if row is None:
+            row = self._rows[queue, topic] = self._row_of(queue, topic)
+        return row
 
     def frame(
         self, lanes: Iterable[tuple[str, Standing]], backends: Mapping[str, dict[str, int]], now_s: float
@@ -163,6 +208,7 @@ class Work:
         tallies, self._tallies = self._tallies, {}
         self._marked.clear()
         for (queue, topic), tally in tallies.items():
+            tally.count()
             topics.setdefault(f"{queue}/{topic}", {}).update(tally.fields())
         changed = {name: fields for name, fields in backends.items() if self._told_backends.get(name) != fields}
         self._told_backends |= changed

@@ -2,18 +2,21 @@
 What is told of jobs that were taken here and are over: counters for the scheduler, the log, job events.
 
     work {topics: {path: {done, run_s_sum}}}    to the master, once a second, topics with something to say
+    a row of the histograms                     memory that all children share
 
 Rule: telling never holds a job up and never fails one; lines in the log are bounded a second.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import job_id_ms
 from pbus.core.outcome import UNKNOWN, Outcome
 from pbus.supervisor.child import Child
+from pbus.supervisor.histograms import Ended, Row
 
 LINES_PER_S: Final = 20
 _EVENTS: Final = {Move.ACK: "job.done", Move.RETRY: "job.retry", Move.BURY: "job.dead", Move.RELEASE: "job.released"}
@@ -25,6 +28,8 @@ class Account:
     def __init__(self, child: Child) -> None:
         self._child = child
         self._work: dict[str, dict[str, float]] = {}
+        self._rows: dict[str, Row] = {}
+        self._owner = str(child.owner)
         self._lines = 0
 
     @property
@@ -38,15 +43,41 @@ class Account:
         work["done"] += count
         work["run_s_sum"] += run_s
 
+    def popped(self, path: str, deliveries: Sequence[Delivery]) -> None:
+        """These of one topic were handed out and are done by that: how long they waited is known, and no more."""
+        self.done(path, len(deliveries))
+        now_s = self._child.clock.wall_s()
+        again = sum(delivery.redelivered for delivery in deliveries)
+        self._row(deliveries[0]).attempts([_ended(each, 0.0, now_s) for each in deliveries], len(deliveries), again)
+
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         """This attempt of a program or of a pull consumer is over and the store has it."""
         path = f"{delivery.queue}/{delivery.topic}"
+        self._count(delivery, outcome, settlement)
         if settlement.move is Move.ACK:
             self.done(path, 1, outcome.run_s)
         elif settlement.move is not Move.RELEASE:
             self._log(delivery, outcome, settlement)
         if self._child.watched:
             self._child.publish(self._event(delivery, outcome, settlement))
+
+    def _count(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
+        row, is_done = self._row(delivery), settlement.move is Move.ACK
+        if outcome.run_s or delivery.owner == self._owner:
+            if settlement.move is not Move.RELEASE:
+                ended = _ended(delivery, outcome.run_s, self._child.clock.wall_s())
+                row.attempts([ended], is_done, delivery.redelivered)
+        elif is_done:
+            row.done()                                # another child's: who knows since when it was read
+        if not is_done:
+            row.settled(settlement, busy=False)
+
+    def _row(self, delivery: Delivery) -> Row:
+        path = f"{delivery.queue}/{delivery.topic}"
+        row = self._rows.get(path)
+        if row is None:
+            row = self._rows[path] = self._child.row_of(delivery.queue, delivery.topic)
+        return row
 
     def tell(self) -> None:
         """Once a second: tell the master what was done since the last time."""
@@ -79,3 +110,7 @@ class Account:
             "reason": settlement.reason, "fingerprint": settlement.fingerprint, "resent": False, "status": "",
             "headers": {}, "output": b"", "stderr": b"", "target": delivery.owner, "pid": 0,
         }
+
+
+def _ended(delivery: Delivery, run_s: float, now_s: float) -> Ended:
+    return "" if delivery.redelivered else delivery.id, run_s, now_s, len(delivery.body)

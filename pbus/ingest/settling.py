@@ -299,17 +299,19 @@ class Settling:
 
     def _settle_part(self, ends: Sequence[End]) -> list[bool]:
         took_effect = self._store.settle([end.settlement for end in ends])
-        now_s, popped = self._clock.monotonic_s(), collections.Counter[str]()
+        now_s, popped = self._clock.monotonic_s(), collections.defaultdict[str, list[Delivery]](list)
         plain = None if self._account.watched else _DONE
         for end, ours in zip(ends, took_effect, strict=True):
             one = end.settlement
             self.claims.end((one.queue, one.topic, one.id), now_s)
-            if ours and end.outcome is plain:
-                popped[f"{one.queue}/{one.topic}"] += 1
-            elif ours and end.delivery is not None:
+            if not ours or end.delivery is None:
+                continue
+            if end.outcome is plain:
+                popped[f"{one.queue}/{one.topic}"].append(end.delivery)
+            else:
                 self._account.ended(end.delivery, end.outcome, one)
-        for path, count in popped.items():
-            self._account.done(path, count)
+        for path, deliveries in popped.items():
+            self._account.popped(path, deliveries)
         self._see_to_retries([end.settlement for end, ours in zip(ends, took_effect, strict=True) if ours])
         return took_effect
 

@@ -12,6 +12,7 @@ and be replaced at any moment.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -70,6 +71,7 @@ class Scheduler:
         ]
         self._sources = [Source(store, child.clock) for store in self._stores]
         self._fenced_told = False
+        self._looks: dict[str, Looks] = {}
         self._rosters = [
             Roster(store, self._duties(store), child.clock, child.log, child.problem, self._fenced)
             for store in self._stores
@@ -91,6 +93,7 @@ class Scheduler:
         child.on_frame("work", self._sampler.worked)
         child.on_frame("machine", self._sampler.machine)
         child.on_frame("order", self._hear_order)
+        child.on_frame("sample_please", lambda _: child.tell("sampled", **self._sampled()))
         child.on_drain(self._go)
         child.ready()
         self._leave.wait()
@@ -112,7 +115,7 @@ class Scheduler:
                 child.log,
             )
             duties, living = [nodes], nodes.living
-        looks = Looks(store, self._sampler, child.clock, living)
+        looks = self._looks[store.name] = Looks(store, self._sampler, child.clock, living)
         return [
             looks, *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
             Fitness(store, child.problem),
@@ -183,6 +186,22 @@ class Scheduler:
             self._child.tell("numbers", id=frame.get("id"), **answer(self._sources, self._child.clock))
 
         _spawn(prepare)
+
+    def _sampled(self) -> dict[str, Any]:
+        """What is known of every store, for the page of metrics; none is asked."""
+        stores = list(zip(self._stores, self._rosters, strict=True))
+        seen = [self._looks[store.name] for store in self._stores]
+        return {
+            "topics": [[*path, dataclasses.asdict(numbers)] for looks in seen for path, numbers in looks.known.items()],
+            "queues": {name: dataclasses.asdict(each) for looks in seen for name, each in looks.queues.items()},
+            "storages": {
+                store.name: {
+                    "is_up": roster.is_up, "failures": roster.failures_total,
+                    "latency_s": self._looks[store.name].took_s, "age_s": self._looks[store.name].age_s,
+                }
+                for store, roster in stores
+            },
+        }
 
     def _finish(self, store: Store, roster: Roster) -> None:
         """Give back what the last dead held, put the WAL away; forget this boot when nothing is left of it."""

@@ -2,7 +2,7 @@
 Looks at the numbers of topics for the autoscaler: one call a storage and second, at the full second.
 
 Every ALL_S all topics are looked at; between, those of queues where something waits, runs or ended lately: a topic
-at rest wakes up when a delivery child says that it has something in hand.
+at rest wakes up when a delivery child says that it has something in hand. What was seen is kept for charts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from pbus.clock import Clock
 from pbus.scheduler.roster import Store
 from pbus.scheduler.sampler import Sampler
-from pbus.storage.driver import TopicNumbers
+from pbus.storage.driver import QueueNumbers, TopicNumbers
 
 ALL_S: Final = 5.0
 
@@ -35,6 +35,12 @@ class Looks:
         self.latest: Numbers | None = None
         """Of all topics, at most ALL_S old; None: not looked yet since the store is back."""
         self._queues = frozenset(spec.name for spec in store.queues)
+        self.known: dict[tuple[str, str], TopicNumbers] = {}
+        """As each topic was when it was looked at last, for charts: what is away stays as it was."""
+        self.queues: Mapping[str, QueueNumbers] = {}
+        self.took_s = 0.0
+        """The last look."""
+        self._all_read_s: float | None = None
 
     def turn(self) -> float:
         now_s = self._clock.monotonic_s()
@@ -44,10 +50,25 @@ class Looks:
             self._all_at_s = now_s + ALL_S - 0.5
         if queues:
             numbers = self._store.driver.numbers(None if every else sorted(queues))
+            self.took_s = self._clock.monotonic_s() - now_s
+            self._know(numbers, every)
             self.latest = numbers if every else self.latest
             self._sampler.looked(numbers, self._clock.monotonic_s(), self._nodes())
         now_s = self._clock.monotonic_s()
         return 1.0 - now_s % 1.0
+
+    def _know(self, numbers: Numbers, every: bool) -> None:
+        if every:
+            self.known = dict(numbers)
+            self.queues = self._store.driver.queue_numbers()
+            self._all_read_s = self._clock.monotonic_s()
+        else:
+            self.known.update(numbers)
+
+    @property
+    def age_s(self) -> float:
+        """How old the oldest of what is known may be; infinite: nothing is known."""
+        return math.inf if self._all_read_s is None else self._clock.monotonic_s() - self._all_read_s
 
     def interrupted(self) -> None:
         """The next look is one at everything."""

@@ -129,7 +129,14 @@ class Roster:
         self._stirred = threading.Event()
         self._duties = list(duties)
         self._failures = 0
+        self.failures_total = 0
+        """Turns that the store failed."""
         self.over = False
+
+    @property
+    def is_up(self) -> bool:
+        """The store did what it was asked last."""
+        return self._store.ready and not self._failures and not self.over
 
     def hasten(self, name: str, in_s: float) -> None:
         """Give the duty *name* its next turn in *in_s* seconds, if it would come later; for any greenlet."""
@@ -193,6 +200,7 @@ class Roster:
 
     def _away(self, duty: Duty, error: Exception) -> None:
         self._failures += 1
+        self.failures_total += 1
         if self._failures == 1:
             self._log.error("store.away", error=str(error), duty=duty.name)
         text = f"{'is away' if isinstance(error, Unavailable) else 'fails'}: {error}"   # as other children say it

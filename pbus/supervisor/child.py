@@ -35,6 +35,7 @@ from pbus.codec import frames
 from pbus.core.names import Owner
 from pbus.errors import Exit
 from pbus.supervisor import process
+from pbus.supervisor.histograms import Histograms, Row
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard, Slot, SlotView
 from pbus.telemetry import log as logs
@@ -63,6 +64,7 @@ class Child:
         owner: Its identity as a holder of claims; ``str(owner)`` goes to the store.
         slot: Its own row of the scoreboard (one writer: this process).
         scoreboard: All rows, for reading.
+        histograms: What all children counted, for reading.
         log: Structured logger bound to role, index and pid.
         clock: The clock to use.
         run_dir: Directory of sockets and locks.
@@ -77,12 +79,15 @@ class Child:
         listener_fds: Mapping[str, int], control_fd: int, master_pid: int,
         log: structlog.typing.FilteringBoundLogger, clock: Clock, run_dir: str, grace_s: float,
         tokens: Mapping[str, str] | None = None, token_key: bytes = b"", doors: Mapping[str, str] | None = None,
+        histograms: Histograms | None = None, column: int = -1,
     ) -> None:
         self.spec = spec
         self.index = index
         self.owner = owner
         self.slot = slot
         self.scoreboard = scoreboard
+        self.histograms = histograms if histograms is not None else Histograms((), 0)
+        self._column = column
         self.log = log
         self.clock = clock
         self.run_dir = run_dir
@@ -172,6 +177,10 @@ class Child:
         Made at the first look, so that they are gevent's sockets where gevent is patched in.
         """
         return {name: socket.socket(fileno=fd) for name, fd in self._listener_fds.items()}
+
+    def row_of(self, queue: str, topic: str) -> Row:
+        """Where this child counts what becomes of that topic's jobs; keep it."""
+        return self.histograms.row(self._column, queue, topic)
 
     def door(self, name: str) -> str:
         """Path of one of our own children's sockets (``delivery.0``), as this process reaches it."""

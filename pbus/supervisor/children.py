@@ -22,6 +22,7 @@ from pbus.supervisor import backoff, process
 from pbus.supervisor.backoff import History, Life
 from pbus.supervisor.channel import Channel, Switchboard
 from pbus.supervisor.handle import Death, Handle
+from pbus.supervisor.past import Past
 from pbus.supervisor.reconcile import Action, Dump, Key, Kill, Place, Seen, Spawn, Term, Wanted
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
@@ -74,6 +75,7 @@ class Children:
         self._no_fork_until, self._no_fork_why = float("-inf"), ""
         self._restarts: dict[Place, int] = {}
         self.histories: dict[Key, History] = {}
+        self.past = Past()
         self.born: Callable[[Handle], None] = lambda _: None
         """Called with each newborn; whoever counts them sets it."""
 
@@ -299,8 +301,9 @@ class Children:
             self._not_before[place] = self._no_room_until = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
             return
         self._born += 1
+        column = self._free_column(nursery.histograms.columns) if spec.measures else -1
         try:
-            pid, sock = spawn(nursery, Newborn(spec, index, self._born, generation, slot))
+            pid, sock = spawn(nursery, Newborn(spec, index, self._born, generation, slot, column))
         except OSError as error:
             self.scoreboard.bury(slot, 0)
             self._not_before[place] = self._no_fork_until = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
@@ -310,12 +313,17 @@ class Children:
         channel = Channel(sock, send_bytes=_TO_CHILD_BYTES, receive_bytes=_FROM_CHILD_BYTES)
         child = Handle(
             spec=spec, index=index, n=self._born, boot=nursery.boot, generation=generation, slot=slot, pid=pid,
-            channel=channel, born_s=self._clock.monotonic_s(),
+            channel=channel, born_s=self._clock.monotonic_s(), column=column,
         )
         self._handles[child.n] = self._by_pid[pid] = self._by_key[spec.key][child.n] = child
         self._switchboard.connect(channel, lambda frame: self._hear(child, frame), lambda: None)
         self.born(child)
         self._log.info("child.born", child=child.name, child_pid=pid, n=child.n)
+
+    def _free_column(self, columns: int) -> int:
+        """The lowest that no living child counts in; -1: all are lent."""
+        lent = {child.column for child in self._handles.values()}
+        return next((column for column in range(columns) if column not in lent), -1)
 
     # -- deaths -------------------------------------------------------------------------------
 
@@ -341,6 +349,7 @@ class Children:
         death = Death(child, self.scoreboard.bury(child.slot, status), status)
         self.changes += 1
         unasked = child.draining_since is None and (child.condemned or not child.killed)
+        self.past.buried(death, unasked)
         if unasked:
             self._restarts[child.place] = self._restarts.get(child.place, 0) + (not child.trial)
         if unasked and not child.trial:

@@ -46,6 +46,7 @@ class Handle:
         lanes: What it said about its topics, by (queue, topic).
         backends: What it said about addresses that it calls, by (backend, address).
         sample: Memory and processor, last time anybody looked.
+        column: Where it counts in the histograms; -1: nowhere.
     """
 
     spec: RoleSpec
@@ -73,6 +74,7 @@ class Handle:
     lanes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     backends: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     sample: Sample = field(default_factory=Sample)
+    column: int = -1
 
     @property
     def place(self) -> Place:

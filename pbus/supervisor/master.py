@@ -26,9 +26,11 @@ from pbus.supervisor.channel import Switchboard
 from pbus.supervisor.children import PROGRAM, Children
 from pbus.supervisor.control import Caller, Door, Request
 from pbus.supervisor.errands import ORDER, Errands
+from pbus.supervisor.exposed import exposed
 from pbus.supervisor.follow import HEARS as WATCH
 from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Death, Handle
+from pbus.supervisor.histograms import Histograms
 from pbus.supervisor.house import House
 from pbus.supervisor.notify import Notifier
 from pbus.supervisor.numbers import HEARS as NUMBERS
@@ -83,6 +85,7 @@ class Master:
             plan.roles, plan.backoff, Scoreboard(plan.slots, self._clock), self._switchboard,
             self._hear, self._clock,
         )
+        self._histograms = Histograms(((topic.queue, topic.topic) for topic in plan.topics), plan.columns)
         self._workforce = Workforce(self._children, self._clock)
         self._followers = Followers(lambda: self._children.hearing(WATCH), self._clock)
         self._numbers = NumberDesk(lambda: self._children.hearing(NUMBERS), self._clock)
@@ -91,7 +94,7 @@ class Master:
         self._topics = Topics(self._children, of_consumers, self._clock)
         self._relay = Relay(
             self._children, self._followers, self._numbers, self._errands, self._house, self._topics, self._workforce,
-            self._fence, self._clock,
+            self._fence, self._exposed, self._clock,
         )
         paths = [f"{topic.queue}/{topic.topic}" for topic in plan.topics]
         restarts = Restarts(self._children, self._workforce, paths)
@@ -299,8 +302,8 @@ class Master:
         return Nursery(
             node=plan.node, boot=self._house.boot, boot_lock_fd=self._house.boot_lock_fd, run_dir=plan.run_dir,
             log_dir=plan.log_dir, log_settings=plan.log, secrets=plan.secrets, grace_s=plan.grace_s, user=plan.user,
-            scoreboard=self._children.scoreboard, clock=self._clock, listeners=self._house.doors, doors=plan.doors,
-            forget=self._forget, files=self._files,
+            scoreboard=self._children.scoreboard, histograms=self._histograms, clock=self._clock,
+            listeners=self._house.doors, doors=plan.doors, forget=self._forget, files=self._files,
             token_key=self._token_key,
         )
 
@@ -374,11 +377,18 @@ class Master:
             self._numbers.ask(lambda numbers: self._tell_status(caller, Numbers(numbers.topics)))
 
     def _tell_status(self, caller: Caller, numbers: Numbers) -> None:
+        caller.answer(status=self._status(numbers))
+
+    def _exposed(self) -> dict[str, Any]:
+        began_s = round(self._clock.wall_s() - (self._clock.monotonic_s() - self._born_s))
+        return exposed(self._status(Numbers()), list(self._children), self._children.past, began_s, self._own.cpu_s)
+
+    def _status(self, numbers: Numbers) -> dict[str, Any]:
         children = sorted(self._children, key=lambda child: child.n)
         now = self._clock.monotonic_s()
         health.look_at_all(children, now)
         self._own.look(os.getpid(), now)
-        caller.answer(status=build(Facts(
+        return build(Facts(
             state=self._state, node=self._plan.node, generation=self._generation, now_s=now, problems=self._problems(),
             wall_s=self._clock.wall_s(),
             master={
@@ -394,7 +404,7 @@ class Master:
                 spec.key: (spec.count, self._children.restarts_of(spec.key))
                 for spec in self._plan.roles if spec.role == PROGRAM
             },
-        )))
+        ))
 
     @property
     def _state(self) -> str:

@@ -16,6 +16,7 @@ from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.status import TopicFact
 
 _SPARE_SLOTS: Final = 128
+_SPARE_COLUMNS: Final = 4
 _MOST_SLOTS: Final = 4096
 """Rows for what a plan may ask for: 2 MiB. A node with more processes than that has run out of something else."""
 
@@ -57,3 +58,8 @@ class Plan:
         """Rows of the scoreboard: for everybody and their successors, and for as many as a scaling plan may ask for."""
         more = sum(max(0, spec.most - spec.count) for spec in self.roles)
         return 2 * sum(spec.count for spec in self.roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS
+
+    @property
+    def columns(self) -> int:
+        """Columns of the histograms: for everybody who measures and their successors."""
+        return 2 * sum(spec.count for spec in self.roles if spec.measures) + _SPARE_COLUMNS

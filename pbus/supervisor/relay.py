@@ -22,6 +22,8 @@ What children say to the master, and where it goes: a table of frames.
     forgotten {boots}             nothing of these earlier boots is left in any store
     news {about, ..}              for the other delivery children; the last of each ``about`` is kept
     news_please                   it wants all of what is kept, ended by one about nothing
+    metrics_please                it makes a page of metrics: what does the master know, what the scheduler?
+    sampled {topics, ..}          what the scheduler knows, for such a page
 
 Rule: a child is of the same program, yet a frame that makes no sense is logged and dropped; it never
 ends the master.
@@ -37,6 +39,7 @@ from pbus.core.names import Owner
 from pbus.supervisor.children import Children
 from pbus.supervisor.door_book import DoorBook
 from pbus.supervisor.errands import Errands
+from pbus.supervisor.exposed import METRICS, PLEASE, SAMPLE, SAMPLED
 from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.house import House
@@ -58,15 +61,21 @@ class Relay:
 
     def __init__(
         self, children: Children, followers: Followers, numbers: NumberDesk, errands: Errands, house: House,
-        topics: Topics, workforce: Workforce, fence: Callable[[Handle], None], clock: Clock,
+        topics: Topics, workforce: Workforce, fence: Callable[[Handle], None],
+        metrics: Callable[[], Mapping[str, Any]], clock: Clock,
     ) -> None:
-        """*fence* is called when a child finds that its boot was declared dead."""
+        """
+        Args:
+            fence: Called when a child finds that its boot was declared dead.
+            metrics: What the master knows for the page of metrics (``exposed``).
+        """
         self._children = children
         self._followers = followers
         self._numbers = numbers
         self._house = house
         self._topics = topics
         self._workforce = workforce
+        self._metrics = metrics
         self._clock = clock
         self._log = logs.get()
         self.door = DoorBook(clock)
@@ -93,6 +102,8 @@ class Relay:
             "forgotten": lambda _, frame: house.forget_boots(list(frame["boots"])),
             NEWS: self._pass_on,
             "news_please": lambda child, _: self._tell_news(child),
+            PLEASE: lambda child, _: self._tell_metrics(child),
+            SAMPLED: self._sampled,
         }
 
     def hear(self, child: Handle, frame: dict[str, Any]) -> None:
@@ -170,6 +181,16 @@ class Relay:
         for fields in self._news.values():
             child.tell(NEWS, **fields)
         child.tell(NEWS, about=[])
+
+    def _tell_metrics(self, child: Handle) -> None:
+        for other in self._children.hearing(SAMPLE):
+            other.tell(SAMPLE)
+        child.tell(METRICS, **self._metrics())
+
+    def _sampled(self, _: Handle, frame: Mapping[str, Any]) -> None:
+        fields = {name: value for name, value in frame.items() if name != "kind"}
+        for child in self._children.hearing(SAMPLED):
+            child.tell(SAMPLED, **fields)
 
     @staticmethod
     def _backend(child: Handle, frame: Mapping[str, Any]) -> None:

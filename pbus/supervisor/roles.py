@@ -46,6 +46,7 @@ class RoleSpec:
         weighs_group: Its memory and processor time are those of its whole family (it runs a program).
         alone: Nobody is born at its place before the last one there has gone (it may hold a port).
         watch: One of it watches its files, so that new code is rolled out.
+        measures: It counts in the histograms, so it is lent a column.
         dumps: Its stacks are worth writing down before it is killed: it gets QUIT first.
     """
 
@@ -71,6 +72,7 @@ class RoleSpec:
     weighs_group: bool = False
     alone: bool = False
     watch: bool = False
+    measures: bool = False
     dumps: bool = False
 
     @property

@@ -37,6 +37,7 @@ from pbus.core.names import Owner
 from pbus.errors import BootError, Exit, PbusError
 from pbus.supervisor import foreign, process
 from pbus.supervisor.child import Child
+from pbus.supervisor.histograms import Histograms
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard, Slot
 from pbus.telemetry import log as logs
@@ -59,7 +60,7 @@ class Nursery:
         secrets: Values that must not reach the log.
         grace_s: How long a drain may take.
         user: Run the children as this user; empty: as the master.
-        scoreboard, clock: Shared.
+        scoreboard, histograms, clock: Shared.
         listeners: Every listening socket by its name.
         doors: Where they are.
         forget: Closes what the master has open; called in the child, first thing.
@@ -77,6 +78,7 @@ class Nursery:
     grace_s: float
     user: str
     scoreboard: Scoreboard
+    histograms: Histograms
     clock: Clock
     listeners: Mapping[str, socket.socket]
     doors: Mapping[str, Address]
@@ -87,13 +89,14 @@ class Nursery:
 
 @dataclass(frozen=True, slots=True)
 class Newborn:
-    """Who is to be born: which child of which role, its serial number, generation and row."""
+    """Who is to be born: which child of which role, its serial number, generation, row, and column (-1: none)."""
 
     spec: RoleSpec
     index: int
     n: int
     generation: int
     slot: Slot
+    column: int = -1
 
 
 def spawn(nursery: Nursery, newborn: Newborn) -> tuple[int, socket.socket]:
@@ -179,7 +182,8 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     child = Child(
         spec=dataclasses.replace(spec, args=foreign.moved(spec.args, way)), doors=way.doors, index=index, owner=owner,
         tokens=made, token_key=key if spec.checks_tokens else b"",
-        slot=newborn.slot, scoreboard=nursery.scoreboard, listener_fds=listener_fds, control_fd=control_fd,
+        slot=newborn.slot, scoreboard=nursery.scoreboard, histograms=nursery.histograms, column=newborn.column,
+        listener_fds=listener_fds, control_fd=control_fd,
         master_pid=master_pid,
         log=logs.get(), clock=nursery.clock, run_dir=nursery.run_dir, grace_s=nursery.grace_s,
     )

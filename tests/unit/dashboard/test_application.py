@@ -59,3 +59,25 @@ def test_nothing_can_be_posted() -> None:
 
 def test_head_has_no_body() -> None:
     assert ask("/-/livez", [], REQUEST_METHOD="HEAD")[2] is None
+
+
+def show(remote: str, method: str = "GET") -> tuple[str, dict[str, str], bytes]:
+    told: list[Any] = []
+    app = application({}, {"/metrics": lambda accept: (f"text/{accept}", b"pbus_degraded 0\n")})
+    environ = {"PATH_INFO": "/metrics", "REQUEST_METHOD": method, "REMOTE_ADDR": remote, "HTTP_ACCEPT": "x"}
+    body = b"".join(app(environ, lambda status, headers: told.extend((status, dict(headers)))))
+    return told[0], told[1], body
+
+
+def test_pages_are_for_loopback_and_for_unix_sockets() -> None:
+    for remote in ("127.0.0.1", "::1", ""):
+        status, headers, body = show(remote)
+        assert (status, headers["Content-Type"], body) == ("200 OK", "text/x", b"pbus_degraded 0\n")
+    status, _, body = show("10.0.0.9")
+    assert status == "403 Forbidden"
+    assert b"pbus_" not in body
+
+
+def test_pages_are_read_only() -> None:
+    assert show("127.0.0.1", "POST")[0] == "405 Method Not Allowed"
+    assert show("127.0.0.1", "HEAD")[::2] == ("200 OK", b"")

@@ -7,6 +7,7 @@ The clock is the machine's plus what a test moves it by, so limits of many secon
 from __future__ import annotations
 
 import collections
+import os
 import socket
 import tempfile
 import types
@@ -34,6 +35,7 @@ from pbus.storage.driver import (
     Running, TopicNumbers, TopicSpec, Want,
 )
 from pbus.storage.open import StoreTarget
+from pbus.supervisor.histograms import Histograms, Row
 from pbus.supervisor.scoreboard import Scoreboard, Slot
 
 KEY = b"a key of this boot that is long enough"
@@ -381,6 +383,8 @@ class FakeChild:
         self.owner = Owner("node", "boot", 0, 1)
         self.token_key = KEY
         self.scoreboard = Scoreboard(8)
+        self.histograms = Histograms([("gift", "credit"), ("php", "credit")], 1)
+        os.close(self.histograms.fd)
         ours = self.scoreboard.take()
         assert ours is not None
         ours.update(n=1, state="ready", role="ingest")
@@ -394,6 +398,9 @@ class FakeChild:
 
     def tell(self, kind: str, **fields: Any) -> None:
         self.told.append((kind, fields))
+
+    def row_of(self, queue: str, topic: str) -> Row:
+        return self.histograms.row(0, queue, topic)
 
     def problem(self, name: str, text: str) -> None:
         self.problems[name] = text

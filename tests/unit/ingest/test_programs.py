@@ -634,6 +634,11 @@ def test_what_was_done_is_told_to_the_master(door: Door, client: Client, program
     assert topics["gift/credit"]["done"] == 2
     assert topics["php/credit"]["done"] == 1
     assert 1.9 < topics["php/credit"]["run_s_sum"] < 3
+    counted = door.child.histograms.read()
+    popped, run = counted["gift", "credit"], counted["php", "credit"]
+    assert (popped.done, sum(popped.wait), sum(popped.run), popped.bytes) == (2, 2, 0, 2)
+    assert (run.done, sum(run.run)) == (1, 1)
+    assert 1.9 < run.run_s < 3
 
 
 def test_end_of_an_attempt_is_published_while_somebody_follows(door: Door, client: Client, program: Program) -> None:

@@ -10,7 +10,7 @@ from pbus.clock import FakeClock
 from pbus.core.job import Settlement
 from pbus.core.names import Owner
 from pbus.scheduler.roster import Store
-from pbus.storage.driver import Capabilities, Held, Promoted, QueueSpec, TopicNumbers, TopicSpec, Want
+from pbus.storage.driver import Capabilities, Held, Promoted, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want
 from tests.support.memory_store import MemoryStore
 
 OWN = Owner("bus-1", "own", 0, 1)
@@ -83,6 +83,10 @@ class SchedulerStore(MemoryStore):
     def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
         self._enter("numbers")
         return {path: known for path, known in self.known.items() if queues is None or path[0] in queues}
+
+    def queue_numbers(self) -> dict[str, QueueNumbers]:
+        self._enter("queue_numbers")
+        return {queue: QueueNumbers() for queue, _ in self.known}
 
     def beat(self, node: str, boot: str) -> None:
         self._enter("beat")

@@ -1,0 +1,214 @@
+"""
+How long jobs waited and ran, and how they ended: counted by the children in memory that all of them share.
+
+    +--------+-------+------+----------+----------+--   --+
+    | header | names | used | column 0 | column 1 |  ...  |     a memfd; every field is a word of 8 bytes
+    +--------+-------+------+----------+----------+--   --+
+                                 |
+                     cell of row 0, of row 1, ..        a cell: counts, sums, classes of waits, classes of runs
+
+    header   magic, layout version, rows, columns, words a name, words a cell, classes
+    names    a row a topic: length, ``queue/topic``
+    used     columns x rows: 1 when that cell was written; reading any other would make pages of nothing
+    cell     8 counts (``_COUNTS``), 2 spare, 2 sums of seconds (doubles), 4 spare, the classes of waits, of runs
+
+Rule: a column has one writer, the child that the master lent it to, so nothing is locked; a successor goes on with what
+is there, and nobody ever clears it: totals grow for as long as the master lives. Lossy: a reader may find a job in one
+word and not yet in another, and what a dying child had in hand is lost.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import mmap
+import os
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pbus.core.job import Move, Settlement
+from pbus.telemetry.metrics import BOUNDS
+
+VERSION: Final = 1
+CLASSES: Final = len(BOUNDS) + 1
+CELL_WORDS: Final = 16 + 2 * CLASSES
+_MAGIC: Final = int.from_bytes(b"pbushist", "little")
+_WORD: Final = 8
+_HEADER_WORDS: Final = 16
+_NAME_WORDS: Final = 18
+_COUNTS: Final = ("done", "failed", "retried", "dead", "released", "busy", "redelivered", "bytes")
+_DONE, _FAILED, _RETRIED, _DEAD, _RELEASED, _BUSY, _REDELIVERED, _BYTES = range(len(_COUNTS))
+_WAIT_S, _RUN_S = 10, 11
+_WAITS_AT, _RUNS_AT = 16, 16 + CLASSES
+_CELL: Final = struct.Struct(f"=10q2d4q{2 * CLASSES}q")
+
+
+Ended = tuple[str, float, float, int]
+"""
+An attempt that is over: id of the job (empty: not its first attempt), seconds that it took (0.0: nobody knows), when it
+ended (Unix time), bytes of the body.
+"""
+
+_SHORTER: Final = 20
+TIMES: Final = (*(bound / 100 for bound in BOUNDS[:_SHORTER]), *BOUNDS)
+"""Bounds of finer classes: from a microsecond on. The first class of a histogram holds the first of these together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """
+    What became of the jobs of a topic on this node since the master began.
+
+    Attributes:
+        done: Attempts that ended well.
+        failed: Attempts that failed, whatever came of that.
+        retried: Those of them that are tried again.
+        dead: Deliveries that became dead letters.
+        released: Deliveries that went back as they were.
+        busy: Answers that the handler is busy.
+        redelivered: Attempts at what somebody may have run before.
+        bytes: Of the bodies of attempts.
+        wait_s, run_s: Seconds, summed.
+        wait, run: Counts by class (``telemetry.metrics.BOUNDS``, and one more for what is longer).
+    """
+
+    done: int
+    failed: int
+    retried: int
+    dead: int
+    released: int
+    busy: int
+    redelivered: int
+    bytes: int
+    wait_s: float
+    run_s: float
+    wait: tuple[int, ...]
+    run: tuple[int, ...]
+
+
+class Row:
+    """A topic's cell in the column of this process."""
+
+    __slots__ = ("_floats", "_words")
+
+    def __init__(self, cell: memoryview) -> None:
+        self._words = cell.cast("q")
+        self._floats = cell.cast("d")
+
+    def attempts(
+        self, ended: Sequence[Ended], done: int, redelivered: int = 0
+    ) -> tuple[collections.Counter[int], float]:
+        """
+        These attempts are over: many at once, because that costs a third of one at a time.
+
+        Args:
+            ended: At least one.
+            done: How many of them ended well.
+            redelivered: How many of them were at what somebody may have run before.
+
+        Returns:
+            How many took how long, by class of ``TIMES``; and the sum of these seconds.
+        """
+        words, floats = self._words, self._floats
+        _, runs, _, sizes = zip(*ended, strict=True)
+        words[_DONE] += done
+        words[_REDELIVERED] += redelivered
+        words[_BYTES] += sum(sizes)
+        took_s = sum(runs)
+        floats[_RUN_S] += took_s
+        classes = collections.Counter(map(bisect_left, itertools.repeat(TIMES), filter(None, runs)))
+        for place, count in classes.items():
+            words[_RUNS_AT + max(0, place - _SHORTER)] += count
+        waits = [end_s - run_s - int(job.partition("-")[0]) / 1000 for job, run_s, end_s, _ in ended if job]
+        floats[_WAIT_S] += max(0.0, sum(waits))      # the clocks of two machines may differ
+        for place, count in collections.Counter(map(bisect_left, itertools.repeat(BOUNDS), waits)).items():
+            words[_WAITS_AT + place] += count
+        return classes, took_s
+
+    def done(self, count: int = 1) -> None:
+        """So many attempts ended well, and that is all that is known."""
+        self._words[_DONE] += count
+
+    def settled(self, settlement: Settlement, busy: bool) -> None:
+        """A delivery did not end well, and the store has it; *busy*: its handler only said that it is."""
+        words, move = self._words, settlement.move
+        if move is Move.RELEASE:
+            words[_RELEASED] += 1
+        elif busy:
+            words[_BUSY] += 1
+        elif move is Move.RETRY:
+            words[_FAILED] += 1
+            words[_RETRIED] += 1
+        elif move is Move.BURY:
+            words[_FAILED] += 1
+        if move is Move.BURY:
+            words[_DEAD] += 1
+
+
+class Histograms:
+    """All cells. The master makes it; children inherit the mapping by the fork."""
+
+    def __init__(self, topics: Iterable[tuple[str, str]], columns: int) -> None:
+        """A fresh one for these (queue, topic) and so many writers (``fd`` survives an exec if it is let)."""
+        self._rows = {path: place for place, path in enumerate(dict.fromkeys(topics))}
+        self.columns = columns
+        self._used_at = _HEADER_WORDS + len(self._rows) * _NAME_WORDS
+        self._cells_at = self._used_at + columns * len(self._rows)
+        size = (self._cells_at + columns * len(self._rows) * CELL_WORDS) * _WORD
+        self.fd = os.memfd_create("pbus-histograms", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, size)
+        self._bytes = memoryview(mmap.mmap(self.fd, size))
+        self._words = self._bytes.cast("q")
+        for place, word in enumerate((_MAGIC, VERSION, len(self._rows), columns, _NAME_WORDS, CELL_WORDS, CLASSES)):
+            self._words[place] = word
+        for (queue, topic), row in self._rows.items():
+            self._name(row, f"{queue}/{topic}".encode())
+
+    def row(self, column: int, queue: str, topic: str) -> Row:
+        """
+        Where this process counts that topic.
+
+        Without a column (-1), and for a topic that the configuration does not have, it counts for nobody.
+        """
+        place = self._rows.get((queue, topic))
+        if place is None or column < 0:
+            return row_of_nobody(queue, topic)
+        self._words[self._used_at + column * len(self._rows) + place] = 1
+        return Row(self._cell(column, place))
+
+    def read(self) -> dict[tuple[str, str], Totals]:
+        """Every topic that anything was counted for: the sums over all columns."""
+        totals = {}
+        for path, place in self._rows.items():
+            cells = [
+                _CELL.unpack(self._cell(column, place)) for column in range(self.columns)
+                if self._words[self._used_at + column * len(self._rows) + place]
+            ]
+            if cells:
+                totals[path] = _totals([sum(words) for words in zip(*cells, strict=True)])
+        return totals
+
+    def _name(self, row: int, name: bytes) -> None:
+        at = _HEADER_WORDS + row * _NAME_WORDS
+        self._words[at] = len(name)
+        self._bytes[(at + 1) * _WORD : (at + 1) * _WORD + len(name)] = name
+
+    def _cell(self, column: int, row: int) -> memoryview:
+        start = (self._cells_at + (column * len(self._rows) + row) * CELL_WORDS) * _WORD
+        return self._bytes[start : start + CELL_WORDS * _WORD]
+
+
+def row_of_nobody(_queue: str, _topic: str) -> Row:
+    """A row that no reader finds."""
+    return Row(memoryview(bytearray(CELL_WORDS * _WORD)))
+
+
+def _totals(words: Sequence[int | float]) -> Totals:
+    counts = dict(zip(_COUNTS, map(int, words), strict=False))
+    return Totals(
+        **counts, wait_s=words[_WAIT_S], run_s=words[_RUN_S],
+        wait=tuple(map(int, words[_WAITS_AT:_RUNS_AT])), run=tuple(map(int, words[_RUNS_AT:])),
+    )
