@@ -27,7 +27,7 @@ from pbus.ingest.access import Access
 from pbus.ingest.claims import Claim, Reader
 from pbus.ingest.committer import Committer, Ticket
 from pbus.ingest.outlet import Outlet, State
-from pbus.ingest.puller import Pop
+from pbus.ingest.puller import Pop, Puller
 
 if TYPE_CHECKING:
     from pbus.ingest.parents import Parent
@@ -66,13 +66,14 @@ class Connection(Outlet):
         parent: The job whose children it pushes.
         routes: Those of its identity, where nothing about its pushes is special; else none.
         gone: Nothing can be sent to it any more.
+        held_bytes: What it keeps of commands that are not done yet and of replies not read, as the server counts it.
     """
 
     __slots__ = (
-        "_committer", "_held_bytes", "_in_flight_bytes", "_joined", "_keen", "_most", "_parser", "_paused", "_pending",
+        "_committer", "_in_flight_bytes", "_joined", "_keen", "_most", "_parser", "_paused", "_pending",
         "_postponed", "_queue", "_reader", "_reading", "_spent", "_started_s", "_unread", "_waiting",
-        "access", "began_s", "gone", "id", "library", "name", "parent", "peer", "pop", "protocol", "reader", "routes",
-        "transaction",
+        "access", "began_s", "gone", "held_bytes", "id", "library", "name", "parent", "peer", "pop", "protocol",
+        "reader", "routes", "transaction",
     )
 
     def __init__(self, server: Server, sock: Any, number: int, peer: str, access: Access) -> None:
@@ -93,7 +94,7 @@ class Connection(Outlet):
         self._pending: collections.deque[Ticket] | None = None
         self._in_flight_bytes = 0
         self._committer: Committer | None = None      # where it pushed to last
-        self._held_bytes = 0                          # as the server counts it
+        self.held_bytes = 0                          # as the server counts it
         self._spent = False                           # a costly command has used up its turn
         self._joined = 0                              # acks that are not answered yet
         self._waiting = False                         # a command is not answered yet and nothing may overtake it
@@ -213,6 +214,13 @@ class Connection(Outlet):
             self._on_sent = [*(self._on_sent or []), on_sent]
         self.proceed()
 
+    def take(self, pop: Pop, puller: Puller) -> None:
+        """The command at hand is *pop*, and *puller* serves it."""
+        if self._state is State.ENDING:
+            pop.client_ended()
+        puller.add(pop)
+        self.pop = pop
+
     def popped(self, pop: Pop) -> None:
         """The pop it was blocked in is over."""
         try:
@@ -295,7 +303,7 @@ class Connection(Outlet):
         held = self._parser.held_bytes + (len(self._unsent) if self._unsent is not None else 0)
         if self.transaction is not None:
             held += self.transaction.size
-        change, self._held_bytes = held - self._held_bytes, held
+        change, self.held_bytes = held - self.held_bytes, held
         self.server.hold(change)
 
     def failed(self) -> None:
@@ -369,11 +377,6 @@ class Connection(Outlet):
             self._look_for_death(keen=False)
         return bool(self.reader.claims)
 
-    @property
-    def held_bytes(self) -> int:
-        """What it keeps of a command that is not complete, of those not done yet, and of replies not read."""
-        return self._held_bytes
-
     def evict(self, limit_bytes: int) -> None:
         """Clients keep too much here, and this one the most."""
         self._leave(Verdict.UNSURE, _CLOSED, gone=False)
@@ -426,8 +429,8 @@ class Connection(Outlet):
         self._end_output()
         self._queue = []
         self.transact(None)
-        self.server.held_bytes -= self._held_bytes
-        self._held_bytes = 0
+        self.server.held_bytes -= self.held_bytes
+        self.held_bytes = 0
         if self.pop is not None:
             self.pop.taker.cancel(self.pop)
             self.pop = None
@@ -468,7 +471,7 @@ class Connection(Outlet):
             parser.feed(data)
             if not (self._waiting or self._postponed):
                 self._work()
-            if parser.partial or parser.unparsed_bytes or self._held_bytes:
+            if parser.partial or parser.unparsed_bytes or self.held_bytes:
                 self.account()
             if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
                 self._regulate()

@@ -80,12 +80,13 @@ class Pop:
         keys: The names the client used, one a topic.
         got: What it takes away.
         error: Why it failed, for the client; empty otherwise.
+        served: False: it is answered with nothing, as soon as it can be.
         taker: Who serves it.
     """
 
     __slots__ = (
-        "blocks", "connection", "count", "deadline_s", "error", "fresh", "got", "keys", "many", "over", "size",
-        "taker", "topics",
+        "blocks", "connection", "count", "deadline_s", "error", "fresh", "got", "keys", "many", "over", "served",
+        "size", "taker", "topics",
     )
     taker: Taker
 
@@ -105,10 +106,18 @@ class Pop:
         self.error = ""
         self.fresh = True                             # it has not looked once
         self.over = False
+        self.served = True
 
     def room(self, place: int) -> int:  # noqa: ARG002 - one count for all topics
         """How many more it may be given now of its topic number *place*."""
-        return min(self.count - len(self.got), CLAIM_COUNT) if self.size < REPLY_BYTES else 0
+        if not self.served or self.size >= REPLY_BYTES:
+            return 0
+        return min(self.count - len(self.got), CLAIM_COUNT)
+
+    def client_ended(self) -> None:
+        """Its client sends nothing more: it would wait for nobody."""
+        if self.blocks:
+            self.served, self.deadline_s = False, None
 
     def give(self, delivery: Delivery, place: int) -> None:  # noqa: ARG002 - what is got is asked where it is from
         """It gets a delivery of its topic number *place*."""
@@ -126,10 +135,9 @@ class Read(Pop):
         got_of: What it takes away, per topic; ``count`` is for each.
         reader: What its connection has read before.
         keeps: Its claims are open until they are acked; False (``NOACK``): done when the reply has left.
-        served: A draining child gives out nothing new.
     """
 
-    __slots__ = ("consumer", "got_of", "keeps", "reader", "served", "starts")
+    __slots__ = ("consumer", "got_of", "keeps", "reader", "starts")
 
     def __init__(
         self, connection: Receiver, topics: Sequence[TopicEntry], count: int, deadline_s: float | None, *,
@@ -140,7 +148,6 @@ class Read(Pop):
         self.starts = starts
         self.reader = reader
         self.keeps = keeps
-        self.served = True
         self.got_of: list[list[Delivery]] = [[] for _ in topics]
 
     def room(self, place: int) -> int:
@@ -148,6 +155,10 @@ class Read(Pop):
         if self.starts[place] is not None or not self.served or self.size >= REPLY_BYTES:
             return 0
         return min(self.count - len(self.got_of[place]), CLAIM_COUNT)
+
+    def client_ended(self) -> None:
+        """As ``Pop.client_ended``; nobody is left to ack, and a claim that is not acked is a crash of its reader."""
+        self.served, self.deadline_s = False, None
 
     def give(self, delivery: Delivery, place: int) -> None:
         """As ``Pop.give``."""

@@ -38,8 +38,7 @@ def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
         return encode([], connection.protocol)
     connection.wait()
     wanted = Pop(connection, topics, count or 1, None, many=count is not None, keys=arguments[1:2])
-    connection.server.puller(topics[0]).add(wanted)
-    connection.pop = wanted
+    connection.take(wanted, connection.server.puller(topics[0]))
     return None
 
 
@@ -55,12 +54,11 @@ def blocking_pop(connection: Connection, arguments: list[bytes]) -> bytes | None
         same_storage(connection, topics)
     except Refused as refused:
         return error(str(refused))
+    connection.wait()
     server = connection.server
     deadline_s = server.clock.monotonic_s() + timeout_s if timeout_s else math.inf
     wanted = Pop(connection, topics, 1, deadline_s, many=False, keys=arguments[1:-1])
-    server.puller(topics[0]).add(wanted)
-    connection.pop = wanted
-    connection.wait()
+    connection.take(wanted, server.puller(topics[0]))
     return None
 
 

@@ -81,8 +81,7 @@ def read(connection: Connection, arguments: list[bytes]) -> bytes | None:
         connection, topics, words.count, deadline_s, keys=words.keys, consumer=words.consumer, starts=words.starts,
         reader=connection.reads(), keeps=words.keeps,
     )
-    server.puller(topics[0]).add(wanted)
-    connection.pop = wanted
+    connection.take(wanted, server.puller(topics[0]))
     return None
 
 

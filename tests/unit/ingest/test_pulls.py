@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 
 import gevent
@@ -11,6 +12,7 @@ import pytest
 from pbus.config.schema import PullHandler, Queue, Topic
 from pbus.core.job import Delivery, Move
 from pbus.errors import Unavailable
+from pbus.ingest.outlet import State
 from pbus.storage.driver import Want
 from tests.unit.ingest.door import Client, Door, encode
 
@@ -132,6 +134,25 @@ def test_blocked_client_that_goes_takes_nothing_along(door: Door, client: Client
     client.ask("LPUSH", "gift", "a")
 
     assert client.ask("RPOP", "gift/credit") == "a"
+
+
+@pytest.mark.parametrize("words", [
+    ("BRPOP", "gift/credit", "0"),
+    ("XREADGROUP", "GROUP", "credit", "c", "BLOCK", "0", "STREAMS", "gift", ">"),
+    ("XREADGROUP", "GROUP", "credit", "c", "STREAMS", "gift", ">"),
+])
+def test_client_that_has_ended_neither_blocks_nor_reads(door: Door, words: tuple[str, ...]) -> None:
+    door.driver.held_back = True
+    ended = door.client().send(encode("LPUSH", "gift", "a") + encode(*words))
+    ended.socket.shutdown(socket.SHUT_WR)
+    door.until(lambda: any(connection._state is State.ENDING for connection in door.server.connections))
+    door.driver.go.set()
+
+    assert [ended.read(), ended.read()] == [1, None]
+
+    with pytest.raises(EOFError):
+        ended.read()
+    assert not door.driver.wants, "nothing is taken for it"
 
 
 def test_job_goes_back_when_its_taker_is_gone_before_the_reply(door: Door, client: Client) -> None:
