@@ -51,6 +51,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from pbus.core.job import Delivery, Push, Settlement
+from pbus.storage.statistics import KeepsStatistics
 
 CLAIM_BYTES: Final = 4 * 1024 * 1024
 """Bodies of one want: above this it is full, whatever its count says."""
@@ -336,7 +337,7 @@ class Bell(Protocol):
         """Give its descriptors back; idempotent."""
 
 
-class Driver(Protocol):
+class Driver(KeepsStatistics, Protocol):
     """One storage, as one process sees it."""
 
     capabilities: Capabilities

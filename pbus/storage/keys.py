@@ -27,6 +27,9 @@ Of a queue (``pbus:{Q}`` and then)::
     :batch:OWNER                   string  answer to the owner's last append; expires
     :settled:SESSION               string  answer to the last settle of one connection; expires
     :dedupe:KEY                    string  id of the job that was pushed with it; expires with its window
+    :counted                       hash    T//NAME -> how far a total is in the statistics (T empty: of the queue)
+    :bucket:SPAN:AT                hash    statistics of SPAN seconds from then on; expires. T/NODE -> a row
+                                           (statistics.py), T//NAME -> what a total grew by
     :bell                          channel rung when deliveries of the queue become ready
 
     fields of :queue               pushed: jobs ever; bytes: of their bodies; ms, seq: the last id;
@@ -101,6 +104,8 @@ ENDINGS: Final = {
     "bodies": ":bodies",
     "facts": ":facts",
     "totals": ":totals",
+    "counted": ":counted",
+    "bucket": ":bucket:",
 }
 """What the scripts put behind ``pbus:{Q}``, or behind it, ``:topic:`` and the name of a topic."""
 
@@ -123,7 +128,7 @@ class TopicKeys:
 class QueueKeys:
     """The keys of one queue and of its topics that Python names, built once."""
 
-    __slots__ = ("_topics", "bell", "fenced", "log", "name", "queue", "taken", "topics")
+    __slots__ = ("_topics", "bell", "buckets", "fenced", "log", "name", "queue", "taken", "topics")
 
     def __init__(self, queue: str) -> None:
         root = f"pbus:{{{queue}}}"
@@ -135,6 +140,8 @@ class QueueKeys:
         self.bell = root + ENDINGS["bell"]
         self.topics = root + ENDINGS["topic"]
         """Prefix of everything of a topic; its name follows."""
+        self.buckets = root + ENDINGS["bucket"]
+        """Prefix of the buckets of its statistics."""
         self._topics: dict[str, TopicKeys] = {}
 
     def topic(self, topic: str) -> TopicKeys:

@@ -9,7 +9,7 @@ text, which executes it and teaches it in one go.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib import resources
@@ -91,7 +91,7 @@ class Group:
 NAMES: Final = (
     "append", "claim", "settle", "declare", "due", "promote", "trim", "numbers", "queue_numbers", "held", "owners",
     "beat", "fence", "forget", "cancel", "purge", "dead", "dead_page", "dead_groups", "records", "pause", "drop",
-    "holders", "running",
+    "holders", "running", "statistics",
 )
 """Every script; library.lua is part of others."""
 
@@ -221,6 +221,16 @@ class Scripts:
 
     def drop(self, queue: QueueKeys, topic: str) -> Call:
         return self._call("drop", queue, topic)
+
+    def statistics(
+        self, queue: QueueKeys, buckets: Iterable[tuple[str, int]], totals: Mapping[str, int],
+        rows: Sequence[Sequence[tuple[str, bytes]]],
+    ) -> Call:
+        """*buckets*: their keys and when they expire (Unix time); *rows*: of each bucket, by field."""
+        arguments: list[Any] = [len(totals), *(word for item in totals.items() for word in item)]
+        for (key, until_s), of_bucket in zip(buckets, rows, strict=True):
+            arguments += (key, until_s, len(of_bucket), *(word for item in of_bucket for word in item))
+        return self._call("statistics", queue, *arguments)
 
 
 def _ms(seconds: float) -> int:

@@ -27,6 +27,7 @@ from pbus.storage.redis_bell import RedisBell
 from pbus.storage.redis_calls import NotDeclared, Unknown, raising
 from pbus.storage.redis_people import IDS_A_CALL, RedisPeople
 from pbus.storage.redis_scripts import grouped, read_numbers
+from pbus.storage.redis_statistics import RedisStatistics
 from pbus.storage.redis_store import info
 
 OLDEST: Final = (6, 2)
@@ -38,7 +39,7 @@ Wanted = tuple[int, Want]
 """A want and its place among those of the call."""
 
 
-class RedisStreamsDriver(RedisPeople):
+class RedisStreamsDriver(RedisPeople, RedisStatistics):
     """
     ``driver.Driver`` on one Redis server. Many calls at once are fine (threads, greenlets).
 

@@ -12,16 +12,17 @@ as soon as the next of those, a checkpoint or the kernel has written (a lost one
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.statistics import Bucket
 from pbus.errors import MaybeStored, Unavailable
 from pbus.storage import (
     sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_jobs, sqlite_log, sqlite_numbers, sqlite_owners, sqlite_people,
-    sqlite_settle, sqlite_spans, sqlite_trim,
+    sqlite_settle, sqlite_spans, sqlite_statistics, sqlite_trim,
 )
 from pbus.storage.driver import (
     Appended, Bell, Capabilities, DeadGroup, DeadLetter, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers,
@@ -30,6 +31,7 @@ from pbus.storage.driver import (
 from pbus.storage.open import StoreTarget
 from pbus.storage.sqlite_errors import Damaged
 from pbus.storage.sqlite_file import SqliteFile, Write
+from pbus.storage.statistics import Known, window
 
 TRIM_LIMIT: Final = 10_000
 
@@ -198,6 +200,18 @@ class SqliteDriver:
     def fill(self) -> Fill:
         """See ``Driver.fill``."""
         return self._file.fill()
+
+    def put_statistics(
+        self, at_s: int, rows: Sequence[Bucket], known: Mapping[tuple[str, str], Known] | None = None
+    ) -> None:
+        """See ``Driver.put_statistics``; all queues of the call in one transaction."""
+        with self._file.write(durable=False) as write:
+            sqlite_statistics.put(write.db, at_s, rows, known or {})
+
+    def statistics(self, queue: str, topic: str | None, since_s: int, until_s: int, span_s: int) -> list[Bucket]:
+        """See ``Driver.statistics``."""
+        with self._file.read() as db:
+            return sqlite_statistics.read(db, queue, topic, window(since_s, until_s, span_s))
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
         """See ``Driver.cancel``."""

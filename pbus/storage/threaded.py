@@ -8,15 +8,17 @@ role passes ``apply`` of its own one-thread pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pbus.core.job import Delivery, Push, Settlement
+from pbus.core.statistics import Bucket
 from pbus.storage.driver import (
     Appended, Bell, DeadGroup, DeadLetter, Driver, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
     Running, TopicNumbers, Want,
 )
+from pbus.storage.statistics import Known
 
 Apply = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
 
@@ -105,6 +107,15 @@ class Threaded:
 
     def fill(self) -> Fill:
         answer: Fill = self._apply(self._driver.fill, ())
+        return answer
+
+    def put_statistics(
+        self, at_s: int, rows: Sequence[Bucket], known: Mapping[tuple[str, str], Known] | None = None
+    ) -> None:
+        self._apply(self._driver.put_statistics, (at_s, rows, known))
+
+    def statistics(self, queue: str, topic: str | None, since_s: int, until_s: int, span_s: int) -> list[Bucket]:
+        answer: list[Bucket] = self._apply(self._driver.statistics, (queue, topic, since_s, until_s, span_s))
         return answer
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
