@@ -11,12 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-HIDDEN: Final = "***"
+from pbus.core.mask import HIDDEN, SECRET_NAME
 
-_SECRET_KEY: Final = re.compile(
-    r"^(pass|pw)$|[_-](pass|pw)$|pass(word|wd|phrase)|secret|token|authori[sz]ation|^auth$|cookie|credential|api_?key|private_?key",
-    re.IGNORECASE,
-)
 _BODY_KEY: Final = re.compile(r"^(body|bodies|content|payload|argv|params)$", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(?<=://)[^/@\s\"']*@")
 _SHORT: Final = 6
@@ -93,7 +89,7 @@ class Redactor:
         """``secret``, ``body`` or empty; remembered, because the same few keys come again and again."""
         kind = self._keys.get(key)
         if kind is None:
-            kind = "secret" if _SECRET_KEY.search(key) else "body" if _BODY_KEY.match(key) else ""
+            kind = "secret" if SECRET_NAME.search(key) else "body" if _BODY_KEY.match(key) else ""
             if len(self._keys) < 1000:
                 self._keys[key] = kind
         return kind
