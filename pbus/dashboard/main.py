@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import gevent
+
 from pbus.config.schema import Dashboard, Node, Queue, System
 from pbus.dashboard.facts import Inquiry
 from pbus.dashboard.health import Stores, alive_problems
@@ -76,7 +78,7 @@ def _metrics(child: Child) -> Page:
 
         facts = inquiry.fresh()
         known = Known(node=node.name, queues=owners, topics=topics, facts=facts, totals=child.histograms.read())
-        return page(known, accept)
+        return page(known, accept, lambda: gevent.sleep(0))
 
     return answer
 

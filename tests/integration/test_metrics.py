@@ -12,6 +12,7 @@ import redis
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from pbus.telemetry.metrics import COUNTER, METRICS
 from tests.support.bus import ROOT, Bus, BusFactory, bus_factory, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.stopwatch import Stopwatch
@@ -69,6 +70,9 @@ def test_jobs_are_counted_whoever_takes_them_and_over_the_death_of_who_counted(b
     assert value(bus, "pbus_process_restarts_total", role="delivery", reason="signal") == 1
     until(lambda: value(bus, "pbus_jobs_finished_total", **CREDIT, result="done") == 21, 10, "the store says the same")
     until(lambda: value(bus, "pbus_jobs_accepted_total", queue="gift") == 21, 10, "and what came in")
+    assert {family.name for family in text_string_to_metric_families(scrape(bus))} == {
+        metric.name.removesuffix("_total") if metric.kind == COUNTER else metric.name for metric in METRICS
+    }
     assert list(open_metrics(scrape(bus, "application/openmetrics-text; version=1.0.0")))
 
 

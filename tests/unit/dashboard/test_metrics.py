@@ -104,3 +104,9 @@ def test_both_formats_say_the_same() -> None:
     }
     assert newer == samples(known())
     assert page(known(), "text/html")[0].startswith("text/plain")
+
+
+def test_others_are_answered_between_two_families() -> None:
+    pauses: list[None] = []
+    page(known(), OPEN_METRICS, lambda: pauses.append(None))
+    assert len(pauses) == len(METRICS)
