@@ -25,6 +25,9 @@ hypothesis.settings.load_profile("pbus")
 TIMEOUT_S = {"unit": 20, "conformance": 60, "integration": 90, "chaos": 120, "bench": 600, "soak": 0}
 """Deadline of one test by folder; a ``timeout`` marker of its own wins. A soak takes as long as it was told."""
 
+ALONE = ("chaos", "bench", "soak")
+"""Folders of tests that have no other test beside them; elsewhere the mark ``alone`` says so."""
+
 NIGHTLY_FACTOR = 5
 """Full figures take longer."""
 
@@ -59,6 +62,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if kind not in TIMEOUT_S:
             raise pytest.UsageError(f"{item.path}: tests live in one of {', '.join(TIMEOUT_S)}")
         item.add_marker(getattr(pytest.mark, kind))
+        if kind in ALONE:
+            item.add_marker(pytest.mark.alone)
+        elif kind == "unit" and item.get_closest_marker("alone"):
+            raise pytest.UsageError(f"{item.nodeid}: unit tests measure nothing (tests/support/lanes.py counts on it)")
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S[kind] * (NIGHTLY_FACTOR if nightly.NIGHTLY else 1)))
 

@@ -1,5 +1,6 @@
 """
-20,000 jobs pushed by other people's programs, each run by a php-fpm script, an HTTP endpoint and a Python function.
+6,000 jobs (nightly 20,000) pushed by other people's programs, each run by a php-fpm script, an HTTP endpoint and a
+Python function.
 
 No fault: this is the base that every fault is measured against. Nothing lost, nothing made up, nothing twice.
 """
@@ -9,9 +10,10 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.conftest import Scenario
+from tests.support.nightly import figure
 from tests.support.producers import PhpRedis, benchmark
 
-COUNT = 20_000
+COUNT = figure(6_000, nightly=20_000)
 SETTLED_S = 100.0
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.bus import BusFactory
 from tests.support.stamps import QUEUE, Stamps, first_deliveries, python_topic
+
+pytestmark = pytest.mark.alone
 
 MOST = 10.0
 """Times a bare loopback echo and two fsyncs, measured in the same run."""

@@ -10,6 +10,8 @@ from tests.support.bus import BusFactory
 from tests.support.idle_topics import cost_of_idling, idle_topics
 from tests.support.php_fpm import PhpFpm
 
+pytestmark = pytest.mark.alone
+
 TOPICS = 200
 SLICES, SECONDS = 5, 5.0
 """A machine with much to do makes the same work dearer: the cheapest slice counts, and one that is cheap enough is."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+import pytest
+
 from tests.support.shop import OpenShop, Shop
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.alone
 
 
 def warm(here: Shop, count: int = 300) -> None:

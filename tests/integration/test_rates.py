@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 import redis
 
 from tests.support.bus import BusFactory
@@ -12,6 +13,8 @@ from tests.support.ledger import Ledger
 from tests.support.ledger_handlers import fastcgi_handler, python_environment, python_handler
 from tests.support.php_fpm import PhpFpm
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.alone
 
 RATE = 20
 JOBS = 50

@@ -20,6 +20,8 @@ from tests.support.php_fpm import PhpFpm
 from tests.support.step_load import Load, Watcher, decisions
 from tests.support.web_site import WebSite
 
+pytestmark = pytest.mark.alone
+
 PROCESSES = 4
 MOST = 6
 SETTLE_S = figure(10.0, nightly=60.0)

@@ -22,6 +22,8 @@ from tests.support.step_load import Load, Watcher, decisions, turns
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.alone
+
 NEEDED = 16
 SERVICE_S = figure(0.08, nightly=0.02)
 """Nightly as it is promised; else as many handlers with a quarter of the jobs, which no busy machine minds."""

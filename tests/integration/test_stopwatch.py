@@ -8,8 +8,12 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.support.bus import ROOT
 from tests.support.stopwatch import Stopwatch
+
+pytestmark = pytest.mark.alone
 
 STOPPED_S = 0.5
 

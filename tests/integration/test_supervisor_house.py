@@ -394,6 +394,7 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(idle_bus: IdleFactor
             os.unlink(path)
 
 
+@pytest.mark.alone
 def test_idle_master_with_twenty_children_uses_next_to_no_processor(idle_bus: IdleFactory) -> None:
     consumers = role("consumer", path="g/c", count=16, own_group=True)
     bus = idle_bus(role("ingest", count=4, args={"gevent": True}), consumers)

@@ -17,6 +17,8 @@ from tests.support.idle_bus import IdleBus, IdleFactory, role
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.alone
+
 FAST_BACKOFF = {"first_s": 0.02, "factor": 1.5, "max_s": 0.1}
 
 

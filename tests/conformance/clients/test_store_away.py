@@ -12,6 +12,8 @@ from tests.support.redis_server import RedisServer, running
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.alone
+
 
 def test_pushes_are_refused_while_redis_is_gone_and_go_on_when_it_is_back(
     bus_factory: BusFactory, tmp_path: Path
