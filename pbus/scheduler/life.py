@@ -3,7 +3,7 @@ The life of the scheduler child, after gevent has been patched in.
 
     boot     open every storage (one that is away makes the bus degraded, not the boot fail)
     ready    a greenlet a storage takes its duties in turn; another answers for numbers; one plans
-    drain    the last dead are given back, the WAL is put away, the boot is forgotten
+    drain    the last dead are given back, statistics are written, the WAL is put away, the boot is forgotten
     exit
 
 Rule: it decides nothing about jobs that a store would not refuse if it were wrong, so it may die
@@ -37,6 +37,7 @@ from pbus.scheduler.reclaim import Reclaim
 from pbus.scheduler.recorder import Recorder
 from pbus.scheduler.roster import Duty, Roster, Store
 from pbus.scheduler.sampler import Sampler
+from pbus.scheduler.statistics import Processor, Statistics
 from pbus.scheduler.trim import Checkpoint, Trim
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
@@ -72,6 +73,8 @@ class Scheduler:
         self._sources = [Source(store, child.clock) for store in self._stores]
         self._fenced_told = False
         self._looks: dict[str, Looks] = {}
+        self._processor = Processor(child.clock)
+        self._statistics: dict[str, Statistics] = {}
         self._rosters = [
             Roster(store, self._duties(store), child.clock, child.log, child.problem, self._fenced)
             for store in self._stores
@@ -92,6 +95,7 @@ class Scheduler:
         child.on_frame("delayed", self._delayed)
         child.on_frame("work", self._sampler.worked)
         child.on_frame("machine", self._sampler.machine)
+        child.on_frame("machine", self._processor.hear)
         child.on_frame("order", self._hear_order)
         child.on_frame("sample_please", lambda _: child.tell("sampled", **self._sampled()))
         child.on_drain(self._go)
@@ -116,10 +120,13 @@ class Scheduler:
             )
             duties, living = [nodes], nodes.living
         looks = self._looks[store.name] = Looks(store, self._sampler, child.clock, living)
+        statistics = self._statistics[store.name] = Statistics(
+            store, node.name, child.histograms.read, looks, self._processor, child.clock, child.log
+        )
         return [
             looks, *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
             Fitness(store, child.problem),
-            Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest),
+            Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
         ]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:
@@ -212,6 +219,9 @@ class Scheduler:
             if all(row.slot == child.slot.slot for row in child.scoreboard.living()):
                 self._reclaim(store, killed=True).look()
                 store.driver.forget(child.owner.boot)
+            self._looks[store.name].interrupted()     # a last look at everything, not what is some seconds old
+            self._looks[store.name].turn()
+            self._statistics[store.name].write()
             store.driver.checkpoint()
             store.driver.close()
         except PbusError as error:

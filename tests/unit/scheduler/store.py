@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
 from pbus.clock import FakeClock
 from pbus.core.job import Settlement
 from pbus.core.names import Owner
+from pbus.core.statistics import Bucket
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import Capabilities, Held, Promoted, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want
+from pbus.storage.statistics import Known
 from tests.support.memory_store import MemoryStore
 
 OWN = Owner("bus-1", "own", 0, 1)
@@ -24,6 +26,7 @@ class SchedulerStore(MemoryStore):
         fenced, forgotten: Boots, in the order of the calls.
         given_back: (owner, settlement) that took effect.
         promoted, dropped: Answers to the next calls; the last one stays.
+        put_rows: (time, rows, totals) of statistics that were put.
     """
 
     def __init__(self, many_nodes: bool = True) -> None:
@@ -36,6 +39,7 @@ class SchedulerStore(MemoryStore):
         self.promoted: list[Promoted] = [Promoted()]
         self.dropped: list[int] = [0]
         self.known: dict[tuple[str, str], TopicNumbers] = {("gift", "credit"): TopicNumbers(ready=1)}
+        self.put_rows: list[tuple[int, Sequence[Bucket], Mapping[tuple[str, str], Known]]] = []
         self.attempts = 0
         self.crashes = 0
 
@@ -87,6 +91,12 @@ class SchedulerStore(MemoryStore):
     def queue_numbers(self) -> dict[str, QueueNumbers]:
         self._enter("queue_numbers")
         return {queue: QueueNumbers() for queue, _ in self.known}
+
+    def put_statistics(
+        self, at_s: int, rows: Sequence[Bucket], known: Mapping[tuple[str, str], Known] | None = None
+    ) -> None:
+        self._enter("put_statistics")
+        self.put_rows.append((at_s, rows, known or {}))
 
     def beat(self, node: str, boot: str) -> None:
         self._enter("beat")
