@@ -16,7 +16,7 @@ from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import job_id_ms
 from pbus.core.outcome import UNKNOWN, Outcome
 from pbus.supervisor.child import Child
-from pbus.supervisor.histograms import Ended, Row
+from pbus.supervisor.histograms import Row
 
 LINES_PER_S: Final = 20
 _EVENTS: Final = {Move.ACK: "job.done", Move.RETRY: "job.retry", Move.BURY: "job.dead", Move.RELEASE: "job.released"}
@@ -46,9 +46,7 @@ class Account:
     def popped(self, path: str, deliveries: Sequence[Delivery]) -> None:
         """These of one topic were handed out and are done by that: how long they waited is known, and no more."""
         self.done(path, len(deliveries))
-        now_s = self._child.clock.wall_s()
-        again = sum(delivery.redelivered for delivery in deliveries)
-        self._row(deliveries[0]).attempts([_ended(each, 0.0, now_s) for each in deliveries], len(deliveries), again)
+        self._row(deliveries[0]).popped(deliveries, self._child.clock.wall_s())
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         """This attempt of a program or of a pull consumer is over and the store has it."""
@@ -65,7 +63,8 @@ class Account:
         row, is_done = self._row(delivery), settlement.move is Move.ACK
         if outcome.run_s or delivery.owner == self._owner:
             if settlement.move is not Move.RELEASE:
-                ended = _ended(delivery, outcome.run_s, self._child.clock.wall_s())
+                job = "" if delivery.redelivered else delivery.id
+                ended = job, outcome.run_s, self._child.clock.wall_s(), len(delivery.body)
                 row.attempts([ended], is_done, delivery.redelivered)
         elif is_done:
             row.done()                                # another child's: who knows since when it was read
@@ -110,7 +109,3 @@ class Account:
             "reason": settlement.reason, "fingerprint": settlement.fingerprint, "resent": False, "status": "",
             "headers": {}, "output": b"", "stderr": b"", "target": delivery.owner, "pid": 0,
         }
-
-
-def _ended(delivery: Delivery, run_s: float, now_s: float) -> Ended:
-    return "" if delivery.redelivered else delivery.id, run_s, now_s, len(delivery.body)

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pbus.core.job import Move, Settlement
+from pbus.core.job import Delivery, Move, Settlement
 from pbus.telemetry.metrics import BOUNDS
 
 VERSION: Final = 1
@@ -127,6 +127,20 @@ class Row:
         for place, count in collections.Counter(map(bisect_left, itertools.repeat(BOUNDS), waits)).items():
             words[_WAITS_AT + place] += count
         return classes, took_s
+
+    def popped(self, deliveries: Sequence[Delivery], now_s: float) -> None:
+        """These were handed out at *now_s* (Unix time) and are done by that: what they took nobody knows."""
+        words = self._words
+        words[_DONE] += len(deliveries)
+        words[_BYTES] += sum(map(len, [delivery.body for delivery in deliveries]))
+        first = [delivery.id.partition("-")[0] for delivery in deliveries if not delivery.redelivered]
+        words[_REDELIVERED] += len(deliveries) - len(first)
+        sum_s = 0.0
+        for pushed_ms, count in collections.Counter(first).items():    # many of them came in the same millisecond
+            wait_s = now_s - int(pushed_ms) / 1000
+            words[_WAITS_AT + bisect_left(BOUNDS, wait_s)] += count
+            sum_s += wait_s * count
+        self._floats[_WAIT_S] += max(0.0, sum_s)
 
     def done(self, count: int = 1) -> None:
         """So many attempts ended well, and that is all that is known."""

@@ -50,7 +50,8 @@ def store(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def start(bus_factory: BusFactory, **sections: Any) -> Bus:
-    return bus_factory({"dashboard": {"listen": f"127.0.0.1:{free_port()}"}, "queue": QUEUES, **sections})
+    listen = {"dashboard": {"listen": f"127.0.0.1:{free_port()}"}}
+    return bus_factory({**listen, "queue": QUEUES, **sections})
 
 
 def test_jobs_are_counted_whoever_takes_them_and_over_the_death_of_who_counted(bus_factory: BusFactory) -> None:
@@ -74,6 +75,20 @@ def test_jobs_are_counted_whoever_takes_them_and_over_the_death_of_who_counted(b
         metric.name.removesuffix("_total") if metric.kind == COUNTER else metric.name for metric in METRICS
     }
     assert list(open_metrics(scrape(bus, "application/openmetrics-text; version=1.0.0")))
+
+
+def test_failed_attempts_and_dead_letters_are_counted(bus_factory: BusFactory, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def work(job):\n    raise ValueError('no')\n")
+    handler = {"call": "bad:work", "path": str(tmp_path)}
+    retry = {"attempts": 2, "first": "50ms", "jitter": 0.0}
+    bus = start(bus_factory, queue={"gift": {"topic": {"credit": {"python": handler, "retry": retry}}}})
+    redis.Redis(port=bus.port).lpush("gift", "x")
+    until(lambda: value(bus, "pbus_jobs_finished_total", **CREDIT, result="dead") == 1, 10, "the job is dead")
+    until(lambda: value(bus, "pbus_job_run_seconds_count", **CREDIT) == 2, 10, "both attempts are counted")
+    assert value(bus, "pbus_job_attempts_total", **CREDIT, reason="failed") == 2
+    assert value(bus, "pbus_job_attempts_total", **CREDIT, reason="done") == 0
+    assert value(bus, "pbus_job_wait_seconds_count", **CREDIT) == 1  # of first attempts
+    assert value(bus, "pbus_jobs_failed_total", **CREDIT) == 2
 
 
 def test_a_store_that_hangs_is_told_and_does_not_hold_the_page_up(bus_factory: BusFactory, store: RedisServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,21 @@ def test_looks_are_at_everything_now_and_then_and_else_where_something_happens()
     for _ in range(int(ALL_S) + 1):
         second(**{PATH: quiet})
     assert None in asked
+
+
+def test_what_was_seen_is_kept_for_charts_with_its_age() -> None:
+    driver, clock = SchedulerStore(), FakeClock()
+    driver.known = {NAME: TopicNumbers(ready=1)}
+    store = Store("main", driver, [QueueSpec("gift", (TopicSpec("credit"),), 3600.0, 0)])  # type: ignore[arg-type]
+    looks = Looks(store, Sampler({PATH: RULES}), clock, lambda: 1)
+    assert (looks.known, looks.age_s) == ({}, math.inf)
+
+    looks.turn()
+    clock.advance(2.0)
+    driver.known = {}
+    looks.interrupted()
+
+    assert looks.known[NAME].ready == 1  # it is away: as it was
+    assert (list(looks.queues), looks.age_s) == (["gift"], 2.0)
+    looks.turn()
+    assert looks.known == {}  # it was removed

@@ -15,6 +15,7 @@ from pbus.core.job import Move, Settlement
 from pbus.supervisor import histograms
 from pbus.supervisor.histograms import CELL_WORDS, CLASSES, TIMES, Histograms
 from pbus.telemetry.metrics import BOUNDS, SHOWN
+from tests.support.call_desk import delivery as job
 
 PATH = ("gift", "credit")
 JOB = "1800000000000-1"
@@ -35,6 +36,15 @@ def test_what_was_counted_is_read_back() -> None:
     assert {BOUNDS[place]: count for place, count in enumerate(totals.run) if count} == {0.0315: 1, 2.0: 1}
     assert {BOUNDS[place]: count for place, count in enumerate(totals.wait) if count} == {0.5: 1, BOUNDS[0]: 1}
     assert (totals.run_s, totals.wait_s) == (pytest.approx(2.03), pytest.approx(0.47))
+
+
+def test_what_was_popped_is_done_and_has_waited() -> None:
+    board = Histograms([PATH], 1)
+    board.row(0, *PATH).popped([job(1), job(2, body=b"abc"), job(3, redelivered=True)], BORN_S + 0.39)
+    totals = board.read()[PATH]
+    assert (totals.done, totals.redelivered, totals.bytes, sum(totals.run)) == (3, 1, 7, 0)
+    assert {BOUNDS[place]: count for place, count in enumerate(totals.wait) if count} == {0.4: 2}
+    assert totals.wait_s == pytest.approx(0.78)
 
 
 def test_columns_add_up_and_a_successor_goes_on_where_the_one_before_ended() -> None:
