@@ -10,7 +10,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from pbus.cli.debug import Result, Run
+from pbus.cli.attempts import Result, Run
 from pbus.clock import SystemClock
 from pbus.codec import pepper
 from pbus.codec.lines import Encoder, LineReader, Malformed, answer, begins

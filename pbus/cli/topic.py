@@ -1,4 +1,4 @@
-"""``pbus topic ls|show|why|pause|resume|scale|restart|debug|rm``: subscriptions, whether the bus runs or not."""
+"""``pbus topic ls|show|why|stats|pause|resume|scale|restart|test|debug|rm``: subscriptions, whether the bus runs or not."""
 
 from __future__ import annotations
 
@@ -142,6 +142,25 @@ def restart_topics(context: Context, glob: str, wait: bool) -> int:
     return restart(context, "consumer", glob, wait)
 
 
+@topic.command("test")
+@click.argument("path", metavar="QUEUE/TOPIC")
+@click.argument("body", required=False, metavar="[BODY|-|@FILE]")
+@click.option("--job", "job_id", default="", metavar="ID", help="A job that the store still has; it stays as it is.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be sent, and where.")
+@output_option
+@pass_context
+def try_topic(context: Context, path: str, body: str | None, job_id: str, dry_run: bool) -> int:
+    """
+    Hand one job straight to the handler of a topic, and say what the bus would make of it; exit 0 if it would be done.
+
+    Past the queue: nothing is claimed or stored, and the bus need not run. The topic's timeout holds. Python functions
+    and programs run in a process that is thrown away, as you; what they print is shown.
+    """
+    from pbus.cli.trial import test
+
+    return test(context, path, body, job_id, dry_run)
+
+
 @topic.command("debug")
 @click.argument("path", metavar="QUEUE/TOPIC")
 @click.argument("body", required=False, metavar="[BODY|-|@FILE]")
@@ -153,8 +172,6 @@ def debug_topic(context: Context, path: str, body: str | None, job_id: str, post
     """Run the handler of a topic once, in this terminal and outside the bus; exit 0 if the job would be done."""
     from pbus.cli.debug import debug
 
-    if (body is None) == (not job_id):
-        raise click.UsageError("say which job, in one way: BODY, - (standard input), @FILE or --job ID")
     return debug(context, path, body, job_id, post_mortem)
 
 
@@ -221,6 +238,23 @@ def why(context: Context, path: str) -> int:
     from pbus.cli.why import tell
 
     return tell(context, path)
+
+
+@topic.command()
+@click.argument("path", metavar="QUEUE/TOPIC")
+@click.option("--since", default="2h", show_default=True, metavar="DURATION", help="From then until now: 30m, 2h, 7d.")
+@click.option("--step", default="", metavar="DURATION", help="A row for each: 1m, 5m, 1h, 1d (default: about 24 rows).")
+@output_option
+@pass_context
+def stats(context: Context, path: str, since: str, step: str) -> int:
+    """
+    Show what became of the jobs of a topic over time, on all nodes: how many, how long they waited and ran.
+
+    Minutes are kept for 24 hours, hours for 30 days, days for 400 days. They are written once a minute.
+    """
+    from pbus.cli.statistics import topic_stats
+
+    return topic_stats(context, path, since, step)
 
 
 _GROUPS: Final = 5

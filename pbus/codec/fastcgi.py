@@ -127,6 +127,34 @@ def stdin(body: bytes) -> bytes:
     return b"".join(parts)
 
 
+def request_parts(request: bytes) -> tuple[dict[str, str], bytes]:
+    """Parameters and body of a whole request that was written here (each pair in one record)."""
+    pairs: dict[str, str] = {}
+    body = bytearray()
+    at = 0
+    while at < len(request):
+        _, kind, _, size, padding, _ = _HEAD.unpack_from(request, at)
+        at += _HEAD.size
+        content = request[at : at + size]
+        at += size + padding
+        if kind == STDIN:
+            body += content
+        while kind == PARAMS and content:
+            (name, value), content = _first_pair(content)
+            pairs[name.decode()] = value.decode()
+    return pairs, bytes(body)
+
+
+def _first_pair(content: bytes) -> tuple[tuple[bytes, bytes], bytes]:
+    sizes = []
+    for _ in range(2):
+        wide = content[0] >= 128
+        sizes.append(int.from_bytes(content[:4], "big") & 0x7FFF_FFFF if wide else content[0])
+        content = content[4:] if wide else content[1:]
+    name, value = sizes
+    return (content[:name], content[name : name + value]), content[name + value :]
+
+
 class ReplyReader:
     """
     One answer, from its first byte to END_REQUEST, however it is cut. Owner: one call.

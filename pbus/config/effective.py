@@ -73,9 +73,14 @@ def _origin(path: KeyPath, tree: Tree) -> str:
     return tree.origin.get(path, DEFAULT)
 
 
+def is_credential(name: str, value: str) -> bool:
+    """Whether a header or a parameter looks like one that must not be shown."""
+    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
+
+
 def _params(params: Mapping[str, str], path: KeyPath, tree: Tree) -> Iterator[Row]:
     """Headers and the like often carry credentials: what looks like one, or came from the environment, is masked."""
     for name, value in params.items():
         here = (*path, name)
-        hidden = here in tree.from_environment or _SECRET_NAME.search(name) or _SECRET_VALUE.search(value)
+        hidden = here in tree.from_environment or is_credential(name, value)
         yield Row(dotted(here), MASK if hidden else value, tree.origin.get(here, DEFAULT))

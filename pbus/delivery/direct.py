@@ -1,59 +1,103 @@
 """
 One call of a php-fpm or HTTP handler outside of every lane, for a person who looks on.
 
-Rule: a connection of its own, no limit of time, nothing claimed or settled; what the answer means is what it means to
-a lane.
+Rule: a connection of its own, nothing claimed or settled; what is sent and what the answer means is what it is to a
+lane, because the same caller does it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from pbus.clock import Clock
+from pbus.codec import fastcgi
 from pbus.config.schema import Settings, Topic
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.address import Seat
 from pbus.delivery.backend import Backend
 from pbus.delivery.backends import Backends
-from pbus.delivery.caller import Client
-from pbus.delivery.connection import Connection, connect
-from pbus.delivery.exchange import Exchange
+from pbus.delivery.caller import Caller, Client
 from pbus.delivery.fastcgi_client import FastcgiClient
 from pbus.delivery.http_client import HttpClient
-from pbus.errors import HandlerRejected, HandlerUnavailable
-
-CONNECT_S: Final = 2.0
 
 
-def call(settings: Settings, job: Delivery, section: Topic, clock: Clock) -> Outcome:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """
+    A call as it goes out.
+
+    Attributes:
+        address: ``unix:PATH`` or ``HOST:PORT``, the first one of its backend.
+        path: What the request line of HTTP asks for; empty: it is FastCGI.
+        fields: Headers, or FastCGI parameters, by name as sent.
+        body: After them.
+        target: What is called, for people.
+    """
+
+    address: str
+    path: str
+    fields: dict[str, str]
+    body: bytes
+    target: str
+
+
+def call(settings: Settings, job: Delivery, section: Topic, clock: Clock, timeout_s: float = 0.0) -> Outcome:
     """
     Call the handler of *section* with *job*, at the first of its addresses that can be reached.
+
+    Args:
+        timeout_s: Bound of the attempt; 0: none.
 
     Raises:
         ValueError: it is a handler that is not called.
     """
-    backend, client = _client(settings, job, section, clock)
-    connection = None
-    try:
-        request, size = client.encode(job)
-        connection = _connected(backend)
-        begun_s = clock.monotonic_s()
-        reader = client.new_reader()
-        broken = _talk(connection, request, reader)
-        if broken:
-            return Outcome(verdict=Verdict.CRASHED, error=broken)
-        return client.read(Exchange(reader), size, clock.monotonic_s() - begun_s)
-    except HandlerUnavailable as error:
-        return Outcome(verdict=Verdict.DOWN, error=str(error))
-    except HandlerRejected as error:
-        return Outcome(verdict=Verdict.UNSENT, error=str(error))
-    finally:
-        if connection is not None:
-            connection.close()
+    with _client(settings, job, section, clock) as (backend, client):
+        caller = Caller(client, backend, timeout_s=timeout_s, hold=section.rules.hold, clock=clock)
+        said = []
+        for address in backend.addresses:
+            seat = Seat(address, None, None, clock.monotonic_s())
+            try:
+                outcome = caller.attempt(job, seat)
+            finally:
+                seat.close()
+            if outcome.verdict is not Verdict.DOWN:
+                return outcome
+            said.append(outcome.error)
+    return replace(outcome, error="; ".join(dict.fromkeys(said)))
 
 
-def _client(settings: Settings, job: Delivery, section: Topic, clock: Clock) -> tuple[Backend, Client]:
+def request_of(settings: Settings, job: Delivery, section: Topic, clock: Clock) -> Request:
+    """
+    What ``call`` would send; nothing is connected to.
+
+    Raises:
+        HandlerRejected: it must not be sent. ValueError: it is a handler that is not called.
+    """
+    with _client(settings, job, section, clock) as (backend, client):
+        data, _ = client.encode(job)
+        address = backend.addresses[0].name
+        if section.fastcgi is not None:
+            fields, body = fastcgi.request_parts(data)
+            return Request(address=address, path="", fields=fields, body=body, target=client.target)
+        head, _, body = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        fields = dict(line.split(": ", 1) for line in lines)
+        return Request(address=address, path=first.split(" ")[1], fields=fields, body=body, target=client.target)
+
+
+@contextmanager
+def _client(settings: Settings, job: Delivery, section: Topic, clock: Clock) -> Iterator[tuple[Backend, Client]]:
     backends = Backends(settings.backend, processes=1, index=0, clock=clock)
+    try:
+        yield _made(backends, job, section, clock)
+    finally:
+        backends.close()
+
+
+def _made(backends: Backends, job: Delivery, section: Topic, clock: Clock) -> tuple[Backend, Client]:
     retry = section.retry.policy
     if section.fastcgi is not None:
         backend = backends.of_fastcgi(section.fastcgi)
@@ -67,34 +111,3 @@ def _client(settings: Settings, job: Delivery, section: Topic, clock: Clock) -> 
     return backend, HttpClient(
         job.queue, job.topic, section.http, retry=retry, max_post_bytes=backend.settings.max_post_bytes, clock=clock
     )
-
-
-def _connected(backend: Backend) -> Connection:
-    """
-    To the first of its addresses that can be reached.
-
-    Raises:
-        HandlerUnavailable: none; with what each said.
-    """
-    said = []
-    for address in backend.addresses:
-        try:
-            return Connection(connect(address.name, CONNECT_S))
-        except HandlerUnavailable as error:
-            said.append(str(error))
-    raise HandlerUnavailable("; ".join(said))
-
-
-def _talk(connection: Connection, request: bytes, reader: Any) -> str:
-    """Send and read to the end of the answer; why there is none, empty when it is whole."""
-    try:
-        connection.send(request)
-        while not reader.complete:
-            data = connection.receive()
-            if not data:
-                reader.eof()
-                break
-            reader.feed(data)
-    except (OSError, ValueError) as error:
-        return f"the answer broke off: {error}"
-    return "" if reader.complete else "the connection ended without a whole answer"

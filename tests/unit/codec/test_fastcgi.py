@@ -172,3 +172,10 @@ def test_cgi_answer_splits_headers_and_body():
 def test_cgi_answer_refuses_what_has_no_header_block(stdout):
     with pytest.raises(ValueError, match="no header block"):
         fastcgi.cgi_answer(stdout)
+
+
+@pytest.mark.parametrize("body", [b"", b"x=1", bytes(range(256)) * 600])
+def test_parts_of_a_request_are_what_it_was_made_of(body):
+    pairs = {"SCRIPT_FILENAME": "/srv/x", "EMPTY": "", "LONG": "v" * 300, "N" * 200: "w\u00f6r", "HUGE": "h" * 60_000}
+    request = fastcgi.begin() + fastcgi.params(pairs) + fastcgi.PARAMS_END + fastcgi.stdin(body)
+    assert fastcgi.request_parts(request) == (pairs, body)
