@@ -110,9 +110,9 @@ def _judged(
         raise Refused(f"NOQUEUE there is no queue '{shown(key.rpartition(b'/')[0] or key)}'{advice}")
     if topic is None:
         access = connection.access
-        if access.kind != "nobody" or access.may_push(queue):
-            raise Refused(f"NOTOPIC there is no topic '{shown(key)}'{advice}")
-        raise Refused(_no_auth(queue, key))
+        seen = next((entry for entry in queue.topics.values() if access.may_look(queue, entry)), None)
+        refuse_strangers(connection, queue, seen, key)
+        raise Refused(f"NOTOPIC there is no topic '{shown(key)}'{advice}")
     refuse_strangers(connection, queue, topic, key)
     return queue, topic
 

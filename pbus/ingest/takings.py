@@ -68,9 +68,12 @@ def _allowed(
     if queue is None:
         raise Refused(f"NOQUEUE there is no queue '{name}': {what}")
     if topic is None:
-        if access.kind == "nobody" and not access.may_push(queue):
-            raise Refused(f"NOAUTH {name} needs AUTH {queue.name} PASSWORD first: {what}")
-        pulls = ", ".join(entry.path for entry in queue.topics.values() if entry.pull) or "none"
+        seen = [entry for entry in queue.topics.values() if access.may_look(queue, entry)]
+        if not (seen or access.may_push(queue)):      # strangers learn no names
+            if access.kind == "nobody":
+                raise Refused(f"NOAUTH {name} needs AUTH {queue.name} PASSWORD first: {what}")
+            raise Refused(f"NOPERM {access.name} may not take from {name}: {what}")
+        pulls = ", ".join(entry.path for entry in seen if entry.pull) or "none"
         known = f"topics of {queue.name} that can be pulled: {pulls}"
         raise Refused(f"NOTOPIC '{name}' is no topic ({known}): {what}")
     if not access.may_pull(topic):

@@ -53,6 +53,10 @@ COMMANDS: Final = {
     "pull another topic": "RPOP safe/credit",
     "acknowledge another topic": "XACK safe credit 1-1",
     "pull nowhere": "RPOP nope/t",
+    "look at no topic": "LLEN safe/nope",
+    "look at consumers of no topic": "XINFO CONSUMERS safe nope",
+    "pull no topic": "XREADGROUP GROUP nope c STREAMS safe >",
+    "acknowledge no topic": "XACK safe nope 1-1",
     "ping": "PING",
 }
 IDENTITIES: Final = ("stranger", "nobody here", "queue", "topic", "system", "other queue")
@@ -60,6 +64,7 @@ _OPEN: Final = ("NOAUTH", "ok", "NOPERM", "NOPERM", "NOPERM", "NOPERM")
 _PUSH: Final = ("NOAUTH", "NOAUTH", "ok", "NOPERM", "ok", "NOPERM")
 _TOPIC_LOOK: Final = ("NOAUTH", "NOAUTH", "ok", "ok", "ok", "NOPERM")
 _PULL: Final = ("NOAUTH", "NOAUTH", "NOPERM", "ok", "NOPERM", "NOPERM")
+_NO_TOPIC: Final = ("NOAUTH", "NOAUTH", "NOTOPIC", "NOTOPIC", "NOTOPIC", "NOPERM")
 _NOT_THERE: Final = ("NOAUTH", "NOQUEUE", "NOQUEUE", "NOQUEUE", "NOQUEUE", "NOQUEUE")
 TABLE: Final = {
     #                             stranger nobody here   queue      topic     system   other queue
@@ -97,6 +102,10 @@ TABLE: Final = {
     "pull another topic":        ("NOAUTH", "NOAUTH",   "NOPERM", "NOPERM",   "NOPERM", "NOPERM"),
     "acknowledge another topic": ("NOAUTH", "NOAUTH",   "NOPERM", "NOPERM",   "NOPERM", "NOPERM"),
     "pull nowhere":              _NOT_THERE,
+    "look at no topic":          _NO_TOPIC,
+    "look at consumers of no topic": _NO_TOPIC,
+    "pull no topic":             _NO_TOPIC,
+    "acknowledge no topic":      _NO_TOPIC,
     "ping":                      ("ok",) * 6,
 }  # fmt: skip
 QUEUES: Final = {
@@ -164,6 +173,12 @@ def test_stranger_learns_no_name_from_any_command(door: Door) -> None:
     assert there == not_there
     assert len(there) > 10
     assert {text.partition(" ")[0] for text in there} == {"NOAUTH"}
+
+
+def test_topic_hears_of_itself_alone_which_topics_there_are(door: Door) -> None:
+    reply = identified(door, "topic").ask("RPOP", "safe/nope")
+
+    assert reply == "NOTOPIC 'safe/nope' is no topic (topics of safe that can be pulled: safe/own): nothing taken"
 
 
 def test_wrong_password_sounds_the_same_for_every_name(door: Door) -> None:
