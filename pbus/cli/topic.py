@@ -1,4 +1,4 @@
-"""``pbus topic ls|show|why|stats|pause|resume|scale|restart|test|debug|rm``: subscriptions, whether the bus runs or not."""
+"""``pbus topic ls``, ``show``, ``test`` and so on: subscriptions, whether the bus runs or not."""
 
 from __future__ import annotations
 
