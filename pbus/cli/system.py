@@ -1,4 +1,4 @@
-"""``pbus system ls|show``: business systems, what they own and what waits there."""
+"""``pbus system ls|show|report``: business systems, what they own, what waits there and what they used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SUMS: Final = ("ready", "running", "delayed", "dead", "done_total", "failed_tot
 
 @click.group()
 def system() -> None:
-    """List and show business systems."""
+    """List and show business systems, and what they used."""
 
 
 @system.command("ls")
@@ -50,17 +50,11 @@ def list_systems(context: Context) -> int:
 @pass_context
 def show_system(context: Context, name: str) -> int:
     """Show one system and its queues."""
-    import difflib
-
     from pbus.cli.queue import queue_table
     from pbus.cli.stores import take_stock
 
     stock = take_stock(context.settings())
-    names = _names(stock)
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
-        raise NotFound(f"there is no system {name!r}; {hint}")
+    _must_exist(stock, name)
     row, queues = _row(stock, name), _queues(stock, name)
     if context.output.form != "table":
         context.output.rows("systems", _COLUMNS, [row | {"queue": queues}])
@@ -74,6 +68,37 @@ def show_system(context: Context, name: str) -> int:
         queue_table(context, stock, queues)
     stock.check()
     return Exit.DONE
+
+
+@system.command("report")
+@click.option("--month", default="", metavar="YYYY-MM", help="Of UTC (default: this one); kept for 400 days.")
+@click.option("--system", "name", default="", metavar="SYSTEM", help="Only this one (default: all).")
+@output_option
+@pass_context
+def report_systems(context: Context, month: str, name: str) -> int:
+    """
+    Show what each system used in a month: jobs, bytes, hours in handlers, attempts a job, its share of all hours.
+
+    The bytes are those of bodies that attempts were made at. Hours of processors are known of Python and command
+    handlers; those of php-fpm and HTTP backends are not the bus's to measure.
+    """
+    from pbus.cli.statistics import system_report
+    from pbus.cli.stores import take_stock
+
+    stock = take_stock(context.settings())
+    if name:
+        _must_exist(stock, name)
+    return system_report(context, stock, [name] if name else _names(stock), month)
+
+
+def _must_exist(stock: Stock, name: str) -> None:
+    import difflib
+
+    names = _names(stock)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+        raise NotFound(f"there is no system {name!r}; {hint}")
 
 
 def _names(stock: Stock) -> list[str]:
