@@ -122,7 +122,10 @@ class Row:
         classes = collections.Counter(map(bisect_left, itertools.repeat(TIMES), filter(None, runs)))
         for place, count in classes.items():
             words[_RUNS_AT + max(0, place - _SHORTER)] += count
-        waits = [end_s - run_s - int(job.partition("-")[0]) / 1000 for job, run_s, end_s, _ in ended if job]
+        try:
+            waits = [end_s - run_s - int(job.partition("-")[0]) / 1000 for job, run_s, end_s, _ in ended if job]
+        except ValueError:                           # somebody's own driver has other ids; no job fails by that
+            waits = []
         floats[_WAIT_S] += max(0.0, sum(waits))      # the clocks of two machines may differ
         for place, count in collections.Counter(map(bisect_left, itertools.repeat(BOUNDS), waits)).items():
             words[_WAITS_AT + place] += count
@@ -137,7 +140,10 @@ class Row:
         words[_REDELIVERED] += len(deliveries) - len(first)
         sum_s = 0.0
         for pushed_ms, count in collections.Counter(first).items():    # many of them came in the same millisecond
-            wait_s = now_s - int(pushed_ms) / 1000
+            try:
+                wait_s = now_s - int(pushed_ms) / 1000
+            except ValueError:                       # as above
+                continue
             words[_WAITS_AT + bisect_left(BOUNDS, wait_s)] += count
             sum_s += wait_s * count
         self._floats[_WAIT_S] += max(0.0, sum_s)

@@ -29,7 +29,7 @@ class Others:
         assert kind == "metrics_please"
         self.asked += 1
         for answer in {"metrics", "sampled"} - self.silent:
-            gevent.spawn(self.acts[answer], {"kind": answer, "n": self.asked})
+            gevent.spawn_later(0.01, self.acts[answer], {"kind": answer, "n": self.asked})
 
 
 def inquiry(others: Others, clock: FakeClock, wait_s: float = 5.0) -> Inquiry:
@@ -44,7 +44,7 @@ def test_both_are_asked_and_heard() -> None:
 
 def test_who_does_not_answer_holds_nobody_up_and_what_it_said_last_gets_older() -> None:
     others, clock = Others(), FakeClock()
-    asker = inquiry(others, clock, 0.01)
+    asker = inquiry(others, clock, 0.1)
     asker.fresh()
     others.silent.add("sampled")
     clock.advance(10.0)
@@ -54,7 +54,7 @@ def test_who_does_not_answer_holds_nobody_up_and_what_it_said_last_gets_older() 
 
 
 def test_never_heard_is_told_as_that() -> None:
-    facts = inquiry(Others("metrics", "sampled"), FakeClock(), 0.01).fresh()
+    facts = inquiry(Others("metrics", "sampled"), FakeClock(), 0.1).fresh()
     assert facts == Facts(ages_s={"master": math.inf, "scheduler": math.inf})
 
 

@@ -47,6 +47,15 @@ def test_what_was_popped_is_done_and_has_waited() -> None:
     assert totals.wait_s == pytest.approx(0.78)
 
 
+def test_ids_of_another_kind_are_no_error_and_have_no_wait() -> None:
+    board = Histograms([PATH], 1)
+    row = board.row(0, *PATH)
+    row.attempts([("abc", 0.1, BORN_S, 1)], 1)
+    row.popped([job(1, id="abc"), job(2)], BORN_S)
+    totals = board.read()[PATH]
+    assert (totals.done, sum(totals.run), sum(totals.wait)) == (3, 1, 1)
+
+
 def test_columns_add_up_and_a_successor_goes_on_where_the_one_before_ended() -> None:
     board = Histograms([PATH], 2)
     for column in (0, 1, 0):
