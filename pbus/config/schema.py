@@ -105,7 +105,7 @@ class Limits:
     unread_time_s: float = setting("then it is closed after", "duration", 30.0, key="unread_time", least=0.1)
     connections: int = setting("connections of one ingest child", "int", 10_000, least=1)
     memory_bytes: int = setting("unfinished commands, unread replies and transactions of all clients of a child; beyond it the largest are closed; at least four commands", "size", 256 * 1024 * 1024, key="memory", least=1024 * 1024)
-    option_bytes: int = setting("longest dedupe key, key and traceparent", "size", 256, key="option", least=64, most=4096)
+    option_bytes: int = setting("longest dedupe key, key, traceparent and name of a consumer", "size", 256, key="option", least=64, most=4096)
     keepalive_s: float = setting("TCP keepalive of idle connections, three tries; in whole seconds", "duration", 60.0, key="keepalive", least=1, most=7200)
     keepalive_reader_s: float = setting("the same for a client with open claims", "duration", 5.0, key="keepalive_reader", least=1, most=7200)
 

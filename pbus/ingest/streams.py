@@ -27,7 +27,7 @@ from pbus.ingest.access import TopicEntry
 from pbus.ingest.claims import Claim
 from pbus.ingest.puller import REPLY_BYTES, Puller, Read
 from pbus.ingest.settling import Ask
-from pbus.ingest.takings import ACKED, Refused, same_storage, topic_of_group
+from pbus.ingest.takings import ACKED, TAKEN, Refused, same_storage, topic_of_group
 from pbus.ingest.words import shown
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _Words:
 def read(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``XREADGROUP``: claim jobs of topics, or show what was read and not acked."""
     try:
-        words = _words(arguments)
+        words = _words(arguments, connection.server.limits.option_bytes)
         topics = [topic_of_group(connection, key, words.group) for key in words.keys]
         same_storage(connection, topics)
     except Refused as refused:
@@ -189,7 +189,7 @@ def _past(connection: Connection, over: Read, topic: TopicEntry, start: Start) -
     return found
 
 
-def _words(arguments: list[bytes]) -> _Words:
+def _words(arguments: list[bytes], longest_name: int) -> _Words:
     words, at = _Words(), 1
     while at < len(arguments):
         option, more = arguments[at].upper(), len(arguments) - at - 1
@@ -210,14 +210,16 @@ def _words(arguments: list[bytes]) -> _Words:
             break
         else:
             raise Refused(_SYNTAX)
-    return _checked(words)
+    return _checked(words, longest_name)
 
 
-def _checked(words: _Words) -> _Words:
+def _checked(words: _Words, longest_name: int) -> _Words:
     if not words.keys:
         raise Refused(_SYNTAX)
     if not words.group:
         raise Refused("ERR Missing GROUP option for XREADGROUP")
+    if len(words.consumer) > longest_name:            # each open claim keeps it
+        raise Refused(f"BADVALUE the name of a consumer has at most {longest_name} bytes: {TAKEN}")
     if words.block_ms is not None and words.block_ms < 0:
         raise Refused("ERR timeout is negative")
     if words.count <= 0:                              # in Redis: no bound

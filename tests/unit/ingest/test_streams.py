@@ -127,6 +127,8 @@ def test_read_without_acks_is_settled_when_its_reply_has_left(door: Door, client
          "gift/credit): nothing taken"),
         ("GROUP mail c STREAMS gift >", "BADVALUE gift/mail has a handler; only topics with pull are taken from: "
          "nothing taken"),
+        (f"GROUP credit {257 * 'c'} STREAMS gift >", "BADVALUE the name of a consumer has at most 256 bytes: "
+         "nothing taken"),
         ("GROUP own c STREAMS safe >", "NOAUTH safe/own needs AUTH safe/own PASSWORD first: nothing taken"),
     ],
 )
