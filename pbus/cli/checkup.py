@@ -21,7 +21,9 @@ from pbus.clock import SystemClock
 from pbus.codec import x509
 from pbus.config import schema, values
 from pbus.core import doctor_facts as facts
+from pbus.core.statistics import DAY_S, quantile, total
 from pbus.errors import NotRunning, PbusError, StorageError
+from pbus.telemetry.metrics import BOUNDS
 
 if TYPE_CHECKING:
     from pbus.storage.driver import Fill
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _STATUS_S: Final = 5.0
 _SPARE_FILES: Final = 64
 """What a child opens beside its connections: stores, logs, sockets."""
+_HOUR_S: Final = 3600
+_SLOWEST: Final = 0.99
 
 
 def look(settings: schema.Settings, script: str) -> facts.Facts:
@@ -47,12 +51,13 @@ def look(settings: schema.Settings, script: str) -> facts.Facts:
     certificates = tuple(_certificates(settings.ingest.tls))
     node = _node(settings, status, problem)
     stock = Stock(settings, storage_of={name: section.storage for name, section in settings.queue.items()})
-    stores = tuple(_stores(settings, stock))
+    took_s: dict[str, float] = {}
+    stores = tuple(_stores(settings, stock, took_s))
     return facts.Facts(
         node=node, children=children, stores=stores, certificates=certificates, doors=tuple(_doors(settings)),
         queues=tuple(_queue(stock, name) for name in stock.queue_names() if stock.section(name)),
         topics=tuple(_topic(stock, name, found) for name in stock.topic_names()),
-        pools=tuple(_pool(settings, target, found[target.key]) for target in targets),
+        pools=tuple(_pool(settings, target, found[target.key], took_s) for target in targets),
     )
 
 
@@ -165,22 +170,22 @@ def _ends(path: str) -> list[float]:
 # -- stores -----------------------------------------------------------------------------------------
 
 
-def _stores(settings: schema.Settings, stock: Stock) -> Iterator[facts.Store]:
-    """Of every storage; *stock* gets the numbers of those that can be read."""
+def _stores(settings: schema.Settings, stock: Stock, took_s: dict[str, float]) -> Iterator[facts.Store]:
+    """Of every storage; *stock* gets the numbers of those that can be read, *took_s* how long calls take."""
     from pbus.app import stores
 
     for name, target in stores(settings).items():
-        yield _store(settings, stock, name, target)
+        yield _store(stock, took_s, name, target)
 
 
-def _store(settings: schema.Settings, stock: Stock, name: str, target: StoreTarget) -> facts.Store:
+def _store(stock: Stock, took_s: dict[str, float], name: str, target: StoreTarget) -> facts.Store:
     from pbus.storage.condition import condition
 
     found = condition(target)
     fill, away, unfit = None, found.away, ""
     if found.is_made and not away:
         try:
-            fill = _take(settings, stock, name)
+            fill = _take(stock, took_s, name)
         except StorageError as error:
             away = str(error).removeprefix(f"storage {name}: ")
         except PbusError as error:
@@ -203,15 +208,21 @@ def _filled(used: int | None, bound: int | None, fill: Fill | None) -> tuple[flo
     return (fill.share, fill.free_bytes) if fill is not None and fill.free_bytes is not None else (None, None)
 
 
-def _take(settings: schema.Settings, stock: Stock, name: str) -> Fill:
+def _take(stock: Stock, took_s: dict[str, float], name: str) -> Fill:
     """
-    Read the numbers of one store.
+    Read the numbers of one store; of topics that php-fpm runs also how long 99 of 100 calls took at most.
 
     Raises:
         StorageError: it is away. PbusError: it is not for us as it is.
     """
-    with opened(settings, name) as driver:
+    with opened(stock.settings, name) as driver:
         topics, queues, fill = driver.numbers(), driver.queue_numbers(), driver.fill()
+        for queue, topic in stock.topic_names():
+            section = stock.topic_section((queue, topic))
+            if section is not None and section.fastcgi is not None and stock.storage_of[queue] == name:
+                now_s = int(SystemClock().wall_s())
+                run = total(driver.statistics(queue, topic, now_s - DAY_S, now_s + 1, _HOUR_S)).run
+                took_s[f"{queue}/{topic}"] = quantile(run, _SLOWEST, BOUNDS) or 0.0
     stock.topics.update(topics)
     stock.queues.update(queues)
     for queue in queues:
@@ -361,15 +372,18 @@ def _look_at(target: Target, script: str) -> php_fpm.Pool:
     return php_fpm.Pool(away=php_fpm.absence(target.address))
 
 
-def _pool(settings: schema.Settings, target: Target, found: php_fpm.Pool) -> facts.Pool:
+def _pool(
+    settings: schema.Settings, target: Target, found: php_fpm.Pool, took_s: Mapping[str, float]
+) -> facts.Pool:
     section = target.section
+    slowest_s = max([found.slowest_s or 0.0, *(took_s.get(path, 0.0) for path, _ in target.topics)])
     timeouts = [topic.timeout_s for _, topic in target.topics if topic.timeout_s]
     measured = bool(section.status_path) and not section.max_connections
     return facts.Pool(
         backend=target.name, address=target.text, is_php=target.is_php, topics=[path for path, _ in target.topics],
         away=found.away, file=found.file, terminate_s=found.terminate_s, control_s=found.control_s,
         max_children=found.max_children, post_bytes=found.post_bytes, reads_post=found.reads_post,
-        slowest_s=found.slowest_s, timeout_s=min(timeouts, default=0.0),
+        slowest_s=slowest_s or None, timeout_s=min(timeouts, default=0.0),
         connections=0 if measured else target.connections, reserve=section.reserve,
         max_post_bytes=section.max_post_bytes, max_body_bytes=settings.ingest.max_body_bytes, unread=found.unread,
     )

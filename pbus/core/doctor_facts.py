@@ -167,7 +167,7 @@ class Pool:
         max_children: ``pm.max_children``.
         post_bytes: ``post_max_size``; 0: no bound.
         reads_post: ``enable_post_data_reading``.
-        slowest_s: Longest of the calls that its processes have in hand, or had last.
+        slowest_s: What 99 of 100 calls of the last day took at most, or one that a process has in hand, or had last.
         timeout_s: Shortest ``timeout`` of the topics; 0: none of them has one.
         connections: What pbus opens at most, as configured; 0: as many as it measures.
         reserve: Processes that are left to others.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import fcntl
 import json
 import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from typing import Any
 import pytest
 import redis
 
+from pbus.app import stores
+from pbus.core.statistics import Bucket
+from pbus.storage.open import make
+from pbus.telemetry.metrics import BOUNDS
 from tests.support.bus import ROOT, Bus, BusFactory
 from tests.support.certificates import authority
 from tests.support.php_fpm import PhpFpm
@@ -202,6 +208,20 @@ def test_calls_that_a_reload_would_cut_are_seen(bus_factory: BusFactory, pool: O
         until(lambda: "control-short" in checks(bus, subject, status=0), 10, "a call takes longer than a second")
         assert checks(bus, subject, "--script", SCRIPT, status=0) == ["control-short"]
         end.touch()
+
+
+def test_calls_of_the_last_day_count_by_what_the_store_keeps(bus_factory: BusFactory, pool: OpenPool) -> None:
+    fpm = pool(pool={"request_terminate_timeout": "15s"}, ini={"post_max_size": "8M"}, control_timeout_s=3)
+    bus = bus_factory(calling(fpm, fpm.script("credit.php", ""), max_connections=4), start=False)
+    classes = {bisect.bisect_left(BOUNDS, 0.1): 97, bisect.bisect_left(BOUNDS, 4.9): 3}
+    driver = make(stores(bus.settings)["main"])
+    driver.open()
+    driver.put_statistics(int(time.time()), [Bucket("gift", "credit", "bus-test", 0, 0, run=classes)])
+    driver.close()
+
+    finding = found(bus, status=0)[f"backend live {fpm.address}", "control-short"]
+    assert finding["what"] == "process_control_timeout is 3 s, calls take up to 5 s"
+    assert finding["fix"].startswith("process_control_timeout = 10s")
 
 
 def test_pool_that_is_not_there_is_an_error(bus_factory: BusFactory, tmp_path: Path) -> None:

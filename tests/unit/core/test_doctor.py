@@ -202,7 +202,7 @@ def test_worst_comes_first_then_the_order_of_the_subjects() -> None:
     ("clock-drifts", "its clock is 1.5 s ahead of ours", "keep both machines by NTP (timedatectl, chronyc tracking)"),
     ("terminate-none", "request_terminate_timeout is 0",
      "request_terminate_timeout = 54s in /etc/php/www.conf: shorter than the timeout of its topics"),
-    ("control-short", "process_control_timeout is 10 s, a call took 12 s",
+    ("control-short", "process_control_timeout is 10 s, calls take up to 12 s",
      "process_control_timeout = 24s in the global section of php-fpm"),
     ("few-children", "pm.max_children is 19, pbus may open 16 and 4 are for others",
      "[backend.live] max_connections = 15, or pm.max_children = 20 in /etc/php/www.conf"),
