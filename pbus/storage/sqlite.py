@@ -204,9 +204,13 @@ class SqliteDriver:
     def put_statistics(
         self, at_s: int, rows: Sequence[Bucket], known: Mapping[tuple[str, str], Known] | None = None
     ) -> None:
-        """See ``Driver.put_statistics``; all queues of the call in one transaction."""
+        """See ``Driver.put_statistics``; all queues of the call in one transaction, made ready before its turn."""
+        known = known or {}
+        with self._file.read() as db:
+            before = sqlite_statistics.stored(db, at_s)
+        table = sqlite_statistics.added(at_s, rows, known, before)
         with self._file.write(durable=False) as write:
-            sqlite_statistics.put(write.db, at_s, rows, known or {})
+            sqlite_statistics.put(write.db, at_s, rows, known, before, table)
 
     def statistics(self, queue: str, topic: str | None, since_s: int, until_s: int, span_s: int) -> list[Bucket]:
         """See ``Driver.statistics``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import apsw
@@ -34,22 +34,55 @@ _READ: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What there is already: by queue and topic how far totals are counted, by span the rows of the time."""
+
+    counted: Mapping[tuple[str, str], Known]
+    rows: Mapping[int, Mapping[tuple[str, str, str], bytes]]
+
+
+def stored(db: apsw.Connection, at_s: int) -> Stored:
+    """Of the buckets that *at_s* is in."""
+    if not db.execute(_IS_THERE).get:
+        return Stored({}, {span: {} for span in LEVELS})
+    rows = {
+        span: {tuple(names): numbers for *names, numbers in db.execute(_AT, (span, begin_s(at_s, span)))}
+        for span in LEVELS
+    }
+    return Stored(_counted(db), rows)
+
+
+def added(at_s: int, rows: Iterable[Bucket], known: Mapping[tuple[str, str], Known], before: Stored) -> list[Any]:
+    """Rows of the table with *rows* and what totals grew by in them; made before the turn, since it takes its time."""
+    rows = [*rows, *_grown(before.counted, known)]
+    return [
+        (span, begin_s(at_s, span), row.queue, row.topic, row.node,
+         joined(row, before.rows[span].get((row.queue, row.topic, row.node))))
+        for span in LEVELS for row in rows
+    ]
+
+
 def put(
-    db: apsw.Connection, at_s: int, rows: Iterable[Bucket], known: Mapping[tuple[str, str], Known]
+    db: apsw.Connection, at_s: int, rows: Sequence[Bucket], known: Mapping[tuple[str, str], Known], before: Stored,
+    table: Sequence[Any],
 ) -> None:
-    """See ``KeepsStatistics.put_statistics``."""
+    """
+    See ``KeepsStatistics.put_statistics``.
+
+    Args:
+        before: What was there when *table* was made (``added``).
+    """
     db.execute(_TABLES)
-    rows = [*rows, *_grown(db, known)]
+    if _counted(db) != before.counted:      # another process has told totals meanwhile
+        table = added(at_s, rows, known, before := stored(db, at_s))
+    db.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?, ?)", [
+        (*path, now.pushed, now.expired, now.cancelled)
+        for path, now in known.items() if before.counted.get(path) != now
+    ])
+    db.executemany("INSERT OR REPLACE INTO statistics VALUES (?, ?, ?, ?, ?, ?)", table)
     for span, keep in LEVELS.items():
-        at = begin_s(at_s, span)
-        stored: dict[tuple[str, str, str], bytes] = {
-            (queue, topic, node): numbers for queue, topic, node, numbers in db.execute(_AT, (span, at))
-        } if rows else {}
-        db.executemany("INSERT OR REPLACE INTO statistics VALUES (?, ?, ?, ?, ?, ?)", [
-            (span, at, row.queue, row.topic, row.node, joined(row, stored.get((row.queue, row.topic, row.node))))
-            for row in rows
-        ])
-        db.execute("DELETE FROM statistics WHERE span = ? AND at < ?", (span, at - keep))
+        db.execute("DELETE FROM statistics WHERE span = ? AND at < ?", (span, begin_s(at_s, span) - keep))
 
 
 def read(db: apsw.Connection, queue: str, topic: str | None, times: range) -> list[Bucket]:
@@ -61,18 +94,19 @@ def read(db: apsw.Connection, queue: str, topic: str | None, times: range) -> li
     return [bucket for bucket in buckets if bucket is not None]
 
 
-def _grown(db: apsw.Connection, known: Mapping[tuple[str, str], Known]) -> Sequence[Bucket]:
-    """What totals grew by; from here on these count."""
-    before = {(queue, topic): Known(*totals) for queue, topic, *totals in db.execute("SELECT * FROM counted")}
-    db.executemany("INSERT OR REPLACE INTO counted VALUES (?, ?, ?, ?, ?)", [
-        (*path, now.pushed, now.expired, now.cancelled) for path, now in known.items() if before.get(path) != now
-    ])
+def _counted(db: apsw.Connection) -> Mapping[tuple[str, str], Known]:
+    return {(queue, topic): Known(*totals) for queue, topic, *totals in db.execute("SELECT * FROM counted")}
+
+
+def _grown(before: Mapping[tuple[str, str], Known], known: Mapping[tuple[str, str], Known]) -> Sequence[Bucket]:
+    """What totals grew by."""
     rows = []
     for (queue, topic), now in known.items():
-        then = asdict(before.get((queue, topic), now))
+        then = before.get((queue, topic), now)
+        if then == now:
+            continue
+        old = asdict(then)
         # A smaller total is of a new topic of that name.
-        more = {name: each - then[name] if each >= then[name] else each for name, each in asdict(now).items()}
-        row = Bucket(queue, topic, "", 0, **more)
-        if not row.is_empty:
-            rows.append(row)
+        more = {name: each - old[name] if each >= old[name] else each for name, each in asdict(now).items()}
+        rows.append(Bucket(queue, topic, "", 0, **more))
     return rows
