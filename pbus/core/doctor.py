@@ -149,7 +149,8 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         check="bus-silent", of=Node, severity=ERROR, when="the bus runs and does not answer",
         holds=lambda it: it.bus == "unknown", what="the bus does not answer: {it.problem}",
-        effect="what only a running bus knows was not looked at", fix="'pbus status' says who it is and what ends it",
+        effect="what only a running bus knows was not looked at",
+        fix="'pbus status' says more; where permission lacks, run this as root or as the user of the bus",
     ),
     Rule(
         check="bus-stopped", of=Node, severity=NOTE, when="the bus does not run",

@@ -69,9 +69,20 @@ def _sqlite(path: str) -> Condition:
     from pbus.storage.sqlite_trust import refuse_old_library
 
     return Condition(
-        kind=_SQLITE, place=path, is_made=os.path.exists(path), network=network_of(path),
+        kind=_SQLITE, place=path, is_made=_is_made(path), network=network_of(path),
         old=_said(lambda: refuse_old_library(apsw.sqlite_lib_version())),
     )
+
+
+def _is_made(path: str) -> bool:
+    """Whether there is a file, as far as we may see: what is hidden from us is there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _said(refuse: Callable[[], None]) -> str:

@@ -21,7 +21,7 @@ from pbus.app import stores
 from pbus.core.statistics import Bucket
 from pbus.storage.open import make
 from pbus.telemetry.metrics import BOUNDS
-from tests.support.bus import ROOT, Bus, BusFactory
+from tests.support.bus import ROOT, Bus, BusFactory, free_port
 from tests.support.certificates import authority
 from tests.support.php_fpm import PhpFpm
 from tests.support.redis_server import RedisServer
@@ -181,6 +181,20 @@ def test_php_fpm_in_order_is_not_talked_about(bus_factory: BusFactory, pool: Ope
     os.unlink(script)
     told = found(bus, status=4)
     assert told["topic gift/credit", "handler-missing"]["what"] == f"there is no {script}"
+
+
+def test_pool_behind_a_port_is_found_among_all_that_run_here(bus_factory: BusFactory, pool: OpenPool) -> None:
+    port = free_port()
+    second = f"0\n[tcp]\nlisten = 127.0.0.1:{port}\npm = static\npm.max_children = 2"
+    fpm = pool(pool={"rlimit_core": second}, control_timeout_s=20)
+    script = fpm.script("credit.php", "")
+    topic = {"fastcgi": {"address": f"127.0.0.1:{port}", "script": script}, "concurrency": 3}
+    told = found(bus_factory({"queue": {"gift": {"topic": {"credit": topic}}}}, start=False), status=0)
+
+    subject = f"backend 127.0.0.1:{port}"
+    assert told[subject, "few-children"]["what"] == "pm.max_children is 2, pbus may open 3 and 0 are for others"
+    assert (subject, "terminate-none") in told
+    assert (subject, "control-none") not in told
 
 
 def test_script_in_the_pool_tells_what_no_file_does(bus_factory: BusFactory, pool: OpenPool) -> None:

@@ -45,6 +45,12 @@ def test_sqlite_file_is_neither_made_nor_opened(tmp_path: Path) -> None:
     assert path.read_text() == "not a database"
 
 
+def test_file_that_is_hidden_from_us_is_made(tmp_path: Path) -> None:
+    assert of(f"sqlite:{tmp_path}/{'long' * 100}").is_made
+    (tmp_path / "file").touch()
+    assert not of(f"sqlite:{tmp_path}/file/pbus.db").is_made
+
+
 def test_redis_that_is_not_there_is_away(tmp_path: Path) -> None:
     found = of(f"redis+unix://{tmp_path}/none.sock")
 
