@@ -178,7 +178,8 @@ def _words(facts: Facts) -> dict[str, str]:
     return {
         "queue": facts.queue, "topic": facts.topic, "path": facts.path, "bus": facts.bus, "away": facts.store_away,
         "state": facts.state, "because": f": {facts.reason}" if facts.reason else "",
-        "ready": _jobs(facts.ready), "delayed": _jobs(facts.delayed), "running": str(facts.running or 0),
+        "ready": _jobs(facts.ready), "waiting": _waiting(facts.ready), "resting": _waiting(facts.delayed),
+        "running": str(facts.running or 0),
         "dead": "1 dead letter" if facts.dead == 1 else f"{facts.dead or 0} dead letters",
         "done": str(facts.done_total or 0), "most": str(facts.most), "limit": limit,
         "oldest": f", the oldest for {_span(facts.oldest_wait_s)}" if facts.ready else "",
@@ -189,6 +190,10 @@ def _words(facts: Facts) -> dict[str, str]:
 
 def _jobs(count: int | None) -> str:
     return "1 job" if count == 1 else f"{count or 0} jobs"
+
+
+def _waiting(count: int | None) -> str:
+    return f"{_jobs(count)} wait{'s' if count == 1 else ''}"
 
 
 def _span(seconds: float | None) -> str:
@@ -266,7 +271,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "full", _full, "{queue} is full: it holds {backlog} of {bound} jobs, pushes are refused",
         "'pbus queue show {queue}' tells whose jobs wait",
     ),
-    Rule("paused", lambda f: f.paused, "{path} is paused, {ready} wait", "'pbus topic resume {path}'"),
+    Rule("paused", lambda f: f.paused, "{path} is paused, {waiting}", "'pbus topic resume {path}'"),
     Rule("state", _does_not_run, "{path} is {state}{because}", "{repair}"),
     Rule(
         "never", lambda f: f.pushed_total == 0, "nothing was ever pushed to {queue}",
@@ -274,25 +279,25 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "nobody takes", lambda f: _pulled(f) and _waits(f) and not f.running,
-        "{ready} wait for consumers that fetch them{oldest}, and none is in anybody's hands",
+        "{waiting} for consumers that fetch them{oldest}, and none is in anybody's hands",
         "start one: RPOP {path}, or XREADGROUP GROUP {topic} NAME STREAMS {queue} >",
     ),
     Rule(
         "open claims", lambda f: _pulled(f) and _at_limit(f),
-        "its consumers have {running} jobs in hand that are not acknowledged, max_open is {most}; {ready} wait{oldest}",
+        "its consumers have {running} jobs in hand that are not acknowledged, max_open is {most}; {waiting}{oldest}",
         "XPENDING {queue} {topic} tells who has them; XACK ends one",
     ),
     Rule(
-        "no consumers", _nobody_there, "{ready} wait{oldest}, and {path} has no process",
+        "no consumers", _nobody_there, "{waiting}{oldest}, and {path} has no process",
         "'pbus topic show {path}' says how many it may have, 'pbus topic scale {path} N' orders some",
     ),
     Rule(
         "limit", lambda f: not _pulled(f) and _at_limit(f),
-        "all {most} that it may have at once are busy, {ready} wait{oldest}{limit}",
+        "all {most} that it may have at once are busy, {waiting}{oldest}{limit}",
         "a larger concurrency; for now 'pbus topic scale {path} N --for 1h'",
     ),
     Rule(
-        "later", lambda f: bool(f.delayed), "{delayed} wait for their time: a delay, or the next try",
+        "later", lambda f: bool(f.delayed), "{resting} for a delay to be over, or for the next try",
         "'pbus tail errors' shows what fails, 'pbus topic show {path}' when it is tried again",
     ),
     Rule(
@@ -300,7 +305,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "'pbus dead show {path}' tells why, 'pbus dead retry {path} --all' tries them again",
     ),
     Rule("done", _at_rest, "nothing waits: {done} done so far", "'pbus tail {path}' follows what comes next"),
-    Rule("works", _works, "it works: {running} run, {ready} wait{oldest}", "'pbus tail {path}' follows it"),
-    Rule("else", lambda _: True, "{path} is {state}, {ready} wait{oldest}", "'pbus topic show {path}' has all of it"),
+    Rule("works", _works, "it works: {running} run, {waiting}{oldest}", "'pbus tail {path}' follows it"),
+    Rule("else", lambda _: True, "{path} is {state}, {waiting}{oldest}", "'pbus topic show {path}' has all of it"),
 )
 """From the top. The last one holds for everybody, and is told when nothing else is."""

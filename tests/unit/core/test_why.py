@@ -81,6 +81,12 @@ def test_sentence_says_what_is_so_and_what_to_do(why: str, text: str, todo: str)
     assert (first.text, first.todo) == (text, todo)
 
 
+def test_one_job_waits_and_several_wait() -> None:
+    texts = [reasons(facts(paused=True, ready=count))[0].text for count in (1, 2)]
+
+    assert texts == ["gift/credit is paused, 1 job waits", "gift/credit is paused, 2 jobs wait"]
+
+
 def test_several_reasons_are_told_in_order() -> None:
     found = reasons(facts(failed_auths=[failed()], bus="stopped", state="stopped", paused=True, dead=2, delayed=1))
 
