@@ -22,7 +22,7 @@ from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.backend import Backend
-from pbus.supervisor.histograms import TIMES, Ended, Row, row_of_nobody
+from pbus.supervisor.histograms import MANY, TIMES, Ended, Row, row_of_nobody
 
 AGAIN_S: Final = 30.0
 """What has not changed is told again so often: frames may be dropped, and listeners replaced."""
@@ -33,8 +33,8 @@ ALL_S: Final = 5.0
 _ATTEMPTS: Final = frozenset({
     Verdict.DONE, Verdict.FAILED, Verdict.RETRY_ASKED, Verdict.PERMANENT, Verdict.TIMEOUT, Verdict.CRASHED,
 })
-BATCH: Final = 256
-"""Attempts of a topic that are counted together."""
+BATCH: Final = MANY
+"""Attempts of a topic that are counted together; as many in a second, and the times of each fourth are looked at."""
 
 
 class Tally:

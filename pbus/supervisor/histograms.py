@@ -52,6 +52,10 @@ An attempt that is over: id of the job (empty: not its first attempt), seconds t
 ended (Unix time), bytes of the body.
 """
 
+MANY: Final = 256
+EACH: Final = 4
+"""Who has so many at once looks at the times of each so manieth: where there are most, they are known best."""
+
 _SHORTER: Final = 20
 TIMES: Final = (*(bound / 100 for bound in BOUNDS[:_SHORTER]), *BOUNDS)
 """Bounds of finer classes: from a microsecond on. The first class of a histogram holds the first of these together."""
@@ -104,6 +108,8 @@ class Row:
         """
         These attempts are over: many at once, because that costs a third of one at a time.
 
+        Of MANY, each fourth stands for four in the classes; counts, bytes and the sum of runs are of all.
+
         Args:
             ended: At least one.
             done: How many of them ended well.
@@ -119,15 +125,16 @@ class Row:
         words[_BYTES] += sum(sizes)
         took_s = sum(runs)
         floats[_RUN_S] += took_s
-        classes = collections.Counter(map(bisect_left, itertools.repeat(TIMES), filter(None, runs)))
+        step = EACH if len(ended) >= MANY else 1
+        classes = _classes(TIMES, filter(None, runs[::step]), step)
         for place, count in classes.items():
             words[_RUNS_AT + max(0, place - _SHORTER)] += count
         try:
-            waits = [end_s - run_s - int(job.partition("-")[0]) / 1000 for job, run_s, end_s, _ in ended if job]
+            waits = [end_s - run_s - int(job.partition("-")[0]) / 1000 for job, run_s, end_s, _ in ended[::step] if job]
         except ValueError:                           # somebody's own driver has other ids; no job fails by that
             waits = []
-        floats[_WAIT_S] += max(0.0, sum(waits))      # the clocks of two machines may differ
-        for place, count in collections.Counter(map(bisect_left, itertools.repeat(BOUNDS), waits)).items():
+        floats[_WAIT_S] += max(0.0, sum(waits) * step)   # the clocks of two machines may differ
+        for place, count in _classes(BOUNDS, waits, step).items():
             words[_WAITS_AT + place] += count
         return classes, took_s
 
@@ -224,6 +231,15 @@ class Histograms:
 def row_of_nobody(_queue: str, _topic: str) -> Row:
     """A row that no reader finds."""
     return Row(memoryview(bytearray(CELL_WORDS * _WORD)))
+
+
+def _classes(bounds: Sequence[float], times: Iterable[float], step: int) -> collections.Counter[int]:
+    """How many of *times* are in each class of *bounds*; each stands for *step* of them."""
+    classes = collections.Counter(map(bisect_left, itertools.repeat(bounds), times))
+    if step > 1:
+        for place in classes:
+            classes[place] *= step
+    return classes
 
 
 def _totals(words: Sequence[int | float]) -> Totals:

@@ -179,7 +179,8 @@ Ready to use: `contrib/grafana/pbus.json` (import it, choose the data source) an
 - **Numbers of the store** say the same on every node of a storage: take `max by (queue, topic)`, never the sum. They
   are at most 5 s old (`pbus_storage_age_seconds`), 1 s where something happens.
 - **Histograms** add up over nodes: `histogram_quantile(0.9, sum by (queue, topic, le) (rate(..[5m])))`. A topic has
-  one as soon as this node has run a job of it.
+  one as soon as this node has run a job of it. Where a delivery child ends 256 attempts of a topic within a second, the
+  times of each fourth stand for four; counts and the sum of run times are of all.
 - **Labels** are names of the configuration and short lists of ours, never a job, a client or an error: a topic costs at
   most 64 series, a queue 4, a backend 8. Topics that the configuration does not have are left out.
 """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pbus.core.job import Move, Settlement
 from pbus.supervisor import histograms
-from pbus.supervisor.histograms import CELL_WORDS, CLASSES, TIMES, Histograms
+from pbus.supervisor.histograms import CELL_WORDS, CLASSES, MANY, TIMES, Histograms
 from pbus.telemetry.metrics import BOUNDS, SHOWN
 from tests.support.call_desk import delivery as job
 
@@ -54,6 +54,16 @@ def test_ids_of_another_kind_are_no_error_and_have_no_wait() -> None:
     row.popped([job(1, id="abc"), job(2)], BORN_S)
     totals = board.read()[PATH]
     assert (totals.done, sum(totals.run), sum(totals.wait)) == (3, 1, 1)
+
+
+def test_of_many_each_fourth_stands_for_four() -> None:
+    board = Histograms([PATH], 1)
+    ended = [(JOB, 0.1 if number % 4 else 0.4, BORN_S + 0.4, 1) for number in range(MANY)]
+    fine, _ = board.row(0, *PATH).attempts(ended, MANY)
+    totals = board.read()[PATH]
+    assert {BOUNDS[place]: count for place, count in enumerate(totals.run) if count} == {0.4: MANY}
+    assert (totals.done, sum(totals.wait), fine.total(), totals.bytes) == (MANY, MANY, MANY, MANY)
+    assert totals.run_s == pytest.approx(MANY * (0.4 + 3 * 0.1) / 4)
 
 
 def test_columns_add_up_and_a_successor_goes_on_where_the_one_before_ended() -> None:
