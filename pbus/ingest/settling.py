@@ -198,9 +198,10 @@ class Settling:
         """
         before = len(self.claims)
         asks, self._asks = self._asks, []
+        suspects, left = list(self._suspects), len(self._lefts)
+        known = False
         try:
-            if not self._store.away:
-                self._find_out(crowded)
+            known = self._look(crowded)
             self._write(asks)
         except Exception:                             # one command, one reply, whatever it is
             for ask in asks:
@@ -209,23 +210,33 @@ class Settling:
         finally:
             for ask in asks:
                 ask.answer()
+        if known and not self._store.away and (suspects or left):
+            self._find_out(suspects, left)
+            self._write(())
         return len(self.claims) < before
 
-    def _find_out(self, crowded: bool) -> None:
-        """Compare where that is due, and judge what was left behind."""
+    def _look(self, crowded: bool) -> bool:
+        """Compare where that is due; whether all is known that has to be."""
+        if self._store.away:
+            return False
         now_s = self._clock.monotonic_s()
         asked = self._doubt or self._suspects or any(left.in_doubt for left in self._lefts)
         if asked or (self.claims and now_s >= self._compared_s + self._gap_s(crowded)):
             try:
                 self._compare(now_s, crowded)
             except StorageError:
-                return
-        suspects, self._suspects = self._suspects, {}
+                return False
+        return True
+
+    def _find_out(self, suspects: Sequence[Reader], left: int) -> None:
+        """Whose time is over, and how the first *left* end that were left behind; acks that came before are written."""
+        now_s = self._clock.monotonic_s()
         for reader in suspects:
+            self._suspects.pop(reader, None)
             reader.tell(now_s)
-        lefts, self._lefts = self._lefts, []
-        for left in lefts:
-            self._judge(left, now_s)
+        lefts, self._lefts = self._lefts[:left], self._lefts[left:]
+        for each in lefts:
+            self._judge(each, now_s)
 
     def _compare(self, now_s: float, crowded: bool) -> None:
         unknown, settled = self.claims.compare(self._store.held())
