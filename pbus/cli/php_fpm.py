@@ -78,7 +78,7 @@ def look(address: Address, status_path: str, script: str, ours: Collection[str])
         return Pool(away=error.strerror or str(error))
     pool = _configured(Pool(), address, master)
     if script:
-        pool = _by_script(pool, address, script, ours)
+        pool = _by_script(pool, address, script)
     if status_path:
         pool = _by_page(pool, address, status_path, ours)
     return _with_unread(pool)
@@ -128,7 +128,7 @@ def _ask(address: Address, script: str, uri: str, **more: str) -> Any:
     """
     query = uri.partition("?")[2]
     request = b"".join((
-        fastcgi.begin(keep=False),
+        fastcgi.begin(),
         fastcgi.params({
             "SCRIPT_NAME": script, "SCRIPT_FILENAME": script, "REQUEST_METHOD": "GET", "QUERY_STRING": query,
             "REQUEST_URI": uri, "SERVER_PROTOCOL": "HTTP/1.1", "GATEWAY_INTERFACE": "CGI/1.1",
@@ -162,16 +162,14 @@ def _by_page(pool: Pool, address: Address, status_path: str, ours: Collection[st
     return _measured(pool, manager, found, ours)
 
 
-def _by_script(pool: Pool, address: Address, script: str, ours: Collection[str]) -> Pool:
+def _by_script(pool: Pool, address: Address, script: str) -> Pool:
     """*pool* with what pbus-doctor.php says: it knows better what is in force than any file."""
     try:
         told = _ask(address, script, "/pbus-doctor", PBUS_DOCTOR="1")
-        ini, status = told["ini"], told["status"] or {}
-        found = [(str(row["script"]), int(row["request-duration"])) for row in status.get("procs", ())]
+        post_bytes, reads_post = size_of(str(told["ini"]["post_max_size"] or "")), _is_on(told["ini"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return _not_told(pool, f"script {script}", error)
-    pool = replace(pool, post_bytes=size_of(str(ini["post_max_size"] or "")), reads_post=_is_on(ini))
-    return _measured(pool, status.get("process-manager", ""), found, ours)
+    return replace(pool, post_bytes=post_bytes, reads_post=reads_post)
 
 
 def _is_on(ini: Mapping[str, Any]) -> bool | None:
@@ -187,7 +185,9 @@ def _measured(pool: Pool, manager: str, calls: Sequence[tuple[str, int]], ours: 
 
 
 def _not_told(pool: Pool, what: str, error: Exception) -> Pool:
-    why = "no answer in time" if isinstance(error, TimeoutError) else "its answer is not what it should be"
+    why = "its answer is not what it should be"
+    if isinstance(error, OSError):
+        why = "no answer in time" if isinstance(error, TimeoutError) else f"no answer: {error.strerror}"
     return replace(pool, unread=(*pool.unread, f"{what} ({why})"))
 
 

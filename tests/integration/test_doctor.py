@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import fcntl
+import io
 import json
 import os
 import resource
@@ -18,6 +20,7 @@ import pytest
 import redis
 
 from pbus.app import stores
+from pbus.cli.main import main
 from pbus.core.statistics import Bucket
 from pbus.storage.open import make
 from pbus.telemetry.metrics import BOUNDS
@@ -29,6 +32,8 @@ from tests.support.waiting import until
 
 SCRIPT = str(ROOT / "contrib/php/pbus-doctor.php")
 OpenPool = Callable[..., PhpFpm]
+ROOMY = {"main": {"url": "sqlite:pbus.db", "high_water": 1.0, "min_free": "0B"}}
+"""A store that has room, however full the disk of the tests is."""
 
 
 @pytest.fixture
@@ -54,10 +59,11 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def found(bus: Bus, *arguments: str, status: int) -> dict[tuple[str, str], dict[str, str]]:
-    """(subject, check) -> finding; the exit status is *status*."""
-    done = bus.cli("doctor", *arguments, "-o", "json")
-    assert done.returncode == status, done.stdout + done.stderr
-    document = json.loads(done.stdout)
+    """(subject, check) -> finding; the exit status is *status*. In this process: to start another costs more."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        ended = main(["doctor", *arguments, "-o", "json", "-c", str(bus.conf)])
+    assert ended == status, out.getvalue()
+    document = json.loads(out.getvalue())
     assert document["v"] == 1
     assert sum(document["counts"].values()) == len(document["findings"])
     return {(row["subject"], row["check"]): row for row in document["findings"]}
@@ -71,7 +77,7 @@ def checks(bus: Bus, subject: str, *arguments: str, status: int) -> list[str]:
 def calling(fpm: PhpFpm, script: str, **backend: Any) -> dict[str, Any]:
     """A queue whose one topic is run by *script*."""
     return {
-        "backend": {"live": {"fastcgi": [fpm.address], **backend}},
+        "storage": ROOMY, "backend": {"live": {"fastcgi": [fpm.address], **backend}},
         "queue": {"gift": {"topic": {"credit": {
             "fastcgi": {"backend": "live", "script": script}, "concurrency": 8, "timeout": "20s",
         }}}},
@@ -91,6 +97,7 @@ def test_redis_that_loses_jobs_is_told_until_it_is_repaired(bus_factory: BusFact
         client.config_set("save", "3600 1")
         assert checks(bus, "storage main", status=0) == ["snapshots"]
         client.config_set("appendonly", "yes")
+        until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 10, "its first file is written")
         assert checks(bus, "storage main", status=0) == ["fsync-everysec"]
         client.config_set("appendfsync", "no")
         assert checks(bus, "storage main", status=0) == ["fsync-never"]
@@ -133,7 +140,7 @@ def test_store_that_is_away_is_told_and_the_rest_is_looked_at(bus_factory: BusFa
 
 
 def test_file_that_somebody_keeps_closed_is_away(bus_factory: BusFactory) -> None:
-    tree = {"storage": {"main": {"url": "sqlite:pbus.db", "call_timeout": "100ms"}}, "queue": {"gift": {}}}
+    tree = {"storage": {"main": {**ROOMY["main"], "call_timeout": "100ms"}}, "queue": {"gift": {}}}
     bus = bus_factory(tree, start=False)
     (bus.folder / "var").mkdir()
     (bus.folder / "var/pbus.db").touch()
@@ -145,7 +152,7 @@ def test_file_that_somebody_keeps_closed_is_away(bus_factory: BusFactory) -> Non
 
 
 def test_damaged_file_is_told_with_what_a_start_would_say(bus_factory: BusFactory, tmp_path: Path) -> None:
-    bus = bus_factory({"queue": {"gift": {"topic": {"t": {"pull": {}}}}}}, start=False)
+    bus = bus_factory({"storage": ROOMY, "queue": {"gift": {"topic": {"t": {"pull": {}}}}}}, start=False)
     (bus.folder / "var").mkdir()
     (bus.folder / "var/pbus.db").write_bytes(b"SQLite format 3\0" + bytes(5000))
 
@@ -189,7 +196,8 @@ def test_pool_behind_a_port_is_found_among_all_that_run_here(bus_factory: BusFac
     fpm = pool(pool={"rlimit_core": second}, control_timeout_s=20)
     script = fpm.script("credit.php", "")
     topic = {"fastcgi": {"address": f"127.0.0.1:{port}", "script": script}, "concurrency": 3}
-    told = found(bus_factory({"queue": {"gift": {"topic": {"credit": topic}}}}, start=False), status=0)
+    tree = {"storage": ROOMY, "queue": {"gift": {"topic": {"credit": topic}}}}
+    told = found(bus_factory(tree, start=False), status=0)
 
     subject = f"backend 127.0.0.1:{port}"
     assert told[subject, "few-children"]["what"] == "pm.max_children is 2, pbus may open 3 and 0 are for others"
@@ -220,7 +228,6 @@ def test_calls_that_a_reload_would_cut_are_seen(bus_factory: BusFactory, pool: O
     command = [sys.executable, "-m", "pbus", "topic", "debug", "gift/credit", "x", "-c", str(bus.conf)]
     with subprocess.Popen(command, env=bus.environment, cwd=bus.folder, stdout=subprocess.DEVNULL):
         until(lambda: "control-short" in checks(bus, subject, status=0), 10, "a call takes longer than a second")
-        assert checks(bus, subject, "--script", SCRIPT, status=0) == ["control-short"]
         end.touch()
 
 
@@ -241,7 +248,8 @@ def test_calls_of_the_last_day_count_by_what_the_store_keeps(bus_factory: BusFac
 def test_pool_that_is_not_there_is_an_error(bus_factory: BusFactory, tmp_path: Path) -> None:
     topic = {"fastcgi": {"address": f"unix:{tmp_path}/none.sock", "script": "/srv/none.php"}}
     web = {"http": {"url": "http://127.0.0.1:9/jobs"}}
-    told = found(bus_factory({"queue": {"gift": {"topic": {"credit": topic, "web": web}}}}, start=False), status=4)
+    tree = {"storage": ROOMY, "queue": {"gift": {"topic": {"credit": topic, "web": web}}}}
+    told = found(bus_factory(tree, start=False), status=4)
 
     assert told[f"backend unix:{tmp_path}/none.sock", "backend-away"]["what"].endswith("No such file or directory")
     assert told["backend 127.0.0.1:9", "backend-away"]["what"].endswith("Connection refused")
@@ -252,11 +260,13 @@ def test_pool_that_is_not_there_is_an_error(bus_factory: BusFactory, tmp_path: P
 
 
 def test_running_bus_is_in_order_and_says_when_it_is_short_of_files(bus_factory: BusFactory) -> None:
-    bus = bus_factory({"queue": {"gift": {"topic": {"t": {"pull": {}}}}}})
+    bus = bus_factory({"storage": ROOMY, "queue": {"gift": {"topic": {"t": {"pull": {}}}}}})
     [ingest] = bus.pids("ingest")
     soft, hard = resource.prlimit(ingest, resource.RLIMIT_NOFILE)
-    assert bus.cli("doctor").stdout == "0 errors, 0 warnings, 0 notes\n" or soft < 10_064
-
+    resource.prlimit(ingest, resource.RLIMIT_NOFILE, (min(hard, 10_064), hard))
+    if hard >= 10_064:
+        assert checks(bus, "ingest", status=0) == []
+    assert checks(bus, "node", status=0) == []
     resource.prlimit(ingest, resource.RLIMIT_NOFILE, (1024, hard))
     assert found(bus, status=0)["ingest", "descriptors"]["what"] == (
         "each may have 1024 files open, ingest.limits.connections asks for 10064"
@@ -276,6 +286,7 @@ def test_running_bus_is_in_order_and_says_when_it_is_short_of_files(bus_factory:
 def test_open_addresses_passwords_and_certificates_are_judged(bus_factory: BusFactory, tmp_path: Path) -> None:
     pair = authority(tmp_path).issue("door")
     tree: dict[str, Any] = {
+        "storage": ROOMY,
         "ingest": {"listen": ["0.0.0.0:12999", "plain:0.0.0.0:12998", "127.0.0.1:12997"], "tls": pair.setting},
         "queue": {
             "open": {"topic": {"t": {"pull": {}}}},
@@ -291,7 +302,7 @@ def test_open_addresses_passwords_and_certificates_are_judged(bus_factory: BusFa
 
 
 def test_people_read_what_is_so_its_effect_and_the_fix(bus_factory: BusFactory) -> None:
-    done = bus_factory({"queue": {"gift": {}}}, start=False).cli("doctor")
+    done = bus_factory({"storage": ROOMY, "queue": {"gift": {}}}, start=False).cli("doctor")
 
     assert done.returncode == 0
     assert done.stdout.splitlines()[:4] == [
