@@ -1,4 +1,4 @@
-"""``pbus job retry|done|cancel``: what a person decides about single jobs."""
+"""``pbus job retry|done|cancel``: what a person decides about single jobs. ``curl|export``: a job for elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pbus.cli.context import Context, pass_context
-from pbus.cli.output import output_option
+from pbus.cli.exports import exported, mask_of, mask_options
+from pbus.cli.output import VERSION, output_option, to_json
 from pbus.errors import Exit, NotFound
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _WAITS: Final = ("ready", "delayed")
 
 @click.group()
 def job() -> None:
-    """Retry, settle and cancel jobs."""
+    """Retry, settle, cancel, reproduce and export jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,51 @@ def done(context: Context, words: tuple[str, ...], dry_run: bool) -> int:
 def cancel(context: Context, words: tuple[str, ...], dry_run: bool) -> int:
     """Cancel jobs that wait, of all topics or of one; what runs goes on."""
     return _do(context, words, _CANCEL, dry_run)
+
+
+@job.command()
+@click.argument("words", nargs=-1, required=True, metavar="[QUEUE[/TOPIC]] ID")
+@click.option("--topic", default="", metavar="TOPIC", help="Of this topic alone (default: a line for each).")
+@click.option("--secrets", is_flag=True, help="With the passwords of the configuration, instead of variables.")
+@output_option
+@pass_context
+def curl(context: Context, words: tuple[str, ...], topic: str, secrets: bool) -> int:
+    """
+    Print the call of a job as a line for a shell, to run it again by hand: curl for HTTP, cgi-fcgi for php-fpm.
+
+    Whoever runs the line sends the bytes that pbus sends, past the queue. Of Python functions and programs it is
+    'pbus topic debug'. Passwords in headers and parameters are shell variables.
+    """
+    from pbus.cli.reproduce import curl
+    from pbus.cli.stores import take_stock
+
+    path, ids = _split(words)
+    if len(ids) != 1:
+        raise click.UsageError("one job, please")
+    stock = take_stock(context.settings())
+    record, topics = _found(stock, path, ids[0])
+    return curl(context, record, (topic,) if topic else topics, secrets)
+
+
+@job.command()
+@click.argument("words", nargs=-1, required=True, metavar="[QUEUE[/TOPIC]] ID..")
+@mask_options
+@pass_context
+def export(context: Context, words: tuple[str, ...], masked: bool, mask_paths: tuple[str, ...]) -> int:
+    """
+    Print jobs, a JSON object a line, as 'pbus queue export' does.
+
+    With --mask they may be shown to others: what is hidden is ***, and such a job says "masked": true. Bodies that are
+    no text are hidden whole.
+    """
+    from pbus.cli.stores import take_stock
+
+    mask = mask_of(masked, mask_paths)
+    stock = take_stock(context.settings())
+    path, ids = _split(words)
+    for record in [_found(stock, path, job_id)[0] for job_id in ids]:
+        context.output.line(to_json({"v": VERSION, **exported(record, mask)}))
+    return Exit.DONE
 
 
 def _do(context: Context, words: Sequence[str], deed: Deed, dry_run: bool) -> int:

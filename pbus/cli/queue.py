@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pbus.cli.context import Context, pass_context
+from pbus.cli.exports import exported, mask_of, mask_options
 from pbus.cli.facts import facts
 from pbus.cli.grid import Cell, count, duration, number, plain, show, size
 from pbus.cli.output import VERSION, escape, output_option, to_json
@@ -19,7 +19,7 @@ from pbus.errors import Exit, NotFound
 if TYPE_CHECKING:
     from pbus.cli.stores import Stock
     from pbus.config.schema import Queue
-    from pbus.storage.driver import Driver, JobRecord
+    from pbus.storage.driver import Driver
 
 _COLUMNS: Final = (
     "queue", "state", "system", "storage", "topics", "backlog", "backlog_bytes", "max_backlog", "kept", "pushed_total",
@@ -242,8 +242,9 @@ def _purge(driver: Driver, queue: str, topic: str, most: int) -> int:
 @click.argument("name", metavar="QUEUE")
 @click.option("--after", default="", metavar="ID", help="Begin behind this job.")
 @click.option("--limit", default=0, metavar="N", type=click.IntRange(min=0), help="At most so many; 0: all.")
+@mask_options
 @pass_context
-def export(context: Context, name: str, after: str, limit: int) -> int:
+def export(context: Context, name: str, after: str, limit: int, masked: bool, mask_paths: tuple[str, ...]) -> int:
     """
     Print every job that the store still has, oldest first, a JSON object a line.
 
@@ -256,31 +257,14 @@ def export(context: Context, name: str, after: str, limit: int) -> int:
         raise click.UsageError(f"--after takes the id of a job, not {after!r}")
     stock = take_stock(context.settings())
     name = stock.queue(name)
-    told = 0
+    told, mask = 0, mask_of(masked, mask_paths)
     with queue_driver(stock, name) as driver:
         while name in stock.queues and (not limit or told < limit):
             page = driver.jobs(name, after, min(_PAGE, limit - told) if limit else _PAGE)
             if not page:
                 break
             for record in page:
-                context.output.line(to_json({"v": VERSION, **exported(record)}))
+                context.output.line(to_json({"v": VERSION, **exported(record, mask)}))
             told, after = told + len(page), page[-1].id
     context.output.say(f"{told} jobs")
     return Exit.DONE
-
-
-def exported(record: JobRecord) -> dict[str, Any]:
-    """A job for programs; what says nothing is left out."""
-    document: dict[str, Any] = {"id": record.id, "queue": record.queue}
-    try:
-        document["body"] = record.body.decode()
-    except UnicodeDecodeError:
-        document |= {"body": base64.b64encode(record.body).decode(), "encoding": "base64"}
-    for key in ("traceparent", "content_type", "key", "expires_ms"):
-        if value := getattr(record, key):
-            document[key] = value
-    document["topics"] = {
-        topic: {key: value for key, value in dataclasses.asdict(place).items() if value or key == "state"}
-        for topic, place in record.topics.items()
-    }
-    return document
