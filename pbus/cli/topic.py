@@ -31,7 +31,7 @@ _HEADS: Final = (
 
 @click.group()
 def topic() -> None:
-    """List, show, pause, resume and remove topics."""
+    """List, show, try, pause, resume and remove topics."""
 
 
 @topic.command("ls")
