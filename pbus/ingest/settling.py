@@ -14,6 +14,7 @@ by way of other children, when an answer was lost, and before a reader is called
 from __future__ import annotations
 
 import collections
+import dataclasses
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -355,8 +356,7 @@ class Settling:
 
     def _give_back(self, owner: str, asked: Sequence[tuple[Ask, str]]) -> None:
         now_ms, ends = int(self._clock.wall_s() * 1000), []
-        for ask, job_id in asked:
-            delivery = self._delivery(owner, ask, job_id)
+        for (ask, _), delivery in zip(asked, self._deliveries(owner, asked), strict=True):
             settlement = judge(delivery, ask.outcome, ask.topic.rules, now_ms, random.random())
             ends.append(End(settlement, ask.outcome, delivery))
         took_effect = self._store.give_back(owner, [end.settlement for end in ends])
@@ -366,9 +366,19 @@ class Settling:
                 self._account.ended(end.delivery, end.outcome, end.settlement)
         self._see_to_retries([end.settlement for end, ours in zip(ends, took_effect, strict=True) if ours])
 
+    def _deliveries(self, owner: str, asked: Sequence[tuple[Ask, str]]) -> list[Delivery]:
+        """The claims of another child as judges see them; its list of claims is long, so it is read once, if at all."""
+        found = [self._delivery(owner, ask, job_id) for ask, job_id in asked]
+        if all(each.attempt == 1 for each in found):
+            return found
+        forgiven = {(held.queue, held.topic, held.id): held.forgiven for held in self._store.held_by(owner)}
+        return [
+            dataclasses.replace(each, forgiven=forgiven.get((each.queue, each.topic, each.id), 0)) for each in found
+        ]
+
     def _delivery(self, owner: str, ask: Ask, job_id: str) -> Delivery:
-        """The claim of another child as judges see it; how often it was tried matters only where it is tried again."""
-        attempts = crashes = forgiven = first_ms = 0
+        """One of them; how often it was tried matters only where it is tried again."""
+        attempts = crashes = first_ms = 0
         key, redelivered = "", False
         if ask.outcome.verdict is not Verdict.DONE or self._account.watched:
             record = self._store.job(ask.topic.queue, job_id)
@@ -376,12 +386,9 @@ class Settling:
             if place is not None and record is not None:
                 attempts, crashes, first_ms = place.attempts, place.crashes, place.first_ms
                 redelivered, key = place.redelivered, record.key
-            if attempts:
-                forgiven = next((held.forgiven for held in self._store.held_by(owner) if held.id == job_id), 0)
         return Delivery(
             id=job_id, queue=ask.topic.queue, topic=ask.topic.name, body=b"", attempt=attempts + 1, crashes=crashes,
             redelivered=redelivered, traceparent="", content_type="", first_ms=first_ms, owner=owner, key=key,
-            forgiven=forgiven,
         )
 
 

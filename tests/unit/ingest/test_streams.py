@@ -13,7 +13,7 @@ from pbus.config.schema import PullHandler, Queue, Topic
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import Owner
 from pbus.errors import Unavailable
-from pbus.storage.driver import Want
+from pbus.storage.driver import Held, Want
 from tests.unit.ingest.door import Client, Door, encode
 from tests.unit.ingest.reading import ids, push, read
 
@@ -417,6 +417,25 @@ def test_nack_of_what_another_child_holds_is_judged_by_its_attempts(client: Clie
     (settlement,) = door.driver.settlements
     assert (settlement.move, settlement.owner) == (Move.BURY, OTHER)
     assert settlement.error.endswith("no")
+
+
+def test_list_of_another_child_is_read_once_for_many_nacks(client: Client, door: Door) -> None:
+    push(client, "a", "b", "c")
+    for number in range(1, 4):
+        door.driver.attempts["gift", "credit", f"1000-{number}"] = 1
+    elsewhere = taken_elsewhere(door, 3)
+    held, asked = door.driver.held, []
+
+    def counting(owner: str) -> list[Held]:
+        asked.append(owner)
+        return held(owner)
+
+    door.driver.held = counting                       # type: ignore[method-assign]
+
+    client.send(b"".join(encode("PBUS.NACK", "gift", "credit", job_id) for job_id in elsewhere))
+
+    assert [client.read() for _ in elsewhere] == [1, 1, 1]
+    assert asked.count(OTHER) == 1
 
 
 def test_foreign_ack_that_cannot_be_written_is_an_error(door: Door, client: Client) -> None:
