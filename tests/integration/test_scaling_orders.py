@@ -16,6 +16,8 @@ from tests.support.step_load import Load, decisions
 from tests.support.talker import Pause
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.alone  # how many there are follows from rates that are measured
+
 HANDLER = "import time\ndef work(job):\n    time.sleep(0.01)\n"
 
 
