@@ -12,6 +12,8 @@ For the whole store::
     pbus:beats                     hash    boot -> counter; stands still when its node is dead
     pbus:fenced                    set     boots declared dead
     pbus:check                     string  written by check()
+    pbus:traces                    hash    SHELF:n -> bytes of traces that were written in the n-th sixteenth of the
+                                           shelf's keep since 1970 (traces_redis)
 
 Of a queue (``pbus:{Q}`` and then)::
 
@@ -31,6 +33,9 @@ Of a queue (``pbus:{Q}`` and then)::
     :bucket:SPAN:AT                hash    statistics of SPAN seconds from then on; expires. T/NODE -> a row
                                            (statistics.py), T//NAME -> what a total grew by
     :bell                          channel rung when deliveries of the queue become ready
+    :trace:SHELF:MINUTE            hash    second of the minute.WRITER.n -> block (codec.trace_block) of jobs with ids
+                                           of that second; expires with the last one written; MINUTE since 1970
+    :refused                       list    pushes that were refused, newest first; expires with the last one
 
     fields of :queue               pushed: jobs ever; bytes: of their bodies; ms, seq: the last id;
                                    retention_ms, retention_bytes, max_jobs, max_bytes, dedupe_ms: its spec;
@@ -76,6 +81,7 @@ TOPICS: Final = "pbus:topics"
 BEATS: Final = "pbus:beats"
 FENCED: Final = "pbus:fenced"
 CHECK: Final = "pbus:check"
+TRACES: Final = "pbus:traces"
 
 ENDINGS: Final = {
     "queue": ":queue",
@@ -150,6 +156,16 @@ class QueueKeys:
         if found is None:
             found = self._topics[topic] = TopicKeys(self.topics + topic)
         return found
+
+
+def trace(queue: str, shelf: int, minute: int) -> str:
+    """The blocks of one shelf of the jobs of *queue* with ids of that minute since 1970."""
+    return f"pbus:{{{queue}}}:trace:{shelf}:{minute}"
+
+
+def refused(queue: str) -> str:
+    """The pushes to *queue* that were refused."""
+    return f"pbus:{{{queue}}}:refused"
 
 
 def bell(queue: str) -> str:

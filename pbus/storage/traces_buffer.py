@@ -1,0 +1,178 @@
+"""
+What one process has to tell of its jobs, until it is written: bounded, and never in the way of a job.
+
+    tell, mark, refused --> this --drain, 5 times a second--> blocks by queue and second --> Traces.put
+
+Rule: telling costs some tenths of a microsecond a job: no text is made, no call, no lock (one thread). What has no room
+is counted and forgotten. The greenlet that drains and writes is the role's.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from pbus.clock import Clock
+from pbus.codec import trace_block
+from pbus.core.trace import Budget, Received, Record, Run, Shelf, is_kept, keeps_any
+from pbus.storage.traces import BLOCK_COST, REFUSALS, Block, TraceLimits
+
+MOST_RECORDS: Final = 20_000
+"""Held at once, of records and of marks: 200 ms at 100,000 a second, some 8 MiB."""
+MOST_TEXT_BYTES: Final = 4 * 1024 * 1024
+"""Of what failures say, held at once."""
+_MOST_SECONDS: Final = 10
+_MS_DIGITS: Final = 3
+"""What an id's time has behind its second."""
+
+
+class Marks(NamedTuple):
+    """
+    Marks of the jobs of one append.
+
+    Attributes:
+        queue, runs: Which jobs, in order; of one append nearly always one run.
+        paths: The mark of each path.
+        columns: Per path the mark of each job.
+    """
+
+    queue: str
+    runs: Sequence[Run]
+    paths: tuple[int, ...]
+    columns: Sequence[Sequence[int]]
+
+
+class TraceBuffer:
+    """
+    One per process and storage.
+
+    Args:
+        by: Whose it is: node and process.
+        limits: Of the storage.
+        writers: How many write to the storage, over all nodes: each has its part of the caps.
+        clock: Of the budgets.
+
+    Attributes:
+        dropped_total: Records that nobody will see, for want of room; those left out by sampling as well.
+    """
+
+    def __init__(self, by: str, limits: TraceLimits, writers: int, clock: Clock) -> None:
+        self.dropped_total = 0
+        self._by = by
+        self._clock = clock
+        self._told: list[tuple[str, Shelf, Record]] = []
+        self._text_bytes = 0
+        self._marks: list[Marks] = []
+        self._marked = 0
+        self._refused: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=REFUSALS)
+        now_s = clock.monotonic_s()
+        self._budgets = {
+            shelf: Budget(cap // max(1, writers), limits.keep_of(shelf), now_s) for shelf, cap in limits.caps().items()
+        }
+
+    def tell(self, queue: str, record: Record, shelf: Shelf = Shelf.RECENT, text_bytes: int = 0) -> None:
+        """Keep *record* for the next drain; *text_bytes*: about what it says to people."""
+        if len(self._told) >= MOST_RECORDS or self._text_bytes + text_bytes > MOST_TEXT_BYTES:
+            self.dropped_total += 1
+            return
+        self._text_bytes += text_bytes
+        self._told.append((queue, shelf, record))
+
+    def mark(self, marks: Marks) -> None:
+        """Keep the marks of an append for the next drain."""
+        jobs = _jobs(marks.runs)
+        if self._marked + jobs > MOST_RECORDS:
+            self.dropped_total += jobs
+            return
+        self._marked += jobs
+        self._marks.append(marks)
+
+    def refused(self, queue: str, text: bytes) -> None:
+        """A push was refused; only the newest are kept."""
+        self._refused.append((queue, text))
+
+    def drain(self) -> tuple[list[Block], list[tuple[str, bytes]]]:
+        """Blocks and refusals for ``Traces.put``; what the budgets do not allow is dropped and counted."""
+        blocks = self._packed() + self._packed_marks()
+        refusals = list(self._refused)
+        self._refused.clear()
+        return blocks, refusals
+
+    def _packed(self) -> list[Block]:
+        told, self._told = self._told, []
+        self._text_bytes = 0
+        now_s = self._clock.monotonic_s()
+        shares = {shelf: budget.share(now_s) for shelf, budget in self._budgets.items()}
+        groups: dict[tuple[str, Shelf, str], list[Record]] = {}
+        for queue, shelf, record in told:
+            if shares[shelf] < 1.0 and not _wanted(record, shares[shelf]):
+                self.dropped_total += 1
+                continue
+            job = record[0]
+            second = job[: job.index("-") - _MS_DIGITS]
+            groups.setdefault((queue, shelf, second), []).append(record)
+            if isinstance(record, Received) and not record.last.startswith(second):
+                for later in _later(int(second), record):
+                    groups.setdefault((queue, shelf, str(later)), []).append(record)
+        blocks = []
+        for (queue, shelf, second), records in groups.items():
+            block = Block(queue, shelf, int(second), trace_block.pack(self._by, records))
+            blocks += self._allowed(block, len(records), now_s)
+        return blocks
+
+    def _packed_marks(self) -> list[Block]:
+        marks, jobs, self._marks, self._marked = self._marks, self._marked, [], 0
+        now_s = self._clock.monotonic_s()
+        share = self._budgets[Shelf.INDEX].share(now_s)
+        groups: dict[tuple[str, int, tuple[int, ...]], tuple[list[Run], list[list[int]]]] = {}
+        for queue, runs, paths, columns in marks:
+            at = 0
+            for run in runs:
+                for part, places in _kept_parts(run, at, share):
+                    place = queue, _second(part.first), paths
+                    kept, kept_columns = groups.setdefault(place, ([], [[] for _ in paths]))
+                    kept.append(part)
+                    for column, more in zip(kept_columns, columns, strict=True):
+                        column.extend(more[places])
+                at += run.jobs
+        blocks: list[Block] = []
+        for (queue, second, paths), (kept, kept_columns) in groups.items():
+            block = Block(queue, Shelf.INDEX, second, trace_block.pack_marks(paths, kept, kept_columns))
+            blocks += self._allowed(block, _jobs(kept), now_s)
+        self.dropped_total += jobs - sum([_jobs(kept) for kept, _ in groups.values()])
+        return blocks
+
+    def _allowed(self, block: Block, records: int, now_s: float) -> list[Block]:
+        if self._budgets[block.shelf].spend(len(block.data) + BLOCK_COST, now_s):
+            return [block]
+        self.dropped_total += records
+        return []
+
+
+def _kept_parts(run: Run, at: int, share: float) -> list[tuple[Run, slice]]:
+    """What is kept of *run*, which begins at place *at*, and the places of each part."""
+    if share >= 1.0:
+        return [(run, slice(at, at + run.jobs))]
+    return [
+        (Run(job, 1), slice(place, place + 1)) for place, job in enumerate(run.ids(), at) if is_kept(job, share)
+    ]
+
+
+def _jobs(runs: Sequence[Run]) -> int:
+    return sum([jobs for _, jobs in runs])
+
+
+def _wanted(record: Record, share: float) -> bool:
+    if isinstance(record, Received):
+        return keeps_any(record.first, record.last, share)
+    return is_kept(record.id, share)
+
+
+def _later(second: int, record: Received) -> range:
+    """The other seconds of its ids; of a range that is longer than a store ever makes, the first ones."""
+    return range(second + 1, min(_second(record.last), second + _MOST_SECONDS) + 1)
+
+
+def _second(id: str) -> int:
+    return int(id[: id.index("-") - _MS_DIGITS])
