@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 import gevent
 
+from pbus.codec import stream_ids
 from pbus.codec.resp_reply import NULL_ARRAY, bulk, error
+from pbus.codec.stream_ids import Id
 from pbus.core.job import Delivery
-from pbus.core.names import JOB_ID
 from pbus.core.outcome import Outcome, Verdict
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
@@ -39,15 +40,12 @@ NACKED: Final = "its consumer gave it back"
 LONGEST_DELAY_MS: Final = 315_360_000_000
 """Ten years, as of a push."""
 _LARGEST: Final = 2**63 - 1
-_BAD_ID: Final = "ERR Invalid stream ID specified as stream command argument"
 _BAD_NUMBER: Final = "ERR value is not an integer or out of range"
 _SYNTAX: Final = "ERR syntax error"
 _DOLLAR: Final = (
     "ERR The $ ID is meaningless in the context of XREADGROUP: you want to read the history of this consumer by "
     "specifying a proper ID, or use the > ID to get new messages. The $ ID would just return an empty result set."
 )
-
-Start = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -60,7 +58,7 @@ class _Words:
     block_ms: int | None = None
     keeps: bool = True
     keys: list[bytes] = field(default_factory=list)
-    starts: list[Start | None] = field(default_factory=list)
+    starts: list[Id | None] = field(default_factory=list)
 
 
 def read(connection: Connection, arguments: list[bytes]) -> bytes | None:
@@ -164,7 +162,7 @@ def _answer_with_past(connection: Connection, over: Read, taker: Puller) -> None
     connection.reply(error(text))
 
 
-def _past(connection: Connection, over: Read, topic: TopicEntry, start: Start) -> list[Delivery]:
+def _past(connection: Connection, over: Read, topic: TopicEntry, start: Id) -> list[Delivery]:
     """
     What this connection has read under this name and not settled, above *start*.
 
@@ -173,7 +171,7 @@ def _past(connection: Connection, over: Read, topic: TopicEntry, start: Start) -
     """
     store = connection.server.stores[connection.server.directory.queues[topic.queue].storage]
     mine = [claim for claim in over.reader.claims.values() if claim.topic is topic and claim.consumer == over.consumer]
-    above = sorted((claim for claim in mine if _number(claim.delivery.id) > start), key=_number_of)
+    above = sorted((claim for claim in mine if _number_of(claim) > start), key=_number_of)
     found: list[Delivery] = []
     for claim in above[: over.count]:
         if over.size >= REPLY_BYTES:
@@ -237,7 +235,7 @@ def _streams(words: _Words, rest: list[bytes]) -> None:
     for text in rest[half:]:
         if text == b"$":
             raise Refused(_DOLLAR)
-        words.starts.append(None if text == b">" else _number(_job_id(text)))
+        words.starts.append(None if text == b">" else _number(text))
 
 
 # -- settling -----------------------------------------------------------------------------------------
@@ -248,7 +246,7 @@ def _settle(
 ) -> bytes | None:
     try:
         topic = topic_of_group(connection, arguments[1], arguments[2], ACKED)
-        asked = Ask(connection, topic, [_job_id(text) for text in ids], outcome)
+        asked = Ask(connection, topic, [stream_ids.written(_number(text)) for text in ids], outcome)
     except Refused as refused:
         return error(str(refused))
     connection.server.puller(topic).ask(asked)
@@ -279,33 +277,24 @@ def _failure(options: list[bytes]) -> Outcome:
     return Outcome(verdict=verdict, error=reason, delay_s=delay_s)
 
 
-# -- numbers and ids ----------------------------------------------------------------------------------
+# -- ids and numbers ----------------------------------------------------------------------------------
 
 
-def _job_id(text: bytes) -> str:
+def _number(text: bytes) -> Id:
     """
-    A job id as the store writes it; Redis takes one without its second part for the first of that millisecond.
+    A job id as a client writes it.
 
     Raises:
         Refused: it is none.
     """
     try:
-        whole = text.decode("ascii")
-    except UnicodeDecodeError:
-        raise Refused(_BAD_ID) from None
-    found = JOB_ID.match(whole if "-" in whole else f"{whole}-0")
-    if found is None or int(found[2]) >= 2**64:
-        raise Refused(_BAD_ID)
-    return f"{int(found[1])}-{int(found[2])}"
+        return stream_ids.parse(text)
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
-def _number(job_id: str) -> Start:
-    ms, _, sequence = job_id.partition("-")
-    return int(ms), int(sequence)
-
-
-def _number_of(claim: Claim) -> Start:
-    return _number(claim.delivery.id)
+def _number_of(claim: Claim) -> Id:
+    return _number(claim.delivery.id.encode())
 
 
 def _integer(text: bytes, complaint: str) -> int:
