@@ -316,7 +316,7 @@ def test_bit_that_was_flipped_anywhere_is_no_crash_and_no_command(door: TlsDoor,
         raw.sendall(data[:place] + bytes([data[place] ^ flip]) + data[place + 1:] if 0 <= place < len(data) else data)
 
     heard = b""
-    with contextlib.suppress(OSError), gevent.Timeout(0.2, False):  # a longer record is waited for
+    with contextlib.suppress(OSError), gevent.Timeout(0.1, False):  # a longer record is waited for
         tls.begin()
         say(tls.outgoing())
         while not tls.ready:
