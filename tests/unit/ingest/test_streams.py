@@ -279,7 +279,7 @@ def test_ack_counts_what_was_open(client: Client) -> None:
     assert client.ask("XACK", "gift", "credit", got[0]) == 0
 
 
-@pytest.mark.parametrize("text", ["x", "1-", "-1", "1-2-3", "1-18446744073709551616", "18446744073709551616-0", "*", "é"])
+@pytest.mark.parametrize("text", ["x", "1-", "-1", "1-2-3", "1-18446744073709551616", "18446744073709551616-0", "é"])
 def test_malformed_id_is_refused_as_redis_does(client: Client, text: str) -> None:
     push(client, "a")
     got = ids(read(client))
