@@ -98,8 +98,13 @@ def test_a_failure_is_told_with_what_the_bus_would_do(python: Bus, body: str, re
 def test_nothing_that_it_started_is_left(python: Bus) -> None:
     tried(python, "leave")
     tried(python, "hang")
-    left = [each.info["cmdline"] for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"]]
-    assert not [line for line in left if line[0] == "sleep" and line[-1] in ("97.5", "98.5")]
+    until(lambda: not _sleepers(python.folder), 5, "all are gone")
+
+
+def _sleepers(folder: Path) -> list[int]:
+    """Those that handlers below *folder* have started."""
+    found = psutil.process_iter(["name", "cwd"])
+    return [each.pid for each in found if each.info["name"] == "sleep" and each.info["cwd"] == str(folder)]
 
 
 def test_what_it_pushes_is_not_stored(python: Bus) -> None:
