@@ -198,11 +198,20 @@ class Settling:
             Whether some have ended, so that there is room again.
         """
         before = len(self.claims)
-        asks, self._asks = self._asks, []
         suspects, left = list(self._suspects), len(self._lefts)
-        known = False
         try:
             known = self._look(crowded)
+        finally:
+            self._answer_asks()                       # those that came meanwhile, too
+        if known and not self._store.away and (suspects or left):
+            self._find_out(suspects, left)
+            self._write(())
+        return len(self.claims) < before
+
+    def _answer_asks(self) -> None:
+        """Write what was asked for, and all ends that are owed."""
+        asks, self._asks = self._asks, []
+        try:
             self._write(asks)
         except Exception:                             # one command, one reply, whatever it is
             for ask in asks:
@@ -211,10 +220,6 @@ class Settling:
         finally:
             for ask in asks:
                 ask.answer()
-        if known and not self._store.away and (suspects or left):
-            self._find_out(suspects, left)
-            self._write(())
-        return len(self.claims) < before
 
     def _look(self, crowded: bool) -> bool:
         """Compare where that is due; whether all is known that has to be."""

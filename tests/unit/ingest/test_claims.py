@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+import gevent
 import pytest
 
 from pbus.config.schema import PullHandler, Queue, Retry, Topic
@@ -16,6 +17,7 @@ from pbus.errors import Unavailable
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.claims import Claim, Left
 from pbus.ingest.puller import Puller
+from pbus.storage.driver import Held
 from tests.unit.ingest.door import Client, Door, encode
 from tests.unit.ingest.reading import ids, push, read
 
@@ -249,6 +251,28 @@ def test_ack_in_time_saves_a_reader_while_the_store_is_slow() -> None:
 
     door.later(3.0)
     door.driver.claim_go.set()
+
+    assert client.read() == 1
+    assert client.ask("XACK", "gift", "credit", got[1]) == 1
+    door.close()
+
+
+def test_ack_that_was_on_its_way_saves_a_reader_of_a_child_that_stood_still() -> None:
+    door = slow_door(timeout_s=2.0)
+    client = door.client()
+    push(client, "a", "b")
+    got = ids(read(client))
+    client.command("XACK", "gift", "credit", got[0])  # nobody has read it yet
+    held = door.driver.held
+
+    def yielding(owner: str) -> list[Held]:
+        found = held(owner)
+        gevent.sleep(0.01)                            # as every store does
+        return found
+
+    door.driver.held = yielding                       # type: ignore[method-assign]
+
+    door.later(3.0)
 
     assert client.read() == 1
     assert client.ask("XACK", "gift", "credit", got[1]) == 1
