@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import gevent
@@ -115,8 +114,7 @@ def answer(connection: Connection, over: Read) -> None:
 
 def _hand_over(connection: Connection, over: Read, taker: Puller, parts: list[tuple[bytes, list[Delivery]]]) -> None:
     reply = _reply(parts, connection.protocol)
-    settle = partial(taker.read, over)
-    connection.reply(reply, (lambda sent: settle(sent=sent)) if over.got else None)
+    connection.reply(reply, (lambda sent: taker.read(over, sent)) if over.got else None)
 
 
 def _reply(parts: list[tuple[bytes, list[Delivery]]], protocol: int) -> bytes:
