@@ -347,8 +347,9 @@ class Puller:
         for pop in pops:
             topic = pop.topics[place]
             path = (topic.queue, topic.name)
-            topics[path] = topic
-            rooms[path] += pop.room(place)
+            if rooms[path] < CLAIM_COUNT:             # thousands may be blocked
+                topics[path] = topic
+                rooms[path] += pop.room(place)
         wants, budgets = [], {}
         for path, room in rooms.items():
             count = min(room, CLAIM_COUNT, topics[path].max_open - self.claims.count(*path))
@@ -365,12 +366,14 @@ class Puller:
         for delivery in deliveries:
             ready.setdefault((delivery.queue, delivery.topic), collections.deque()).append(delivery)
         counts = collections.Counter({path: len(line) for path, line in ready.items()})
-        now_s = self._clock.monotonic_s()
+        now_s, left = self._clock.monotonic_s(), len(deliveries)
         for pop in pops:
+            if not left:
+                break
             topic = pop.topics[place]
             line = ready.get((topic.queue, topic.name))
             while line and pop.room(place) and not pop.over:
-                delivery = line.popleft()
+                delivery, left = line.popleft(), left - 1
                 self.claims.take(Claim(delivery, topic, self, now_s))
                 pop.give(delivery, place)
         for line in ready.values():
