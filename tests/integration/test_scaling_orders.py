@@ -81,7 +81,8 @@ def test_recorded_work_is_simulated_with_other_settings(bus: Bus) -> None:
     assert [row["setting"] for row in tried] == ["configured", *["tried"] * 4]
     assert {(row["max"], row["catch_up_s"]) for row in tried[1:]} == {(1, 5.0), (1, 30.0), (16, 5.0), (16, 30.0)}
     jobs = [row["jobs"] for row in tried]
-    assert all(0.9 * load.pushed <= number <= 1.1 * load.pushed for number in jobs), (jobs, load.pushed)
+    # Rates are measured once a second, and the load lasts for a few: a second cut in two is a good part of it.
+    assert all(0.8 * load.pushed <= number <= 1.2 * load.pushed for number in jobs), (jobs, load.pushed)
     one, many = (next(row for row in tried[1:] if row["max"] == most) for most in (1, 16))
     assert one["wait_p99_s"] > many["wait_p99_s"]
     assert one["process_hours"] < many["process_hours"]
