@@ -14,10 +14,10 @@ from typing import Final
 
 from pbus.core.doctor import RULES, Rule
 from pbus.core.doctor_facts import Certificate, Child, Door, Node, Pool, Queue, Store, Topic
+from pbus.core.pages import rewritten
 
 PAGE: Final = Path(__file__).parents[2] / "docs/doctor.md"
 BEGIN: Final = "<!-- Written by `python -m pbus.cli.doctor_reference`; change the rules in core/doctor.py. -->\n"
-END: Final = "<!-- End of what is written. -->\n"
 GROUPS: Final[dict[str, tuple[type, ...]]] = {
     "The bus": (Node, Child), "Stores": (Store,), "Addresses and certificates": (Door, Certificate),
     "Queues": (Queue,), "Topics": (Topic,), "Backends": (Pool,),
@@ -31,11 +31,7 @@ def page(text: str) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError("the page has lost the marks around the tables of checks")
-    return before + begin + tables() + end + after
+    return rewritten(text, BEGIN, tables())
 
 
 def tables() -> str:

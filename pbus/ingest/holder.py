@@ -65,11 +65,12 @@ class TokenPop(Pop):
         prepared: It is sure to hold nothing now.
     """
 
-    __slots__ = ("acked", "owner", "prepared")
+    __slots__ = ("acked", "fresh", "owner", "prepared")
 
     def __init__(self, connection: Receiver, topic: TopicEntry, owner: Owner, deadline_s: float) -> None:
         super().__init__(connection, [topic], 1, deadline_s)
         self.blocks = False                           # it is answered like RPOP
+        self.fresh = True                             # it has not looked once
         self.owner = owner
         self.acked = False
         self.prepared = False

@@ -52,7 +52,7 @@ class Pop:
     """
 
     __slots__ = (
-        "blocks", "connection", "count", "deadline_s", "error", "fresh", "got", "keys", "many", "over", "served",
+        "blocks", "connection", "count", "deadline_s", "error", "got", "keys", "many", "over", "served",
         "size", "taker", "topics",
     )
     taker: Taker
@@ -71,7 +71,6 @@ class Pop:
         self.got: list[Delivery] = []
         self.size = 0
         self.error = ""
-        self.fresh = True                             # it has not looked once
         self.over = False
         self.served = True
 

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from pbus.core.pages import rewritten
 from pbus.ingest.commands import ROWS
 from pbus.ingest.rows import Doc, Row
 
 PAGE: Final = Path(__file__).parents[2] / "docs/protocol.md"
 BEGIN: Final = "<!-- Written by `python -m pbus.ingest.reference`; change the rows of commands.py instead. -->\n"
-END: Final = "<!-- End of what is written. -->\n"
 GROUPS: Final = {
     "push": "Pushing", "pull": "Pulling", "look": "Looking", "cancel": "Cancelling", "transactions": "Transactions",
     "connection": "The connection", "server": "The server",
@@ -32,11 +32,7 @@ def page(text: str) -> str:
     Raises:
         ValueError: the marks are missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError("the page has lost the marks around the table of commands")
-    return before + begin + table(ROWS) + end + after
+    return rewritten(text, BEGIN, table(ROWS))
 
 
 def table(rows: Iterable[Row]) -> str:
