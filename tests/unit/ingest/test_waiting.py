@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import gevent
 import pytest
 
 from pbus.config.schema import PullHandler, Queue, Topic
 from pbus.ingest.access import TopicEntry
+from pbus.ingest.ear import LOOK_AGAIN_S
 from pbus.ingest.pops import CLAIM_COUNT, Pop
 from pbus.ingest.waiting import Waiting
 from tests.unit.ingest.door import Door
@@ -104,7 +106,8 @@ def test_more_jobs_than_one_claim_is_for_reach_everybody_who_waits_in_order(
 
     bodies = [str(number) for number in range(len(pops))]
     door.client().ask("LPUSH", "gift", *bodies)
-    door.until(lambda: len(to.over) == len(pops), "all of them are answered")
+    with gevent.Timeout(LOOK_AGAIN_S / 2, AssertionError("nobody has to wait until everybody looks again")):
+        door.until(lambda: len(to.over) == len(pops))
 
     assert [each.got[0].body.decode() for each in pops] == bodies
 
