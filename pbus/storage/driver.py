@@ -51,6 +51,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from pbus.core.job import Delivery, Push, Settlement
+from pbus.storage.documents import KeepsDocuments
 from pbus.storage.statistics import KeepsStatistics
 
 CLAIM_BYTES: Final = 4 * 1024 * 1024
@@ -337,7 +338,7 @@ class Bell(Protocol):
         """Give its descriptors back; idempotent."""
 
 
-class Driver(KeepsStatistics, Protocol):
+class Driver(KeepsStatistics, KeepsDocuments, Protocol):
     """One storage, as one process sees it."""
 
     capabilities: Capabilities

@@ -14,6 +14,7 @@ For the whole store::
     pbus:check                     string  written by check()
     pbus:traces                    hash    SHELF:n -> bytes of traces that were written in the n-th sixteenth of the
                                            shelf's keep since 1970 (traces_redis)
+    pbus:documents:{KIND}          hash    name -> version:word of the call that wrote it:text; '' -> the last version
 
 Of a queue (``pbus:{Q}`` and then)::
 
@@ -166,6 +167,11 @@ def trace(queue: str, shelf: int, minute: int) -> str:
 def refused(queue: str) -> str:
     """The pushes to *queue* that were refused."""
     return f"pbus:{{{queue}}}:refused"
+
+
+def documents(kind: str) -> str:
+    """The documents of that kind."""
+    return f"pbus:documents:{{{kind}}}"
 
 
 def bell(queue: str) -> str:

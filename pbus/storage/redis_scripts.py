@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pbus.core.job import Move, Settlement
 from pbus.core.names import Owner
+from pbus.storage.documents import MOST
 from pbus.storage.driver import CLAIM_BYTES, DeadLetter, QueueSpec, TopicNumbers, Want
 from pbus.storage.keys import BEATS, ENDINGS, FENCED, QueueKeys
 from pbus.storage.redis_codec import Packed
@@ -91,7 +92,7 @@ class Group:
 NAMES: Final = (
     "append", "claim", "settle", "declare", "due", "promote", "trim", "numbers", "queue_numbers", "held", "owners",
     "beat", "fence", "forget", "cancel", "purge", "dead", "dead_page", "dead_groups", "records", "pause", "drop",
-    "holders", "running", "statistics",
+    "holders", "running", "statistics", "document",
 )
 """Every script; library.lua is part of others."""
 
@@ -231,6 +232,11 @@ class Scripts:
         for (key, until_s), of_bucket in zip(buckets, rows, strict=True):
             arguments += (key, until_s, len(of_bucket), *(word for item in of_bucket for word in item))
         return self._call("statistics", queue, *arguments)
+
+    def document(self, key: str, name: str, version: int, word: str, text: bytes | None) -> Call:
+        """*text* None: drop it. *word*: no other call has it."""
+        written = () if text is None else (text,)
+        return Call(self._scripts["document"], (key,), (name, version, word, MOST, *written))
 
 
 def _ms(seconds: float) -> int:
