@@ -173,9 +173,9 @@ class Log:
 class Trace:
     """``[trace]``: the story of each job."""
 
-    keep_s: float = setting("everything is kept for", "duration", 3_600.0, key="keep", later=True)
-    keep_failed_s: float = setting("failures and slow ones are kept for", "duration", 7 * 86_400.0, key="keep_failed", later=True)
-    max_bytes: int = setting("memory cap per storage", "size", 256 * 1024 * 1024, later=True)
+    keep_s: float = setting("everything is kept for", "duration", 3_600.0, key="keep", least=1, most=31 * 86_400)
+    keep_failed_s: float = setting("failures, slow ones and refused pushes are kept for", "duration", 7 * 86_400.0, key="keep_failed", least=1, most=366 * 86_400)
+    max_bytes: int = setting("of each storage, in a file beside it (SQLite) or in its memory (Redis); above it whole jobs are left out; 0: nothing is kept", "size", 256 * 1024 * 1024, least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,10 +38,11 @@ from pbus.scheduler.recorder import Recorder
 from pbus.scheduler.roster import Duty, Roster, Store
 from pbus.scheduler.sampler import Sampler
 from pbus.scheduler.statistics import Processor, Statistics
-from pbus.scheduler.trim import Checkpoint, Trim
+from pbus.scheduler.trim import Checkpoint, TraceTrim, Trim
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
+from pbus.storage.traces_writer import make_trimmer
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
 
@@ -67,6 +68,7 @@ class Scheduler:
         self._planner = Planner(
             places, self._sampler, self._orders, self._recorder, child.tell, child.clock, child.log
         )
+        self._targets: Mapping[str, StoreTarget] = args["stores"]
         self._stores = [
             Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
         ]
@@ -123,8 +125,10 @@ class Scheduler:
         statistics = self._statistics[store.name] = Statistics(
             store, node.name, child.histograms.read, looks, self._processor, child.clock, child.log
         )
+        trim = make_trimmer(self._targets[store.name], child.spec.args["traces"], lambda: ThreadPool(1).apply)
+        traces = [TraceTrim(trim, child.log)] if trim is not None else []
         return [
-            looks, *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
+            looks, *duties, *traces, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
             Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
         ]

@@ -10,7 +10,7 @@ is counted and forgotten. The greenlet that drains and writes is the role's.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pbus.clock import Clock
@@ -55,10 +55,14 @@ class TraceBuffer:
 
     Attributes:
         dropped_total: Records that nobody will see, for want of room; those left out by sampling as well.
+        drained: Records in the blocks of the last drain.
+        wake: Called when there is something to drain again.
     """
 
     def __init__(self, by: str, limits: TraceLimits, writers: int, clock: Clock) -> None:
         self.dropped_total = 0
+        self.drained = 0
+        self.wake: Callable[[], None] = _nobody
         self._by = by
         self._clock = clock
         self._told: list[tuple[str, Shelf, Record]] = []
@@ -77,6 +81,8 @@ class TraceBuffer:
             self.dropped_total += 1
             return
         self._text_bytes += text_bytes
+        if not self._told:
+            self.wake()
         self._told.append((queue, shelf, record))
 
     def mark(self, marks: Marks) -> None:
@@ -86,15 +92,31 @@ class TraceBuffer:
             self.dropped_total += jobs
             return
         self._marked += jobs
+        if not self._marks:
+            self.wake()
         self._marks.append(marks)
 
     def refused(self, queue: str, text: bytes) -> None:
         """A push was refused; only the newest are kept."""
+        if not self._refused:
+            self.wake()
         self._refused.append((queue, text))
 
-    def drain(self) -> tuple[list[Block], list[tuple[str, bytes]]]:
-        """Blocks and refusals for ``Traces.put``; what the budgets do not allow is dropped and counted."""
-        blocks = self._packed() + self._packed_marks()
+    @property
+    def has_marks(self) -> bool:
+        """Marks wait for a drain."""
+        return bool(self._marks)
+
+    def drain(self, *, marks: bool = True) -> tuple[list[Block], list[tuple[str, bytes]]]:
+        """
+        Blocks and refusals for ``Traces.put``; what the budgets do not allow is dropped and counted.
+
+        Without *marks* those of the index wait for a later one: few large blocks are found faster than many.
+        """
+        self.drained = 0
+        blocks = self._packed()
+        if marks:
+            blocks += self._packed_marks()
         refusals = list(self._refused)
         self._refused.clear()
         return blocks, refusals
@@ -145,9 +167,14 @@ class TraceBuffer:
 
     def _allowed(self, block: Block, records: int, now_s: float) -> list[Block]:
         if self._budgets[block.shelf].spend(len(block.data) + BLOCK_COST, now_s):
+            self.drained += records
             return [block]
         self.dropped_total += records
         return []
+
+
+def _nobody() -> None:
+    """Nobody waits for it."""
 
 
 def _kept_parts(run: Run, at: int, share: float) -> list[tuple[Run, slice]]:
