@@ -27,7 +27,8 @@ from pbus.ingest.access import Access
 from pbus.ingest.claims import Claim, Reader
 from pbus.ingest.committer import Committer, Ticket
 from pbus.ingest.outlet import Outlet, State
-from pbus.ingest.puller import Pop, Puller
+from pbus.ingest.pops import Pop
+from pbus.ingest.puller import Puller
 
 if TYPE_CHECKING:
     from pbus.ingest.parents import Parent

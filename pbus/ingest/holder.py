@@ -29,7 +29,7 @@ from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
 from pbus.ingest.ear import Ear
-from pbus.ingest.puller import Pop, Receiver
+from pbus.ingest.pops import Pop, Receiver
 from pbus.storage.driver import Bell, Held, JobRecord, Want
 from pbus.supervisor.handed import Hand, Handed
 

@@ -29,15 +29,11 @@ from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
 from pbus.ingest.claims import Claim, Claims, Left, Reader
 from pbus.ingest.ear import Ear
+from pbus.ingest.pops import CLAIM_COUNT, Pop, Read
 from pbus.ingest.settling import Ask, Settling
+from pbus.ingest.waiting import Path, Waiting
 from pbus.storage.driver import Bell, Want
 
-CLAIM_COUNT: Final = 100
-"""Deliveries of one claim; a pop that wants more gets them by several."""
-REPLY_BYTES: Final = 16 * 1024 * 1024
-"""Bodies of one reply; more than that is left in the topic."""
-Path = tuple[str, str]
-"""Queue and topic."""
 DRAINING_READ_S: Final = 0.5
 """A draining child lets a reader that still has claims wait so long for its nil: it may ask again and again."""
 _AGAIN_S: Final = 0.5
@@ -52,120 +48,6 @@ class Source(settling.Source, Protocol):
     def bell(self) -> Bell: ...
 
 
-class Receiver(Protocol):
-    """A connection, as its pop sees it; one that closes cancels its pop."""
-
-    def popped(self, pop: Pop) -> None:
-        """*pop* is over; ``pop.got`` or ``pop.error`` say how."""
-
-
-class Taker(Protocol):
-    """Who claims for a pop."""
-
-    def cancel(self, pop: Pop) -> None: ...
-
-    def delivered(self, deliveries: Iterable[Delivery], sent: bool) -> None: ...
-
-
-class Pop:
-    """
-    One command that takes jobs.
-
-    Attributes:
-        connection: Who waits.
-        topics: Where from, in order of preference.
-        count: At most so many.
-        deadline_s: Monotonic time at which it ends with nothing; None: it does not wait at all.
-        many: It is answered with an array of bodies.
-        keys: The names the client used, one a topic.
-        got: What it takes away.
-        error: Why it failed, for the client; empty otherwise.
-        served: False: it is answered with nothing, as soon as it can be.
-        taker: Who serves it.
-    """
-
-    __slots__ = (
-        "blocks", "connection", "count", "deadline_s", "error", "fresh", "got", "keys", "many", "over", "served",
-        "size", "taker", "topics",
-    )
-    taker: Taker
-
-    def __init__(
-        self, connection: Receiver, topics: Sequence[TopicEntry], count: int, deadline_s: float | None, *,
-        many: bool = False, keys: Sequence[bytes] = (),
-    ) -> None:
-        self.connection = connection
-        self.topics = topics
-        self.count = count
-        self.deadline_s = deadline_s
-        self.blocks = deadline_s is not None
-        self.many = many
-        self.keys = keys
-        self.got: list[Delivery] = []
-        self.size = 0
-        self.error = ""
-        self.fresh = True                             # it has not looked once
-        self.over = False
-        self.served = True
-
-    def room(self, place: int) -> int:  # noqa: ARG002 - one count for all topics
-        """How many more it may be given now of its topic number *place*."""
-        if not self.served or self.size >= REPLY_BYTES:
-            return 0
-        return min(self.count - len(self.got), CLAIM_COUNT)
-
-    def client_ended(self) -> None:
-        """Its client sends nothing more: it would wait for nobody."""
-        if self.blocks:
-            self.served, self.deadline_s = False, None
-
-    def give(self, delivery: Delivery, place: int) -> None:  # noqa: ARG002 - what is got is asked where it is from
-        """It gets a delivery of its topic number *place*."""
-        self.got.append(delivery)
-        self.size += len(delivery.body)
-
-
-class Read(Pop):
-    """
-    One XREADGROUP.
-
-    Attributes:
-        consumer: The name it reads under.
-        starts: Per topic None: new jobs (``>``); else what it has read already, above this id.
-        got_of: What it takes away, per topic; ``count`` is for each.
-        reader: What its connection has read before.
-        keeps: Its claims are open until they are acked; False (``NOACK``): done when the reply has left.
-    """
-
-    __slots__ = ("consumer", "got_of", "keeps", "reader", "starts")
-
-    def __init__(
-        self, connection: Receiver, topics: Sequence[TopicEntry], count: int, deadline_s: float | None, *,
-        keys: Sequence[bytes], consumer: bytes, starts: Sequence[tuple[int, int] | None], reader: Reader, keeps: bool,
-    ) -> None:
-        super().__init__(connection, topics, count, deadline_s, keys=keys)
-        self.consumer = consumer
-        self.starts = starts
-        self.reader = reader
-        self.keeps = keeps
-        self.got_of: list[list[Delivery]] = [[] for _ in topics]
-
-    def room(self, place: int) -> int:
-        """As ``Pop.room``: nothing of a topic whose past it asks for."""
-        if self.starts[place] is not None or not self.served or self.size >= REPLY_BYTES:
-            return 0
-        return min(self.count - len(self.got_of[place]), CLAIM_COUNT)
-
-    def client_ended(self) -> None:
-        """As ``Pop.client_ended``; nobody is left to ack, and a claim that is not acked is a crash of its reader."""
-        self.served, self.deadline_s = False, None
-
-    def give(self, delivery: Delivery, place: int) -> None:
-        """As ``Pop.give``."""
-        super().give(delivery, place)
-        self.got_of[place].append(delivery)
-
-
 class Puller:
     """Everything of one child that takes jobs from one store by Redis protocol."""
 
@@ -177,13 +59,14 @@ class Puller:
         self._owner = owner
         self._clock = clock
         self._log = log
-        self._waiting: dict[Pop, None] = {}           # in the order they came
+        self._waiting = Waiting()
+        self._fresh: list[Pop] = []                   # those that have not looked once
         self._rung: set[str] = set()                  # queues to look at
         self._look_all = False
         self._settling = Settling(store, owner, account, clock)
         self._wake = gevent.event.Event()
         self._ear = Ear(store.name, store.bell, self._is_anybody_blocked, self._heard, clock, log)
-        self._limited = False                         # somebody found max_open reached
+        self._limited: set[str] = set()               # queues where somebody found max_open reached
         self._ending = False
 
     def start(self) -> None:
@@ -208,9 +91,10 @@ class Puller:
     def add(self, pop: Pop) -> None:
         """Serve *pop* soon; its connection hears of it by ``popped``."""
         pop.taker = self
-        self._waiting[pop] = None
         if self._ending:
             self._cut_short(pop)
+        self._waiting.add(pop)
+        self._fresh.append(pop)
         if pop.deadline_s is not None:
             self._ear.need()
         self._wake.set()
@@ -228,15 +112,15 @@ class Puller:
         """Its connection is gone. What is being claimed for it goes back."""
         if not pop.over:
             pop.over = True
-            del self._waiting[pop]
+            self._waiting.remove(pop)
             self.delivered(pop.got, sent=False)
 
     def end_blocked(self) -> None:
         """Drain: everybody who is blocked gets nothing now, and nobody blocks any more."""
         self._ending = True
-        for pop in list(self._waiting):
+        for pop in self._waiting:
             if pop.deadline_s is not None:
-                pop.deadline_s = 0.0
+                self._waiting.end(pop, 0.0)
         self._wake.set()
 
     def look(self) -> None:
@@ -286,7 +170,7 @@ class Puller:
             self._wake.clear()
             try:
                 if self._settling.turn(self._crowded):
-                    self._look_all, self._limited = self._look_all or self._limited, False
+                    self._rung, self._limited = self._rung | self._limited, set()
                 self._serve()
                 self._expire()
             except Exception:  # noqa: BLE001 - the next pop is served all the same, and the log has it
@@ -296,49 +180,59 @@ class Puller:
     @property
     def _crowded(self) -> bool:
         """Somebody waits for claims to end: for room, or for the end of this child."""
-        return self._ending or (self._limited and bool(self._waiting))
+        return self._ending or bool(self._limited and self._waiting)
 
     def _nap_s(self) -> float | None:
         """Until the next deadline, or until there is something to settle or to compare."""
-        deadlines = [pop.deadline_s for pop in self._waiting if pop.deadline_s is not None]
-        nap_s = [min(_LONGEST_NAP_S, max(0.0, min(deadlines) - self._clock.monotonic_s()))] if deadlines else []
+        end_s = self._waiting.next_end_s()
+        nap_s = [min(_LONGEST_NAP_S, max(0.0, end_s - self._clock.monotonic_s()))] if end_s is not None else []
         settling_s = self._settling.nap_s(self._crowded)
         return min(nap_s if settling_s is None else [*nap_s, settling_s], default=None)
 
     def _serve(self) -> None:
         """Claim for whoever has not looked yet, or whose topic has news, until nobody can be served."""
-        rung, everything = self._rung, self._look_all
-        self._rung, self._look_all = set(), False
-        hungry = [
-            pop for pop in self._waiting
-            if pop.fresh or everything or (rung and any(topic.queue in rung for topic in pop.topics))
-        ]
+        hungry = self._hungry()
+        plenty: set[Path] = set()
         for place in range(max((len(pop.topics) for pop in hungry), default=0)):
-            self._round([pop for pop in hungry if not pop.over and place < len(pop.topics)], place)
+            plenty |= self._round([pop for pop in hungry if not pop.over and place < len(pop.topics)], place)
         for pop in hungry:
-            pop.fresh = False
             if not pop.over and (pop.got or pop.deadline_s is None):
                 self._finish(pop)
+        if more := {path[0] for path in plenty if self._waiting.is_waited_for(path)}:
+            self._rung |= more
+            self._wake.set()
 
-    def _round(self, pops: list[Pop], place: int) -> None:
-        """Let each of *pops* take from its topic number *place*."""
+    def _hungry(self) -> list[Pop]:
+        """Who is to be served now, longest-waiting first; of those who have looked before as many as a claim is for."""
+        rung, everything, fresh = self._rung, self._look_all, self._fresh
+        self._rung, self._look_all, self._fresh = set(), False, []
+        if everything:
+            return list(self._waiting)
+        heads = [pop for queue in rung for pop in self._waiting.heads(queue, CLAIM_COUNT)]
+        return self._waiting.in_order([*heads, *fresh])
+
+    def _round(self, pops: list[Pop], place: int) -> set[Path]:
+        """Let each of *pops* take from its topic number *place*; the topics where there may be more."""
+        plenty: set[Path] = set()
         while pops and not self._store.away:
             wants, budgets = self._wants(pops, place)
             if not wants:
-                return
+                break
             try:
                 deliveries = self._store.claim(wants)
             except StorageError:
                 self._settling.doubt()
-                return
+                break
             counts = self._hand_out(pops, place, deliveries)
             short = {path for path, wanted in budgets.items() if counts[path] < wanted}
+            plenty = (plenty | budgets.keys()) - short
             if len(short) == len(budgets):
-                return
+                break
             pops = [
                 pop for pop in pops
                 if not pop.over and pop.room(place) and (pop.topics[place].queue, pop.topics[place].name) not in short
             ]
+        return plenty
 
     def _wants(self, pops: list[Pop], place: int) -> tuple[list[Want], dict[Path, int]]:
         """One want a topic, as far as its ``max_open`` allows; with how many each is for."""
@@ -357,7 +251,7 @@ class Puller:
                 wants.append(Want(self._owner, *path, count))
                 budgets[path] = count
             elif room:
-                self._limited = True
+                self._limited.add(path[0])
         return wants, budgets
 
     def _hand_out(self, pops: list[Pop], place: int, deliveries: Sequence[Delivery]) -> collections.Counter[Path]:
@@ -381,12 +275,11 @@ class Puller:
         return counts
 
     def _expire(self) -> None:
-        now_s = self._clock.monotonic_s()
-        for pop in [pop for pop in self._waiting if pop.deadline_s is not None and pop.deadline_s <= now_s]:
+        for pop in self._waiting.ended(self._clock.monotonic_s()):
             self._finish(pop)
 
     def _finish(self, pop: Pop) -> None:
-        self._waiting.pop(pop, None)
+        self._waiting.remove(pop)
         pop.over = True
         if not pop.got and self._store.away:
             where = f"the store '{self._store.name}' is away ({self._store.away})"

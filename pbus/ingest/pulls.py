@@ -14,7 +14,7 @@ from pbus.codec.resp_reply import NULL, NULL_ARRAY, bulk, encode, error
 from pbus.core.names import topic_path
 from pbus.ingest import programs, streams
 from pbus.ingest.holder import TokenPop
-from pbus.ingest.puller import Pop, Read
+from pbus.ingest.pops import Pop, Read
 from pbus.ingest.takings import Refused, same_storage, topic_of_key
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from pbus.core.outcome import Outcome, Verdict
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.claims import Claim
-from pbus.ingest.puller import REPLY_BYTES, Puller, Read
+from pbus.ingest.pops import REPLY_BYTES, Read
+from pbus.ingest.puller import Puller
 from pbus.ingest.settling import Ask
 from pbus.ingest.takings import ACKED, TAKEN, Refused, same_storage, topic_of_group
 from pbus.ingest.words import shown

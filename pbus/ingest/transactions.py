@@ -24,7 +24,7 @@ from pbus.errors import StorageError
 from pbus.ingest import parents, pushes
 from pbus.ingest.committer import Ticket
 from pbus.ingest.parents import Parent
-from pbus.ingest.puller import REPLY_BYTES
+from pbus.ingest.pops import REPLY_BYTES
 from pbus.ingest.rows import Act, Later, Row
 from pbus.ingest.whole import NOT_STORED, NOTHING, Whole, aborted
 
