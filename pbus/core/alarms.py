@@ -345,7 +345,8 @@ class Board:
         """*batch* is told by *message*."""
         for alarm in batch.alarms:
             by = message if self._policy.hears(batch.status, alarm) else NOBODY
-            self._put(replace(self.alarms[alarm.id], **{_FIELD[batch.status]: by}))
+            more: dict[str, Any] = {_FIELD[batch.status]: by}
+            self._put(replace(self.alarms[alarm.id], **more))
 
     def told_by(self, message: str, status: str) -> Batch:
         """What *message* tells, made again from what is kept."""
