@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 import click
 
@@ -85,6 +85,17 @@ def cancel(context: Context, words: tuple[str, ...], dry_run: bool) -> int:
 
 @job.command()
 @click.argument("words", nargs=-1, required=True, metavar="[QUEUE[/TOPIC]] ID")
+@output_option
+@pass_context
+def why(context: Context, words: tuple[str, ...]) -> int:
+    """Say why a job is not done: at each topic where it is, what keeps it there, and what to do next."""
+    from pbus.cli.why import tell_job
+
+    return tell_job(context, words)
+
+
+@job.command()
+@click.argument("words", nargs=-1, required=True, metavar="[QUEUE[/TOPIC]] ID")
 @click.option("--topic", default="", metavar="TOPIC", help="Of this topic alone (default: a line for each).")
 @click.option("--secrets", is_flag=True, help="With the passwords of the configuration, instead of variables.")
 @output_option
@@ -99,11 +110,9 @@ def curl(context: Context, words: tuple[str, ...], topic: str, secrets: bool) ->
     from pbus.cli.reproduce import curl
     from pbus.cli.stores import take_stock
 
-    path, ids = _split(words)
-    if len(ids) != 1:
-        raise click.UsageError("one job, please")
+    path, job_id = split(words, one=True)
     stock = take_stock(context.settings())
-    record, topics = _found(stock, path, ids[0])
+    record, topics = found(stock, path, job_id)
     return curl(context, record, (topic,) if topic else topics, secrets)
 
 
@@ -122,8 +131,8 @@ def export(context: Context, words: tuple[str, ...], masked: bool, mask_paths: t
 
     mask = mask_of(masked, mask_paths)
     stock = take_stock(context.settings())
-    path, ids = _split(words)
-    for record in [_found(stock, path, job_id)[0] for job_id in ids]:
+    path, ids = split(words)
+    for record in [found(stock, path, job_id)[0] for job_id in ids]:
         context.output.line(to_json({"v": VERSION, **exported(record, mask)}))
     return Exit.DONE
 
@@ -132,10 +141,9 @@ def _do(context: Context, words: Sequence[str], deed: Deed, dry_run: bool) -> in
     from pbus.cli.stores import queue_driver, take_stock
 
     stock = take_stock(context.settings())
-    path, ids = _split(words)
+    path, ids = split(words)
     rows: list[dict[str, Any]] = []
-    found = [_found(stock, path, job_id) for job_id in ids]        # all of them, before the first is touched
-    for record, topics in found:
+    for record, topics in [found(stock, path, job_id) for job_id in ids]:  # all of them, before the first is touched
         with queue_driver(stock, record.queue) as driver:
             rows += _settle(driver, record, topics, deed, dry_run)
     if context.output.form != "table":
@@ -146,8 +154,21 @@ def _do(context: Context, words: Sequence[str], deed: Deed, dry_run: bool) -> in
     return Exit.DONE if acted else Exit.FAILED
 
 
-def _split(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The queue or topic, if the first word is one, and the ids."""
+@overload
+def split(words: Sequence[str]) -> tuple[str, list[str]]: ...
+
+
+@overload
+def split(words: Sequence[str], *, one: Literal[True]) -> tuple[str, str]: ...
+
+
+def split(words: Sequence[str], *, one: bool = False) -> tuple[str, str | list[str]]:
+    """
+    The queue or topic, if the first word is one, and the ids; *one*: the only one.
+
+    Raises:
+        click.UsageError: a word is no id, there is none, or not just one.
+    """
     from pbus.core.names import JOB_ID
 
     path, ids = ("", list(words)) if JOB_ID.match(words[0]) else (words[0], list(words[1:]))
@@ -155,10 +176,13 @@ def _split(words: Sequence[str]) -> tuple[str, list[str]]:
     if wrong or not ids:
         what = f"{wrong[0]!r} is no job id" if wrong else "which job? name its id"
         raise click.UsageError(f"{what} (<unix ms>-<sequence>, as 'pbus push' prints it)")
-    return path, list(dict.fromkeys(ids))
+    ids = list(dict.fromkeys(ids))
+    if one and len(ids) > 1:
+        raise click.UsageError("one job, please")
+    return path, ids[0] if one else ids
 
 
-def _found(stock: Stock, path: str, job_id: str) -> tuple[JobRecord, tuple[str, ...]]:
+def found(stock: Stock, path: str, job_id: str) -> tuple[JobRecord, tuple[str, ...]]:
     """The job, and the topics that are meant; see ``_where``."""
     from pbus.cli.stores import queue_driver
 
@@ -182,13 +206,13 @@ def _where(stock: Stock, path: str, job_id: str) -> tuple[str, tuple[str, ...]]:
     if path:
         queue, topic = stock.topic(path)
         return queue, (topic,)
-    found = [record.queue for record in _search(stock, job_id)]
-    if len(found) > 1:
-        raise click.UsageError(f"{job_id} is in {' and '.join(found)}: say which, 'QUEUE {job_id}'")
-    if not found:
+    queues = [record.queue for record in _search(stock, job_id)]
+    if len(queues) > 1:
+        raise click.UsageError(f"{job_id} is in {' and '.join(queues)}: say which, 'QUEUE {job_id}'")
+    if not queues:
         stock.check()                                 # it may be in the store that is away
         raise NotFound(f"no queue has a job {job_id} (any more)")
-    return found[0], ()
+    return queues[0], ()
 
 
 def _search(stock: Stock, job_id: str) -> Iterator[JobRecord]:

@@ -282,7 +282,8 @@ class DeadGroup:
 class Place:
     """
     Where one delivery is: ``ready``, ``running``, ``delayed``, ``dead``, or ``ended`` (done, cancelled or expired:
-    the store does not keep which). Times are unix ms, 0 where they do not apply.
+    the store does not keep which). Times are unix ms, 0 where they do not apply. ``behind``: it is ready but for its
+    key, which the job of that id holds; empty: it waits for nobody, or has not met the holder yet.
     """
 
     state: str
@@ -296,6 +297,7 @@ class Place:
     reason: str = ""
     error: str = ""
     fingerprint: str = ""
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,8 +235,9 @@ def _place(kind: str, state: bytes, detail: int, owner: str) -> Place:
         return Place("dead", past.attempts, past.crashes, past.redelivered, past.first_ms, at_ms=detail,
                      reason=read.reason, error=read.error, fingerprint=read.fingerprint)
     past = read_state(state)
+    waits = kind == "waiting"
     return Place(_STATES.get(kind, kind), past.attempts, past.crashes, past.redelivered, past.first_ms,
-                 due_ms=detail, owner=owner)
+                 due_ms=detail, owner="" if waits else owner, behind=owner if waits else "")
 
 
 def entry(job_id: bytes, fields: Sequence[bytes]) -> Entry:

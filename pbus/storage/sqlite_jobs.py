@@ -27,6 +27,10 @@ _RUNNING = (
     f"SELECT c.id, {_COUNTS}, o.name FROM owners o CROSS JOIN claims c ON c.oid = o.oid "
     "AND c.tid = ?1 AND c.id IN (SELECT value FROM json_each(?2))"
 )
+_WAITING = (
+    f"SELECT w.id, {_COUNTS}, coalesce(k.holder, 0) FROM waiting w LEFT JOIN keys k ON k.tid = w.tid AND k.key = w.key "
+    "WHERE w.tid = ?1 AND w.id IN (SELECT value FROM json_each(?2))"
+)
 _IN_LOG = (
     "SELECT l.id FROM json_each(?2) j CROSS JOIN {log} l ON l.id = j.value JOIN topics t ON t.tid = ?1 "
     "WHERE l.id > t.cursor AND (l.due_ms IS NULL OR (l.id <= t.born AND l.due_ms <= t.born_ms)) "
@@ -119,9 +123,10 @@ def _places(db: apsw.Connection, queue: QueueRow, tid: int, numbers: Sequence[in
     """Where those of *numbers* are that have not ended."""
     these = (tid, str(list(numbers)))
     places = {number: Place("ready") for (number,) in db.execute(_IN_LOG.format(log=queue.log), these)}
-    for table in ("again", "waiting"):
-        for number, *counts in db.execute(f"SELECT id, {_COUNTS} FROM {table} WHERE {_THESE}", these):
-            places[number] = _place("ready", counts)
+    for number, *counts in db.execute(f"SELECT id, {_COUNTS} FROM again WHERE {_THESE}", these):
+        places[number] = _place("ready", counts)
+    for number, *counts, holder in db.execute(_WAITING, these):
+        places[number] = _place("ready", counts, behind=id_text(holder) if holder else "")
     for number, *counts, due_ms in db.execute(f"SELECT id, {_COUNTS}, due_ms FROM delayed WHERE {_THESE}", these):
         places[number] = _place("delayed", counts, due_ms=due_ms)
     for number, *counts, owner in db.execute(_RUNNING, these):
