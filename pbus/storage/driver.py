@@ -21,10 +21,12 @@ Where a push with options is
   Two of a key never run at once, not even for one owner. Any text is a key.
 * Dedupe: the key is written with the job and read in the same write, before the bounds of the queue are
   looked at. A hit prolongs nothing; a push that was refused leaves no key.
+* Only: one entry in the log, marked as a delayed one is; in the same write its topic gets it as something that came
+  back, and every other topic has taken it. Claims pass over it, those of a topic made later from history, too.
 
 Numbers
 -------
-For every topic, at any moment between two calls::
+For every topic, at any moment between two calls, without what was pushed for another topic only::
 
     jobs pushed since it started = ready + running + delayed + dead
                                    + done_total + cancelled_total + expired_total + forgotten_total
@@ -120,10 +122,11 @@ class Appended:
     Attributes:
         id: Job id; of a duplicate the first one's; empty when refused.
         backlog: Of the queue, after all pushes of the call; of a stored push never 0.
-        topics: How many get it.
+        topics: Of the queue.
         duplicate: Its dedupe key was there already: nothing was stored, ``id`` is stored.
         refused: Empty: stored. ``jobs`` or ``bytes``: the queue's max_backlog or max_backlog_bytes is
             reached, this span is not stored. ``whole``: another span of its group is refused, which says why.
+            ``topic``: it is for one topic only, which the queue does not have.
     """
 
     id: str
@@ -302,7 +305,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job that the store still has, and where it is on its way to each topic. ``expires_ms``: 0 without ttl."""
+    """
+    A job that the store still has, and where it is on its way to each topic that gets it.
+
+    ``expires_ms``: 0 without ttl. ``replay_of``: as pushed.
+    """
 
     id: str
     queue: str
@@ -312,6 +319,7 @@ class JobRecord:
     key: str
     expires_ms: int
     topics: Mapping[str, Place]
+    replay_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

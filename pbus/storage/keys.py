@@ -20,7 +20,8 @@ Of a queue (``pbus:{Q}`` and then)::
 
     :queue                         hash    see below
     :log                           stream  id -> j: envelope (redis_codec); before it, where the push had any
-                                           that outlive it, o: options ``delay_ms:ttl_ms:key``
+                                           that outlive it, o: options ``delay_ms:ttl_ms:key``; of one for topic T only
+                                           ``delay_ms@T:ttl_ms:key``
     :sizes                         stream  first id of an unbroken run of pushes -> z: bytes pushed before it
     :cursors                       hash    T -> id of the last entry that T has passed in the log; ``:side``: some
                                            topic ever had one of the facts from ``paused`` on, or somebody who
@@ -41,6 +42,7 @@ Of a queue (``pbus:{Q}`` and then)::
     fields of :queue               pushed: jobs ever; bytes: of their bodies; ms, seq: the last id;
                                    retention_ms, retention_bytes, max_jobs, max_bytes, dedupe_ms: its spec;
                                    low: bytes that every topic has taken at least (a bound, seldom renewed);
+                                   only: 1 once a push was for one topic only;
                                    format: of states and letters, none in what pbus wrote before it kept that
 
 Of a topic (``pbus:{Q}:topic:T`` and then)::

@@ -20,7 +20,7 @@ from pbus.core.names import Owner
 from pbus.storage.documents import MOST
 from pbus.storage.driver import CLAIM_BYTES, DeadLetter, QueueSpec, TopicNumbers, Want
 from pbus.storage.keys import BEATS, ENDINGS, FENCED, QueueKeys
-from pbus.storage.redis_codec import Packed
+from pbus.storage.redis_codec import ROW, Packed
 from pbus.storage.redis_link import Words
 
 ANSWER_MS: Final = 600_000
@@ -120,7 +120,7 @@ class Scripts:
             keys.append(queue.queue)
             arguments += (queue.name, pushes.size, len(pushes.envelopes))
             arguments += pushes.envelopes
-            arguments += (int(pushes.with_options), len(pushes.rows) // 6)
+            arguments += (int(pushes.with_options), len(pushes.rows) // ROW)
             arguments += pushes.rows
         arguments += groups
         return Call(self._scripts["append"], keys, arguments)

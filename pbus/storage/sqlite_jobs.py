@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import apsw
 
+from pbus.storage import origin
 from pbus.storage.driver import Entry, JobRecord, Place
 from pbus.storage.sqlite_catalog import QueueRow, id_bound, id_number, id_text, told_text
 
@@ -64,7 +65,7 @@ def entries(
     bounds = (least if is_id else least + 1, id_bound(last)[0], limit)
     rows = _page(_of_log(db, queue, "DESC" if newest else "ASC", bounds), limit)
     return [
-        Entry(id_text(number), body, traceparent or "", told_text(key or ""))
+        Entry(id_text(number), body, origin.read(traceparent or "").traceparent, told_text(key or ""))
         for number, body, traceparent, _, _, key in rows
     ]
 
@@ -108,15 +109,16 @@ def _records(db: apsw.Connection, queue: QueueRow, rows: Sequence[Any]) -> list[
         "SELECT name, tid, since FROM topics WHERE qid = ? ORDER BY name", (queue.qid,)
     ).fetchall()
     places = {name: _places(db, queue, tid, numbers) for name, tid, _ in topics}
-    return [
-        JobRecord(
-            id_text(number), queue.name, body, traceparent or "", content_type or "", told_text(key or ""),
-            expires_ms or 0,
-            # A job that is older than a topic is not on its way there.
-            {name: places[name].get(number, Place("ended")) for name, _, since in topics if number > since},
-        )
-        for number, body, traceparent, content_type, expires_ms, key in rows
-    ]
+    records = []
+    for number, body, text, content_type, expires_ms, key in rows:
+        traceparent, replay_of, only = origin.read(text or "")
+        # A job that is older than a topic is not on its way there.
+        meant = [name for name, _, since in topics if number > since and only in ("", name)]
+        records.append(JobRecord(
+            id_text(number), queue.name, body, traceparent, content_type or "", told_text(key or ""),
+            expires_ms or 0, {name: places[name].get(number, Place("ended")) for name in meant}, replay_of,
+        ))
+    return records
 
 
 def _places(db: apsw.Connection, queue: QueueRow, tid: int, numbers: Sequence[int]) -> dict[int, Place]:

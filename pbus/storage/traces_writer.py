@@ -28,6 +28,7 @@ MARKS_EACH: Final = 5
 """Turns: a look-up by value reads every block of marks, so they are made larger."""
 AGAIN_S: Final = 1.0
 """After the store refused: what comes meanwhile is kept as far as there is room."""
+_NAP_S: Final = 0.01
 
 Apply = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
 
@@ -57,14 +58,14 @@ class TraceWriter:
 
     Attributes:
         buffer: Where the role tells.
-        before: Called at each turn before the buffer is drained.
+        before: Each is called at each turn before the buffer is drained.
         slow_us: (queue, topic) -> from which run time on an attempt is slow, microseconds.
         refused: Why the store took nothing at the last turn; empty: it did.
     """
 
     def __init__(self, traces: Traces, buffer: TraceBuffer, apply: Apply, clock: Clock) -> None:
         self.buffer = buffer
-        self.before: Callable[[], None] = _nothing
+        self.before: list[Callable[[], None]] = []
         self.slow_us: Mapping[tuple[str, str], int] = {}
         self.refused = ""
         self._traces = traces
@@ -72,6 +73,7 @@ class TraceWriter:
         self._clock = clock
         self._turn = 0
         self._lost = 0
+        self._writing = 0
         self._filled = threading.Event()              # a green one where gevent is patched in
         buffer.wake = self._filled.set
 
@@ -103,12 +105,15 @@ class TraceWriter:
     def write(self, *, last: bool = False) -> None:
         """One turn; *last*: with everything there is. Never raises."""
         self._turn += 1
-        self.before()
+        for act in self.before:
+            act()
         blocks, refusals = self.buffer.drain(marks=last or self._turn % MARKS_EACH == 0)
         if not blocks and not refusals:
             return
         told = self.buffer.drained
+        self._writing += 1
         answer = self._apply(_put, (self._traces, blocks, refusals))
+        self._writing -= 1
         if isinstance(answer, Put):
             self.refused = ""
             if answer.dropped:
@@ -118,7 +123,10 @@ class TraceWriter:
         self._lost += told
 
     def close(self) -> None:
-        """Write what is left, and give the store back."""
+        """Write what is left, and give the store back; who is writing just now has a second."""
+        until_s = self._clock.monotonic_s() + AGAIN_S
+        while self._writing and self._clock.monotonic_s() < until_s:
+            self._clock.sleep(_NAP_S)
         self.write(last=True)
         self._apply(self._traces.close, ())
 
@@ -175,7 +183,3 @@ def _put(traces: Traces, blocks: Sequence[Block], refusals: Sequence[tuple[str, 
 
 def _here(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     return function(*arguments)
-
-
-def _nothing() -> None:
-    """Nobody has anything to add."""

@@ -46,8 +46,9 @@ local function age_in_log(t)
     local entries = entries_after(cursor, page)
     for _, entry in ipairs(entries) do
       local passed = side and redis.call('SISMEMBER', t.base .. $cancelled, entry[1]) == 1
-      if not passed and entry[2][1] == 'o' and lib.pad(entry[1]) > born then
-        passed = lib.options(entry[2][2], entry[1]).marked
+      if not passed and entry[2][1] == 'o' then
+        local options = lib.options(entry[2][2], entry[1])
+        passed = options.only or (options.marked and lib.pad(entry[1]) > born)
       end
       if not passed then return age_ms(entry[1]) end
     end
