@@ -23,6 +23,7 @@ from pbus.config.schema import (
     Settings, Topic,
 )
 from pbus.config.tree import KeyPath, Tree, dotted
+from pbus.core.index import PATH
 
 HANDLERS: Final = ("fastcgi", "http", "python", "command", "pull")
 SCHEMES: Final = ("sqlite", "redis", "redis+unix")
@@ -30,6 +31,7 @@ DRIVERS: Final = "pbus.storage"
 """Entry points of further drivers; the name is the scheme."""
 LATER_SCHEMES: Final = ("redis+sentinel", "redis+cluster", "lists+redis")
 ALIAS_BYTES: Final = 256
+MOST_INDEXED: Final = 8
 DEFAULT_SYSTEM: Final = "default"
 
 _CALL: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
@@ -252,8 +254,17 @@ def _names(settings: Settings, tree: Tree) -> None:
 
 def _queue(settings: Settings, tree: Tree, path: KeyPath, queue: Queue) -> None:
     _exists_in(tree, (*path, "storage"), queue.storage, settings.storage, "storage")
+    _index(tree, (*path, "index"), queue)
     if queue.system != DEFAULT_SYSTEM:
         _exists_in(tree, (*path, "system"), queue.system, settings.system, "system")
+
+
+def _index(tree: Tree, path: KeyPath, queue: Queue) -> None:
+    for name in queue.index:
+        if not PATH.match(name):
+            tree.add(path, f"{name!r} is no value that can be indexed; write $.name or $.name.name", of_an_item=True)
+    if len(queue.index) > MOST_INDEXED:
+        tree.add(path, f"has {len(queue.index)} values; {MOST_INDEXED} are the most")
 
 
 def _exists_in(tree: Tree, path: KeyPath, name: str, known: Mapping[str, object], table: str) -> None:

@@ -471,7 +471,7 @@ class Queue:
     importance: int = setting("3 is refused first when the store fills", "int", 2, least=1, most=3)
     dedupe_window_s: float = setting("a dedupe key counts for", "duration", 600.0, key="dedupe_window", least=0.001)
     ttl_s: float = setting("jobs older than this are not run; 0s: never", "duration", 0.0, key="ttl", least=0)
-    index: list[str] = setting("JSON values by which jobs are found", "strings", [], later=True)
+    index: list[str] = setting("JSON values by which 'pbus job find' finds jobs, as $.uid or $.order.id", "strings", [])
     topic: Mapping[str, Topic] = setting("a subscription: sees every job of the queue, has exactly one handler (fastcgi, http, python, command or pull)", "tables", {}, of=Topic)
 
     @property

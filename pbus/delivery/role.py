@@ -129,7 +129,7 @@ class DeliveryChild:
         writer = make_writer(target, child.spec.args["traces"], by, lambda: ThreadPool(1).apply, child.clock)
         if writer is not None:
             slow = Slow(child.histograms.read, child.clock)
-            writer.before = lambda: setattr(writer, "slow_us", slow.limits_us())
+            writer.before.append(lambda: setattr(writer, "slow_us", slow.limits_us()))
         return writer
 
     def _make_lanes(self) -> Iterator[Lane]:

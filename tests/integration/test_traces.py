@@ -1,0 +1,73 @@
+"""Stories of jobs in a running bus: who pushed them, every attempt, who was refused; with the bus stopped, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from pbus.app import stores, traces
+from pbus.codec import trace_block
+from pbus.core.names import job_id_ms
+from pbus.core.trace import Attempt, Received, Shelf
+from pbus.storage.traces import make
+from tests.support.bus import ROOT, Bus, BusFactory, bus_factory
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+__all__ = ["bus_factory"]
+
+QUEUES = {"gift": {
+    "index": ["$.uid"],
+    "topic": {
+        "credit": {"python": {"call": "tests.support.handlers.trace_jobs:handle", "path": str(ROOT)},
+                   "retry": {"attempts": 2, "first": "50ms", "jitter": 0.0}},
+        "log": {"pull": {}},
+    },
+}}
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    if request.param == "sqlite":
+        yield {}
+        return
+    server = RedisServer(tmp_path)
+    server.start()
+    yield {"url": server.url}
+    server.close()
+
+
+def story(bus: Bus, job: str) -> tuple[list[Received], list[Attempt]]:
+    """What is kept of a job."""
+    kept = make(stores(bus.settings)["main"], traces(bus.settings).limits)
+    assert kept is not None
+    second = job_id_ms(job) // 1000
+    told = [
+        each.record for shelf in (Shelf.RECENT, Shelf.KEPT) for block in kept.blocks("gift", shelf, second, second)
+        for each in trace_block.unpack(block.data, job)
+    ]
+    kept.close()
+    attempts = sorted((one for one in told if isinstance(one, Attempt)), key=lambda one: one.ended_ms)
+    return [one for one in told if isinstance(one, Received)], attempts
+
+
+def test_a_job_that_fails_and_is_dead_has_its_whole_story(bus_factory: BusFactory, storage: dict[str, str]) -> None:
+    bus = bus_factory({"queue": QUEUES} | ({"storage": {"main": storage}} if storage else {}))
+    client = redis.Redis(port=bus.port, client_name="shop-7")
+    good, bad = (client.xadd("gift", {"body": body}).decode() for body in ('{"uid":1}', '{"uid":2,"fail":true}'))
+    until(lambda: bus.topic("gift", "credit")["dead"] == 1, 20, "the second one is dead")
+    assert client.rpop("gift/log") == b'{"uid":1}'
+    bus.stop()
+
+    (received,), attempts = story(bus, bad)
+    assert received.peer[0].startswith("127.0.0.1:") and received.peer[2] == "shop-7"
+    assert [(one.attempt, one.verdict, one.move) for one in attempts] == [(1, "failed", "retry"), (2, "failed", "bury")]
+    first, second = attempts
+    assert "no credit" in first.more["error"]
+    assert first.ended_ms < first.more["next_ms"] <= second.ended_ms
+    assert job_id_ms(bad) <= first.ended_ms
+    _, done = story(bus, good)
+    assert {(one.topic, one.verdict) for one in done} == {("credit", "done"), ("log", "done")}
