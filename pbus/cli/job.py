@@ -1,4 +1,7 @@
-"""``pbus job retry|done|cancel``: what a person decides about single jobs. ``curl|export``: a job for elsewhere."""
+"""
+``pbus job retry|done|cancel``: what a person decides about single jobs. ``trace``: what became of one.
+``curl|export``: a job for elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _WAITS: Final = ("ready", "delayed")
 
 @click.group()
 def job() -> None:
-    """Retry, settle, cancel, reproduce and export jobs."""
+    """Trace, retry, settle, cancel, reproduce and export jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +37,24 @@ class Deed:
     Attributes:
         states: Those in which it can be done.
         done, would: What is said of it.
+        move: What it is called in stories, a word of ``core.job.Move``.
         act: (driver, queue, topic, id) -> whether it took effect.
     """
 
     states: tuple[str, ...]
     done: str
     would: str
+    move: str
     act: Callable[[Driver, str, str, str], bool]
 
 
-_RETRY: Final = Deed(("dead",), "ready again", "would be ready again", lambda driver, *name: _one(driver.revive, name))
-_DONE: Final = Deed(("dead",), "done", "would be done", lambda driver, *name: _one(driver.accept, name))
-_CANCEL: Final = Deed(_WAITS, "cancelled", "would be cancelled", lambda driver, *name: _one(driver.cancel, name))
+_RETRY: Final = Deed(
+    ("dead",), "ready again", "would be ready again", "revive", lambda driver, *name: _one(driver.revive, name)
+)
+_DONE: Final = Deed(("dead",), "done", "would be done", "accept", lambda driver, *name: _one(driver.accept, name))
+_CANCEL: Final = Deed(
+    _WAITS, "cancelled", "would be cancelled", "cancel", lambda driver, *name: _one(driver.cancel, name)
+)
 
 
 def _one(method: Callable[[str, str, Sequence[str]], Sequence[int]], name: tuple[str, ...]) -> bool:
@@ -92,6 +101,23 @@ def why(context: Context, words: tuple[str, ...]) -> int:
     from pbus.cli.why import tell_job
 
     return tell_job(context, words)
+
+
+@job.command()
+@click.argument("words", nargs=-1, required=True, metavar="ID [QUEUE]")
+@click.option("-f", "--follow", is_flag=True, help="Until it is over, print what happens to it.")
+@output_option
+@pass_context
+def trace(context: Context, words: tuple[str, ...], follow: bool) -> int:
+    """
+    Tell the story of a job: who pushed it, every attempt and what came of it, what it pushed in turn.
+
+    Times are since the push. Stories are kept for trace.keep, failures for trace.keep_failed; it works with the bus
+    stopped, too.
+    """
+    from pbus.cli.job_trace import trace
+
+    return trace(context, words, follow)
 
 
 @job.command()
@@ -145,7 +171,10 @@ def _do(context: Context, words: Sequence[str], deed: Deed, dry_run: bool) -> in
     rows: list[dict[str, Any]] = []
     for record, topics in [found(stock, path, job_id) for job_id in ids]:  # all of them, before the first is touched
         with queue_driver(stock, record.queue) as driver:
-            rows += _settle(driver, record, topics, deed, dry_run)
+            settled = list(_settle(driver, record, topics, deed, dry_run))
+        rows += settled
+        if not dry_run:
+            _tell(stock, record, deed, [row["topic"] for row in settled if row["acted"]])
     if context.output.form != "table":
         context.output.rows("deliveries", _COLUMNS, rows)
     for row in rows:
@@ -227,6 +256,17 @@ def _search(stock: Stock, job_id: str) -> Iterator[JobRecord]:
                 record = driver.job(name, job_id)
                 if record is not None:
                     yield record
+
+
+def _tell(stock: Stock, record: JobRecord, deed: Deed, topics: Sequence[str]) -> None:
+    """The story of the job has who decided that."""
+    from pbus.cli.traces import tell, who
+    from pbus.clock import SystemClock
+    from pbus.core.trace import decision
+
+    now_s, person = SystemClock().wall_s(), who()
+    told = [decision(record.id, topic, deed.move, now_s, person) for topic in topics]
+    tell(stock.settings, stock.storage_of[record.queue], record.queue, told)
 
 
 def _settle(

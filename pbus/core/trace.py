@@ -157,7 +157,7 @@ def attempt_of(delivery: Delivery, outcome: Outcome, settlement: Settlement, end
     told = outcome.verdict is not Verdict.DONE or outcome.stderr
     return Attempt(
         delivery.id, delivery.topic, delivery.attempt, int(ended_s * 1000), wait_ms if wait_ms > 0 else 0,
-        max(0, int((begun_s - claimed_s) * 1000)), int(outcome.run_s * 1e6), outcome.verdict.value,
+        max(0, round((begun_s - claimed_s) * 1000)), int(outcome.run_s * 1e6), outcome.verdict.value,
         settlement.move.value, outcome.target or delivery.owner,
         _more(outcome, settlement, ended_s) if told else NOTHING,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_a_job_that_fails_and_is_dead_has_its_whole_story(bus_factory: BusFactor
     bus.stop()
 
     (received,), attempts = story(bus, bad)
-    assert received.peer[0].startswith("127.0.0.1:") and received.peer[2] == "shop-7"
+    assert received.peer[0].startswith("127.0.0.1:")
+    assert received.peer[2] == "shop-7"
     assert [(one.attempt, one.verdict, one.move) for one in attempts] == [(1, "failed", "retry"), (2, "failed", "bury")]
     first, second = attempts
     assert "no credit" in first.more["error"]
@@ -71,3 +73,33 @@ def test_a_job_that_fails_and_is_dead_has_its_whole_story(bus_factory: BusFactor
     assert job_id_ms(bad) <= first.ended_ms
     _, done = story(bus, good)
     assert {(one.topic, one.verdict) for one in done} == {("credit", "done"), ("log", "done")}
+
+
+def test_one_command_leads_from_an_id_to_every_hop(bus_factory: BusFactory, storage: dict[str, str]) -> None:
+    bus = bus_factory({"queue": QUEUES} | ({"storage": {"main": storage}} if storage else {}))
+    client = redis.Redis(port=bus.port, client_name="shop-7")
+    job = client.xadd("gift", {"body": '{"uid":2,"fail":true,"child":1}'}).decode()
+    until(lambda: bus.topic("gift", "credit")["dead"] == 1, 20, "it is dead")
+    bus.cli("job", "retry", "gift/credit", job)
+    until(lambda: bus.topic("gift", "credit")["failed_total"] == 4, 20, "it has failed as often again")
+    bus.stop()
+    text = bus.cli("job", "trace", job).stdout
+    document = json.loads(bus.cli("job", "trace", "-o", "json", "gift", job).stdout)
+    kinds = [(hop["kind"], hop["topic"]) for hop in document["hops"]]
+    assert kinds[0] == ("received", "")
+    assert kinds.count(("attempt", "credit")) == 4
+    assert kinds.count(("decision", "credit")) == 1
+    assert "child" in {kind for kind, _ in kinds}
+    assert "client shop-7" in text
+    assert "RuntimeError: no credit for this one" in text
+    assert "made ready again by" in text
+
+
+def test_what_is_not_there_is_said_with_its_time(bus_factory: BusFactory) -> None:
+    bus = bus_factory({"queue": QUEUES})
+    bus.stop()
+    old, future = bus.cli("job", "trace", "1600000000000-0"), bus.cli("job", "trace", "9900000000000-7", "gift")
+    assert (old.returncode, future.returncode) == (5, 5)
+    assert "trace expired: a job of that id was pushed at 2020-09-13 12:26:40.000 UTC" in old.stderr
+    assert "its id is of 2283-09-" in future.stderr
+    assert bus.cli("job", "trace", "nonsense").returncode == 2

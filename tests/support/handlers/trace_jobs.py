@@ -7,6 +7,9 @@ from typing import Any
 
 
 def handle(job: Any) -> None:
-    """Fails when the body says so."""
-    if json.loads(job.body).get("fail"):
+    """Pushes a child, and fails, when the body says so."""
+    wish = json.loads(job.body)
+    if wish.get("child"):
+        job.push("gift", b"{}")
+    if wish.get("fail"):
         raise RuntimeError("no credit for this one")
