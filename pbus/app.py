@@ -80,7 +80,10 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         ),
         RoleSpec(
             role="scheduler", module="pbus.scheduler.main", title="scheduler",
-            args={"log": settings.log, "backends": settings.backend, "systems": settings.system, **shared},
+            args={
+                "log": settings.log, "backends": settings.backend, "systems": settings.system,
+                "alarm": settings.alarm, "notify": settings.notify, **shared,
+            },
             drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
         ),
     ]

@@ -7,7 +7,7 @@ Alarms: what is bad for long enough, who hears of it, when it is over. Pure: rea
                                              +- silenced: it stands in the list; told when the silence ends, if it lasts
 
 Rule: what an alarm is stands in ``KINDS``, as data. A reading that nobody could take (None) changes nothing; one that
-is not taken any more (its rule is gone) ends its alarm. Times are Unix time.
+is not taken any more (its rule is gone, it is not so any more) is a good one. Times are Unix time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ KEEP_S: Final = 3_600.0
 """How long one that is over stays in the list."""
 REFRESH_S: Final = 30.0
 """How often the value of one that goes on is kept."""
+
+_SLACK_S: Final = 0.2
+"""Looks are a second apart, more or less."""
 
 FIRING: Final = "firing"
 OVER: Final = "over"
@@ -70,7 +73,8 @@ KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (
          "'pbus dead show {subject}' tells why"),
     Kind("fatal", "", "{subject} is given up: its processes end again and again",
          "repair its code, then 'pbus topic restart {subject}'"),
-    Kind("circuit", "", "backend {subject} is left alone: it does not answer", "'pbus backend ls'", for_s=2.0),
+    Kind("circuit", "", "backend {subject} is left alone: it does not answer", "'pbus backend ls'", for_s=2.0,
+         clear_s=15.0),
     Kind("node", "", "node {subject} gives no sign of life", "'pbus status' there"),
     Kind("storage", "", "storage {subject} does not answer, or cannot write", "'pbus status', 'pbus doctor'",
          for_s=2.0),
@@ -282,10 +286,9 @@ class Board:
             if reading.value is not None:
                 self._judge(reading, reading.value, now_s, because)
         for alarm in [each for name, each in self.alarms.items() if not each.over_s and name not in seen]:
-            self._put(replace(alarm, over_s=now_s))
-        for known in (self._bad_since, self._good_since):
-            for name in known.keys() - seen:
-                del known[name]
+            self._calm(alarm, alarm.value, now_s)
+        for name in self._bad_since.keys() - seen:
+            del self._bad_since[name]
 
     def _judge(self, reading: Reading, value: float, now_s: float, because: Callable[[Reading], Because]) -> None:
         kind, alarm = KINDS[reading.kind], self.alarms.get(reading.id)
@@ -299,14 +302,20 @@ class Board:
             return
         if value >= reading.limit * kind.clear:
             self._good_since.pop(reading.id, None)
-        elif now_s - self._good_since.setdefault(reading.id, now_s) >= kind.clear_s:
-            del self._good_since[reading.id]
-            self._put(replace(alarm, over_s=now_s, value=value, at_s=now_s))
+        elif self._calm(alarm, value, now_s):
             return
         alarm = replace(alarm, value=value, worst=max(alarm.worst, value), limit=reading.limit)
         self.alarms[alarm.id] = alarm
         if now_s - alarm.at_s >= REFRESH_S:
             self._put(replace(alarm, at_s=now_s))
+
+    def _calm(self, alarm: Alarm, value: float, now_s: float) -> bool:
+        """It is not bad now; whether it is over by that."""
+        if now_s - self._good_since.setdefault(alarm.id, now_s) < KINDS[alarm.kind].clear_s:
+            return False
+        del self._good_since[alarm.id]
+        self._put(replace(alarm, over_s=now_s, value=value, at_s=now_s))
+        return True
 
     def _fire(self, reading: Reading, value: float, since_s: float, now_s: float, because: Because) -> None:
         self._bad_since.pop(reading.id, None)
@@ -338,7 +347,7 @@ class Board:
         }
         return [
             Batch(status, tuple(alarms)) for status, alarms in wanted.items()
-            if alarms and now_s - min(map(begins[status], alarms)) >= self._policy.group_wait_s
+            if alarms and now_s - min(map(begins[status], alarms)) >= self._policy.group_wait_s - _SLACK_S
         ]
 
     def told(self, batch: Batch, message: str) -> None:

@@ -25,8 +25,8 @@ from pbus.core.alarms import FIRING, KINDS, OVER, TEST, Alarm, span
 
 LISTED: Final = 50
 """Alarms of a message that are described for programs."""
-_LISTED_BYTES: Final = 40_000
-_TEXT_BYTES: Final = 16_000
+_LISTED_BYTES: Final = 36_000
+_TEXT_BYTES: Final = 24_000
 _WORDED: Final = 15
 """Those that are described for people."""
 _TEXT: Final = 300

@@ -39,6 +39,7 @@ from pbus.scheduler.roster import Duty, Roster, Store
 from pbus.scheduler.sampler import Sampler
 from pbus.scheduler.statistics import Processor, Statistics
 from pbus.scheduler.trim import Checkpoint, TraceTrim, Trim
+from pbus.scheduler.watch import Watch
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
@@ -46,6 +47,7 @@ from pbus.storage.traces_writer import make_trimmer
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
 
+_OUTAGES_S: Final = 1.0
 LAST_TURN_S: Final = 3.0
 """How long a drain waits for a turn that hangs in its store."""
 
@@ -77,6 +79,7 @@ class Scheduler:
         self._looks: dict[str, Looks] = {}
         self._processor = Processor(child.clock)
         self._statistics: dict[str, Statistics] = {}
+        self._watch = Watch(args, child.owner, child.histograms.read, child.clock, child.log)
         self._rosters = [
             Roster(store, self._duties(store), child.clock, child.log, child.problem, self._fenced)
             for store in self._stores
@@ -92,12 +95,14 @@ class Scheduler:
             _spawn(source.serve)
         self._orders.load()
         _spawn(self._plan)
+        _spawn(self._look_for_outages)
         child.on_frame("boots", lambda frame: self._boots.told(frame["over"], frame["living"]))
         child.on_frame("numbers", self._numbers)
         child.on_frame("delayed", self._delayed)
         child.on_frame("work", self._sampler.worked)
         child.on_frame("machine", self._sampler.machine)
         child.on_frame("machine", self._processor.hear)
+        child.on_frame("machine", self._watch.conditions.hear)
         child.on_frame("order", self._hear_order)
         child.on_frame("sample_please", lambda _: child.tell("sampled", **self._sampled()))
         child.on_drain(self._go)
@@ -131,6 +136,7 @@ class Scheduler:
             looks, *duties, *traces, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
             Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
+            self._watch.duty(store, looks),
         ]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:
@@ -181,6 +187,17 @@ class Scheduler:
             else:
                 self._child.problem("planner", "")
 
+    def _look_for_outages(self) -> None:
+        """Tick after tick until the drain."""
+        outages = self._watch.outages({
+            store.name: roster for store, roster in zip(self._stores, self._rosters, strict=True)
+        })
+        while outages is not None and not self._leave.wait(_OUTAGES_S):
+            try:
+                outages.tick()
+            except Exception:
+                self._child.log.exception("scheduler.duty_failed", duty="outages")
+
     def _hear_order(self, frame: Mapping[str, Any]) -> None:
         """Somebody's order is answered when it is on the disk."""
         _spawn(lambda: self._child.tell("ordered", id=frame["id"], **self._orders.take(frame)))
@@ -226,6 +243,7 @@ class Scheduler:
             self._looks[store.name].interrupted()     # a last look at everything, not what is some seconds old
             self._looks[store.name].turn()
             self._statistics[store.name].write()
+            self._watch.leave(store)
             store.driver.checkpoint()
             store.driver.close()
         except PbusError as error:

@@ -78,7 +78,8 @@ def test_alarm_is_over_only_when_it_was_clearly_good_for_a_while() -> None:
 def test_what_nobody_could_read_changes_nothing_and_what_is_not_asked_for_is_over() -> None:
     board = Board(POLICY)
     board.look([wait(100), wait(100, "gift/mail")], 0, because)
-    board.look([wait(None)], 1, because)
+    for second in range(1, 8):
+        board.look([wait(None)], second, because)
 
     assert firing(board) == ["oldest_wait:gift/credit"]
 
@@ -144,6 +145,7 @@ def test_acknowledged_is_not_told_further_up_until_it_fires_anew() -> None:
     at(board, 1, wait(100))
     board.acks = {"oldest_wait:gift/credit": Ack("oldest_wait:gift/credit", 0, "ann")}
     assert [at(board, second, wait(100)) for second in (60, 120)] == [[], []]
+    assert not told(board, 129)
     for second in range(130, 140):
         at(board, second, wait(0))
     at(board, 200, wait(100))

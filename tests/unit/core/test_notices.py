@@ -57,7 +57,7 @@ def test_message_of_a_thousand_alarms_is_one_that_a_document_holds() -> None:
     assert message.title == "ALARM 1000: 1000 gone_in"
     assert message.text.endswith(".. and 985 more: 'pbus alarm ls' on bus-1")
     assert message.count == 1000
-    assert 20 < len(message.alarms) <= LISTED
+    assert 10 < len(message.alarms) <= LISTED
     assert len(message.to_text().encode()) < TEXT_BYTES
     assert read(message.to_text()) == message
 

@@ -1,0 +1,112 @@
+"""Alarms of a running bus: a receiver hears of it within seconds, once, and that it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.bus import Bus, BusFactory, bus_factory
+from tests.support.receiver import Receiver
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+__all__ = ["bus_factory"]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    if request.param == "sqlite":
+        yield {"url": "sqlite:pbus.db"}
+        return
+    server = RedisServer(tmp_path)
+    server.start()
+    yield {"url": server.url}
+    server.close()
+
+
+def config(receiver: Receiver, storage: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """One topic that is pulled, with a bound of three jobs; its system has a receiver."""
+    return {
+        "storage": {"main": storage or {"url": "sqlite:pbus.db"}},
+        "notify": {"team": {"webhook": receiver.url}},
+        "system": {"live": {"owner": "live-team", "oncall": ["team"]}},
+        "queue": {"gift": {"system": "live", "topic": {"credit": {"pull": {}, "alarm": {"backlog": 3}}}}},
+        **more,
+    }
+
+
+def push(bus: Bus, count: int, queue: str = "gift") -> None:
+    redis.Redis(port=bus.port).lpush(queue, *["x"] * count)
+
+
+def test_alarm_is_told_within_five_seconds_once_and_that_it_is_over(
+    bus_factory: BusFactory, receiver: Receiver, storage: dict[str, str]
+) -> None:
+    bus = bus_factory(config(receiver, storage))
+    push(bus, 4)
+    begun_s = time.monotonic()
+    until(lambda: receiver.got, 8, lambda: f"the receiver hears of it {bus.tail()}")
+    assert receiver.got[0].at_s - begun_s < 5.0
+
+    (told,) = receiver.of("firing")
+    (alarm,) = told["alarms"]
+    assert (alarm["id"], alarm["value"], alarm["limit"]) == ("backlog:gift/credit", 4.0, 3)
+    assert alarm["text"] == "gift/credit: 4 jobs wait, the limit is 3 jobs"
+    assert alarm["cause"].startswith("4 jobs wait for consumers that fetch them")
+    assert alarm["affected"] == "system live (live-team), 4 jobs wait"
+    assert "RPOP gift/credit" in alarm["next"]
+
+    redis.Redis(port=bus.port).rpop("gift/credit", 4)
+    until(lambda: receiver.of("over"), 12, "the receiver hears that it is over")
+    assert [one.body["status"] for one in receiver.got] == ["firing", "over"]
+
+
+def test_restart_tells_nothing_twice_and_forgets_nothing(
+    bus_factory: BusFactory, receiver: Receiver, storage: dict[str, str]
+) -> None:
+    bus = bus_factory(config(receiver, storage))
+    push(bus, 4)
+    until(lambda: receiver.of("firing"), 8, "the receiver hears of it")
+    bus.kill("scheduler")
+    until(lambda: len(bus.pids("scheduler")) == 1, 5, "there is another one")
+    bus.restart()
+    redis.Redis(port=bus.port).rpop("gift/credit", 4)
+    until(lambda: receiver.of("over"), 15, "the receiver hears that it is over")
+
+    assert [one.body["status"] for one in receiver.got] == ["firing", "over"]
+
+
+def test_message_that_is_refused_is_sent_again_with_the_same_id(bus_factory: BusFactory, receiver: Receiver) -> None:
+    receiver.answers = [(500, b""), (503, b""), (200, b"")]
+    bus = bus_factory(config(receiver))
+    push(bus, 4)
+    until(lambda: len(receiver.got) == 3, 15, "it is tried three times")
+    until(lambda: bus.events("alarm.told"), 5, "it is told")
+
+    assert len({one.id for one in receiver.got}) == 1
+    assert [event["error"] for event in bus.events("alarm.untold")] == [
+        "answered 500 Internal Server Error", "answered 503 Service Unavailable",
+    ]
+
+
+def test_thousand_topics_that_go_bad_at_once_are_one_message(bus_factory: BusFactory, receiver: Receiver) -> None:
+    topics = {f"t{number}": {"pull": {}, "alarm": {"backlog": 1}} for number in range(1000)}
+    bus = bus_factory(config(receiver, queue={"gift": {"system": "live", "topic": topics}}))
+    push(bus, 1)
+    until(lambda: receiver.got, 15, lambda: f"the receiver hears of it {bus.tail()}")
+
+    (told,) = receiver.of("firing")
+    assert (told["count"], told["title"]) == (1000, "ALARM 1000: 1000 backlog")
+    until(lambda: bus.events("alarm.told"), 5, "it is told")
+    assert len(receiver.got) == 1
