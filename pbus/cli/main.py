@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "stop": Entry("pbus.cli.node:stop", "Stop the bus; running jobs may finish."),
     "restart": Entry("pbus.cli.node:restart", "Stop the bus and start it again."),
     "status": Entry("pbus.cli.node:status", "Show processes, topics and problems."),
+    "top": Entry("pbus.cli.top:top", "Watch topics and processes, full screen."),
     "doctor": Entry("pbus.cli.doctor:doctor", "Look for what is wrong, with its effect and its repair."),
     "tail": Entry("pbus.cli.tail:tail", "Follow jobs, events, errors or a topic's log."),
     "push": Entry("pbus.cli.push:push", "Push jobs to a queue, and wait for their results."),

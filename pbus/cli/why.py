@@ -225,6 +225,7 @@ def _job(stock: Stock, record: JobRecord, topic: str, status: Mapping[str, Any])
 
 def _holder(settings: Settings, job_id: str, place: Place, status: Mapping[str, Any]) -> Holder | None:
     """Who has it in hand: a process of this node as its master knows it, or one of another node."""
+    from pbus.cli.status_view import process_name
     from pbus.core.names import Owner
     from pbus.core.why_job import Holder
 
@@ -239,8 +240,7 @@ def _holder(settings: Settings, job_id: str, place: Place, status: Mapping[str, 
         return Holder(node=owner.node, process="a process" if status["state"] == "unknown" else "")
     row = rows[0]
     runs = str(row["job"])
-    title = " ".join(str(part) for part in (row["role"], row["path"], row["index"]) if part != "")
     return Holder(
-        node=owner.node, process=title, pid=int(row["pid"]), since_s=row["job_s"] if runs == job_id else None,
-        runs=runs if runs not in ("", job_id) else "",
+        node=owner.node, process=process_name(row), pid=int(row["pid"]),
+        since_s=row["job_s"] if runs == job_id else None, runs=runs if runs not in ("", job_id) else "",
     )
