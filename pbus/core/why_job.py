@@ -180,7 +180,7 @@ RULES: Final[tuple[Rule[JobFacts], ...]] = (
     ),
     Rule(
         "ended", lambda j: j.state == "ended", "{path} is through with it: done, cancelled or expired",
-        "'pbus tail {path} --job {id} --since 1h --no-follow' shows what its handler said", ends=True,
+        "'pbus job trace {queue} {id}' tells which, as long as its trace is kept", ends=True,
     ),
     Rule(
         "dead", lambda j: j.state == "dead", "it is a dead letter of {path}, died {died}: {cause}",
@@ -201,7 +201,7 @@ RULES: Final[tuple[Rule[JobFacts], ...]] = (
     ),
     Rule(
         "retry", _retried, "attempt {attempts} failed; the next one is due {in}, at {due}",
-        "'pbus tail {path} --job {id} --since 1h' shows what its handler said",
+        "'pbus job trace {queue} {id}' shows what became of the one before",
     ),
     Rule(
         "key", lambda j: bool(j.behind), "its key {key} is held by {behind}, which was pushed before it",
