@@ -119,6 +119,7 @@ class Replay:
         stage: Number of the stage, from 0.
         done, failed: Of the watched jobs of this stage, judged. All stages: done_total, failed_total.
         watched: Ids (``queue/topic id``) that are not judged yet.
+        settle: Dead letters of topic ``settle_of`` that were replayed last, and may not be settled yet.
         p90_s: Of run times before it began; 0.0: not known.
         first, last: Ids of the first and the last job that it made.
         changed_ms: When the text was written.
@@ -151,6 +152,8 @@ class Replay:
     done_total: int = 0
     failed_total: int = 0
     watched: list[str] = field(default_factory=list)
+    settle: list[str] = field(default_factory=list)
+    settle_of: str = ""
     p90_s: float = 0.0
     first: str = ""
     last: str = ""
@@ -180,6 +183,11 @@ class Replay:
     def ends(self) -> list[int]:
         """Of its stages, see ``stages``."""
         return stages(self.canary, self.total)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody wants to know how its jobs fare."""
+        return bool(self.guard or self.canary)
 
     @property
     def room(self) -> int:

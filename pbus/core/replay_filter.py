@@ -299,3 +299,10 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def needs_body(text: str) -> bool:
+    """Whether the expression *text* asks for what only the stored job tells, not a dead letter."""
+    parse(text)
+    words = [found["word"] or "" for found in _TOKEN.finditer(text)]
+    return any(word.startswith("$") or word in ("body", "size", "key", "type") for word in words)

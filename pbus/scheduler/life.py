@@ -35,6 +35,7 @@ from pbus.scheduler.orders import Orders
 from pbus.scheduler.planner import Planner
 from pbus.scheduler.reclaim import Reclaim
 from pbus.scheduler.recorder import Recorder
+from pbus.scheduler.replays import Replays
 from pbus.scheduler.roster import Duty, Roster, Store
 from pbus.scheduler.sampler import Sampler
 from pbus.scheduler.statistics import Processor, Statistics
@@ -136,6 +137,7 @@ class Scheduler:
             looks, *duties, *traces, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
             Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
+            Replays(store, str(child.owner), child.histograms.read, child.clock, child.log),
             self._watch.duty(store, looks),
         ]
 
