@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "queue": Entry("pbus.cli.queue:queue", "List, show, pause, resume, purge and export queues."),
     "dead": Entry("pbus.cli.dead:dead", "List, show, retry and delete dead letters."),
     "job": Entry("pbus.cli.job:job", "Retry, settle, cancel, reproduce and export jobs."),
+    "alarm": Entry("pbus.cli.alarm:alarm", "List, acknowledge and silence alarms, try who is told."),
     "backend": Entry("pbus.cli.backend:backend", "List and show backends."),
     "program": Entry("pbus.cli.program:program", "List and restart programs."),
     "system": Entry("pbus.cli.system:system", "List and show business systems."),

@@ -32,7 +32,7 @@ def set_paused(driver: Driver, queue: str, topic: str, paused: bool, node: str) 
     with contextlib.suppress(StorageError):
         known = {note.name: note.version for note in driver.documents(KIND, [path])}
         if paused:
-            text = json.dumps({"by": f"{_person()} on {node}", "at_ms": int(SystemClock().wall_s() * 1000)})
+            text = json.dumps({"by": f"{person()} on {node}", "at_ms": int(SystemClock().wall_s() * 1000)})
             driver.write_document(KIND, path, text, known.get(path, 0))
         elif path in known:
             driver.drop_document(KIND, path, known[path])
@@ -49,7 +49,7 @@ def paused_by(driver: Driver, queue: str, topic: str, paused_ms: int) -> str:
     return ""
 
 
-def _person() -> str:
+def person() -> str:
     """Whoever is at the terminal, behind sudo too."""
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()

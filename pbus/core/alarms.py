@@ -127,6 +127,7 @@ class Alarm:
         since_s: When it began to be bad.
         fired_s, over_s: When it fired, and was over; 0: not yet.
         told, told_over, told_up: Messages by which it was told, that it is over, and further up; empty: not yet.
+        told_s: When it was told first.
     """
 
     kind: str
@@ -143,6 +144,7 @@ class Alarm:
     affected: str = ""
     todo: str = ""
     told: str = ""
+    told_s: float = 0.0
     told_over: str = ""
     told_up: str = ""
 
@@ -350,11 +352,11 @@ class Board:
             if alarms and now_s - min(map(begins[status], alarms)) >= self._policy.group_wait_s - _SLACK_S
         ]
 
-    def told(self, batch: Batch, message: str) -> None:
+    def told(self, batch: Batch, message: str, now_s: float) -> None:
         """*batch* is told by *message*."""
         for alarm in batch.alarms:
             by = message if self._policy.hears(batch.status, alarm) else NOBODY
-            more: dict[str, Any] = {_FIELD[batch.status]: by}
+            more: dict[str, Any] = {_FIELD[batch.status]: by, "told_s": alarm.told_s or now_s}
             self._put(replace(self.alarms[alarm.id], **more))
 
     def told_by(self, message: str, status: str) -> Batch:
@@ -381,7 +383,7 @@ class Board:
         policy = self._policy
         if not policy.escalate_after_s or not policy.escalate_to or alarm.over_s or alarm.told_up or not alarm.told:
             return False
-        if now_s - alarm.fired_s < policy.escalate_after_s:
+        if now_s - alarm.told_s < policy.escalate_after_s:
             return False
         return self.ack(alarm) is None and not self.is_silent(alarm, now_s)
 

@@ -16,18 +16,18 @@ is the same then. It never does so because of a restart, a reload or a second no
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 import structlog
 
 from pbus.clock import Clock
 from pbus.core import alarms as rule
 from pbus.core import notices
-from pbus.core.alarms import Ack, Alarm, Board, Policy, Silence
+from pbus.core.alarm_texts import (
+    ACK, ALARM, MESSAGE, SILENCE, ack_of, alarms_of, packed, shard_of, silence_of,
+)
+from pbus.core.alarms import Alarm, Board, Policy
 from pbus.core.notices import Message
 from pbus.errors import Conflict, StorageError
 from pbus.scheduler.conditions import Conditions, Shared
@@ -39,7 +39,6 @@ from pbus.storage.documents import TEXT_BYTES, Document
 LOOK_S: Final = 1.0
 LATE_S: Final = 5.0
 LEAVE_S: Final = 2.0
-SHARDS: Final = 64
 KEEP_S: Final = 3_600.0
 """A message that was sent is remembered for so long."""
 REPAIR_S: Final = 1_800.0
@@ -47,9 +46,8 @@ REPAIR_S: Final = 1_800.0
 GONE_S: Final = 86_400.0
 """A node that was lost for so long is no matter any more."""
 _FILL_S: Final = 10.0
-_PEOPLE_S: Final = 2.0
 
-ALARM, ACK, SILENCE, MESSAGE, DECIDER = "alarm", "ack", "silence", "message", "decider"
+DECIDER: Final = "decider"
 _THE: Final = "alarms"
 
 T = TypeVar("T")
@@ -88,7 +86,7 @@ class Alarms:
         self._open: dict[str, tuple[int, Message]] = {}
         self._lease, self._renew_s = 0, 0.0
         self._seen, self._seen_s = 0, 0.0
-        self._people_s, self._fill_s = 0.0, 0.0
+        self._fill_s = 0.0
         self._fill_percent: float | None = None
         self._fails = False
 
@@ -171,7 +169,7 @@ class Alarms:
             self._hear_people(board)
         batches = [(f"{int(now_s * 1000)}-{batch.status}", batch) for batch in board.due(now_s)]
         for message, batch in batches:
-            board.told(batch, message)
+            board.told(batch, message, now_s)
         if not self._save(board):
             return
         self._tell_log(board, before)
@@ -187,12 +185,21 @@ class Alarms:
         return self._fill_percent
 
     def _hear_people(self, board: Board) -> None:
-        now_s = self._clock.monotonic_s()
-        if now_s < self._people_s:
-            return
-        self._people_s = now_s + _PEOPLE_S
-        acks, silences = read_people(self._driver.documents(ACK), self._driver.documents(SILENCE))
-        board.acks, board.silences = acks, silences
+        acks = self._said(ACK, ack_of, lambda ack: ack.id in board.alarms)
+        board.acks = {ack.id: ack for ack in acks}
+        wall_s = self._clock.wall_s()
+        board.silences = self._said(SILENCE, silence_of, lambda silence: silence.until_s > wall_s)
+
+    def _said(self, kind: str, read: Callable[[str], T | None], holds: Callable[[T], bool]) -> list[T]:
+        """What people said and what still holds; the rest is dropped."""
+        found = []
+        for one in self._driver.documents(kind):
+            said = read(one.text)
+            if said is not None and holds(said):
+                found.append(said)
+            else:
+                self._driver.drop_document(kind, one.name, one.version)
+        return found
 
     def _tell_log(self, board: Board, before: Iterable[str]) -> None:
         after = {alarm.id: alarm for alarm in board.alarms.values() if not alarm.over_s}
@@ -216,8 +223,7 @@ class Alarms:
         """With what is there; a message that was decided and not yet written is made again."""
         found = self._driver.documents(ALARM)
         self._versions = {one.name: one.version for one in found}
-        board = self._board = Board(self._policy, read_alarms(found))
-        self._people_s = 0.0
+        board = self._board = Board(self._policy, alarms_of(one.text for one in found))
         messages = {one.name for one in self._driver.documents(MESSAGE)}
         oldest_ms = (self._clock.wall_s() - REPAIR_S) * 1000
         told = {name for alarm in board.alarms.values() for name in (alarm.told, alarm.told_over, alarm.told_up)}
@@ -235,7 +241,8 @@ class Alarms:
             if (shard := shard_of(alarm.id)) in by_shard:
                 by_shard[shard].append(alarm)
         for shard, alarms in by_shard.items():
-            version = self._driver.write_document(ALARM, shard, _packed(alarms), self._versions.get(shard, 0))
+            known = self._versions.get(shard, 0)
+            version = self._driver.write_document(ALARM, shard, packed(alarms, TEXT_BYTES), known)
             if not version:
                 self._board, self._lease = None, 0
                 return False
@@ -290,52 +297,3 @@ class Alarms:
                     "alarm.told", notifier=message.notifier, message=message.id, title=message.title,
                     took_s=round(now_s - message.made_s, 3),
                 )
-
-
-def shard_of(name: str) -> str:
-    """The document that holds the alarm of that id."""
-    return str(zlib.crc32(name.encode()) % SHARDS)
-
-
-def read_alarms(documents: Iterable[Document]) -> list[Alarm]:
-    """All alarms of a store; what cannot be read is none."""
-    found = []
-    for one in documents:
-        rows = _json(one.text).get("alarms")
-        found += [rule.read(row) for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict)]
-    return [alarm for alarm in found if alarm is not None]
-
-
-def read_people(acks: Iterable[Document], silences: Iterable[Document]) -> tuple[dict[str, Ack], list[Silence]]:
-    """What people said: acknowledgements by the alarm's id, and silences."""
-    known = [_made(Ack, one) for one in acks]
-    return {ack.id: ack for ack in known if ack}, [each for one in silences if (each := _made(Silence, one))]
-
-
-def _made(of: Callable[..., T], document: Document) -> T | None:
-    names = {one.name for one in dataclasses.fields(of)}  # type: ignore[arg-type] # both are dataclasses
-    try:
-        return of(**{name: value for name, value in _json(document.text).items() if name in names})
-    except TypeError:
-        return None
-
-
-def _json(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _packed(alarms: list[Alarm]) -> str:
-    """For a document; where there are too many the newest lose what is only said about them, then are left out."""
-    rows = [alarm.fields() for alarm in sorted(alarms, key=lambda alarm: alarm.fired_s)]
-    text = json.dumps({"v": 1, "alarms": rows})
-    if len(text) > TEXT_BYTES:
-        bare = [{name: each for name, each in row.items() if name not in ("cause", "affected", "todo")} for row in rows]
-        text = json.dumps({"v": 1, "alarms": bare})
-        while len(text) > TEXT_BYTES:
-            bare = bare[: len(bare) * 3 // 4]
-            text = json.dumps({"v": 1, "alarms": bare})
-    return text

@@ -38,7 +38,7 @@ class Outages:
         self._board.look(readings, now_s, lambda _: Because(cause=f"so it is on node {self._node}"))
         for batch in self._board.due(now_s):
             name = f"{int(now_s * 1000)}-{batch.status}-{self._node}"
-            self._board.told(batch, name)
+            self._board.told(batch, name, now_s)
             for notifier, alarms in batch.by_notifier(self._policy).items():
                 message = notices.composed(name, notifier, batch.status, alarms, now_s, self._node)
                 self._messages[message.name] = message

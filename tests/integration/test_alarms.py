@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,10 @@ from typing import Any
 import pytest
 import redis
 
+from pbus.app import stores
+from pbus.errors import Exit
+from pbus.storage.driver import Driver
+from pbus.storage.open import make
 from tests.support.bus import Bus, BusFactory, bus_factory
 from tests.support.receiver import Receiver
 from tests.support.redis_server import RedisServer
@@ -110,3 +116,77 @@ def test_thousand_topics_that_go_bad_at_once_are_one_message(bus_factory: BusFac
     assert (told["count"], told["title"]) == (1000, "ALARM 1000: 1000 backlog")
     until(lambda: bus.events("alarm.told"), 5, "it is told")
     assert len(receiver.got) == 1
+
+
+def rows(bus: Bus, *words: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(bus.cli("alarm", "ls", *words, "-o", "json", check=True).stdout)["alarms"]
+    return found
+
+
+def test_people_acknowledge_silence_and_try(bus_factory: BusFactory, receiver: Receiver) -> None:
+    bus = bus_factory(config(
+        receiver, notify={"team": {"webhook": receiver.url}, "boss": {"webhook": receiver.url, "shape": "slack"}},
+        alarm={"escalate_to": ["boss"], "escalate_after": "4s"},
+    ))
+    assert bus.cli("alarm", "ls").stderr.strip() == "no alarm"
+    assert bus.cli("alarm", "silence", "gift/*", "--for", "1m", "--note", "a deploy").returncode == Exit.DONE
+    push(bus, 4)
+    until(lambda: [row["state"] for row in rows(bus)] == ["silenced"], 8, "it is listed as silenced")
+    assert "a deploy" in bus.cli("alarm", "ls").stderr
+    assert receiver.got == []
+
+    assert bus.cli("alarm", "silence", "gift/*", "--for", "0s").returncode == Exit.DONE
+    until(lambda: receiver.of("firing"), 8, "it is told when the silence ends")
+    assert bus.cli("alarm", "ack", "gift/credit", "--note", "on it").returncode == Exit.DONE
+    (row,) = rows(bus)
+    assert (row["id"], row["state"], row["note"]) == ("backlog:gift/credit", "acked", "on it")
+    shown = bus.cli("alarm", "ls").stdout
+    assert "gift/credit: 4 jobs wait, the limit is 3 jobs" in shown
+    assert "next: start one: RPOP gift/credit" in shown
+
+    done = bus.cli("alarm", "test", "boss")
+    assert (done.returncode, done.stdout[:12]) == (Exit.DONE, "boss took it"), done.stderr
+    assert receiver.got[-1].body["text"].startswith("TEST of notifier boss: sent by ")
+    redis.Redis(port=bus.port).rpop("gift/credit", 4)
+    until(lambda: receiver.of("over"), 12, "it is over")
+    assert len(receiver.got) == 3       # nobody was told further up
+    assert [row["state"] for row in rows(bus, "--all")] == ["over"]
+    assert rows(bus) == []
+
+
+def test_unacknowledged_is_told_further_up(bus_factory: BusFactory, receiver: Receiver) -> None:
+    bus = bus_factory(config(
+        receiver, notify={"team": {"webhook": receiver.url}, "boss": {"webhook": receiver.url}},
+        alarm={"escalate_to": ["boss"], "escalate_after": "2s"},
+    ))
+    push(bus, 4)
+    (told,) = until(lambda: receiver.of("escalated"), 12, "the next one is told")
+    assert told["title"].startswith("NOBODY ACKNOWLEDGED gift/credit: 4 jobs wait")
+
+
+@pytest.mark.parametrize(("words", "status", "text"), [
+    (("ack", "nobody/*"), Exit.NOT_FOUND, "no alarm that fires is 'nobody/*'"),
+    (("silence", "gift/*", "--for", "soon"), Exit.USAGE, "'soon' is not a duration"),
+    (("silence", "gift/*", "--for", "0s"), Exit.NOT_FOUND, "there is no such silence"),
+    (("silence", "gift/*", "--kind", "x"), Exit.USAGE, "'x' is none of oldest_wait, "),
+    (("test", "teem"), Exit.NOT_FOUND, "there is no [notify.teem]; did you mean 'team'?"),
+    (("test", "team"), Exit.NOT_RUNNING, ""),
+])
+def test_what_makes_no_sense_is_said(
+    bus_factory: BusFactory, receiver: Receiver, words: tuple[str, ...], status: Exit, text: str
+) -> None:
+    bus = bus_factory(config(receiver), start=False)
+    with made(bus):
+        pass
+    ended = bus.cli("alarm", *words)
+
+    assert (ended.returncode, text in ended.stderr) == (status, True), ended.stderr
+
+
+@contextlib.contextmanager
+def made(bus: Bus) -> Iterator[Driver]:
+    """Its store, as the first start makes it."""
+    driver = make(stores(bus.settings)["main"])
+    driver.open()
+    yield driver
+    driver.close()

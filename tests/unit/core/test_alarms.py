@@ -37,7 +37,7 @@ def told(board: Board, now_s: float) -> list[tuple[str, dict[str, list[str]]]]:
         found.append((batch.status, {
             name: [alarm.subject for alarm in alarms] for name, alarms in batch.by_notifier(POLICY).items()
         }))
-        board.told(batch, f"m{now_s:g}")
+        board.told(batch, f"m{now_s:g}", now_s)
     return found
 
 
@@ -122,7 +122,7 @@ def test_where_nobody_is_to_be_told_it_is_only_listed() -> None:
     board = Board(Policy())
     at(board, 0, wait(100))
     (batch,) = board.due(1)
-    board.told(batch, "m1")
+    board.told(batch, "m1", 1.0)
 
     assert batch.by_notifier(Policy()) == {}
     assert board.alarms["oldest_wait:gift/credit"].told == NOBODY
@@ -131,10 +131,10 @@ def test_where_nobody_is_to_be_told_it_is_only_listed() -> None:
 
 def test_unacknowledged_is_told_further_up_once_and_those_hear_the_end() -> None:
     board = Board(POLICY)
-    for second in range(60):
+    for second in range(61):
         at(board, second, wait(100))
-    assert at(board, 60, wait(100)) == [(ESCALATED, {"boss": ["gift/credit"]})]
-    ends = [at(board, second, wait(100 if second < 70 else 0)) for second in range(61, 90)]
+    assert at(board, 61, wait(100)) == [(ESCALATED, {"boss": ["gift/credit"]})]
+    ends = [at(board, second, wait(100 if second < 70 else 0)) for second in range(62, 90)]
 
     assert [one for one in ends if one] == [[(OVER, {"team": ["gift/credit"], "boss": ["gift/credit"]})]]
 
@@ -151,7 +151,7 @@ def test_acknowledged_is_not_told_further_up_until_it_fires_anew() -> None:
     at(board, 200, wait(100))
     at(board, 201, wait(100))
 
-    assert at(board, 260, wait(100)) == [(ESCALATED, {"boss": ["gift/credit"]})]
+    assert at(board, 261, wait(100)) == [(ESCALATED, {"boss": ["gift/credit"]})]
 
 
 @pytest.mark.parametrize(("silence", "is_told"), [
