@@ -127,7 +127,7 @@ def _numbers(stock: Stock, name: tuple[str, str]) -> dict[str, Any]:
     numbers, of_queue = stock.topics.get(name), stock.queues.get(name[0])
     counted = ("ready", "running", "delayed", "dead", "oldest_wait_s", "done_total")
     return {
-        **{field: getattr(numbers, field) if numbers else 0 for field in counted},
+        **{field: getattr(numbers, field) if numbers else 0 for field in (*counted, "waiting")},
         **(_pause(stock, name, numbers.paused_ms) if numbers and numbers.paused_ms else {}),
         "backlog": of_queue.backlog if of_queue else 0, "pushed_total": of_queue.pushed_total if of_queue else 0,
     }

@@ -69,6 +69,7 @@ class Facts:
         state, reason: Of the topic, as ``pbus status`` says.
         paused: By a person; paused_s: how long ago; paused_by: who, as far as that is known.
         ready, running, delayed, dead: Deliveries; None: not known.
+        waiting: Of the ready ones, those whose key another one holds.
         oldest_wait_s, done_total, pushed_total: See ``storage.driver``; None: not known.
         slots, most: Calls or processes now, and at most (with ``pull``: claims); 0: nobody is counted.
         limited_by: What keeps it from having more, as the autoscaler says.
@@ -93,6 +94,7 @@ class Facts:
     running: int | None = None
     delayed: int | None = None
     dead: int | None = None
+    waiting: int = 0
     oldest_wait_s: float | None = None
     done_total: int | None = None
     pushed_total: int | None = None
@@ -294,9 +296,15 @@ def _at_limit(facts: Facts) -> bool:
     return _waits(facts) and bool(facts.most) and (facts.running or 0) >= facts.most
 
 
+def _keys_busy(facts: Facts) -> bool:
+    """Others could be run, and nothing else is ready."""
+    return _waits(facts) and facts.waiting == facts.ready and not _at_limit(facts)
+
+
 def _at_rate(facts: Facts) -> bool:
     """Jobs wait although there is room: its rate does not let more begin."""
-    return _is("running")(facts) and bool(facts.rate_per_s) and _waits(facts) and not _at_limit(facts)
+    held = _at_limit(facts) or _keys_busy(facts)
+    return _is("running")(facts) and bool(facts.rate_per_s) and _waits(facts) and not held
 
 
 def _pulled(facts: Facts) -> bool:
@@ -392,6 +400,10 @@ RULES: Final[tuple[Rule[Facts], ...]] = (
         "limit", lambda f: not _pulled(f) and _at_limit(f),
         "all {most} that it may have at once are busy, {waiting}{oldest}{limit}",
         "a larger concurrency; for now 'pbus topic scale {path} N --for 1h'", holds_up=True,
+    ),
+    Rule(
+        "keys", _keys_busy, "{waiting} for their keys, which others hold that run or wait for their next try{oldest}",
+        "'pbus job why ID' says which one a job waits for",
     ),
     Rule(
         "rate", _at_rate, "{waiting}{oldest}: no more than {rate} a second may begin here",

@@ -184,7 +184,7 @@ class TopicNumbers:
     ``ready`` includes what is delayed and due, and what waits for its key. ``failed`` counts attempts that
     failed (settled with ``counts`` or ``crash``), ``redelivered`` claims handed out with that flag,
     ``forgotten`` dead letters that were deleted or dropped by their bounds. ``paused_ms``: since when, unix
-    ms; 0: it is not.
+    ms; 0: it is not. ``waiting``: of the ready ones, those that have met another one with their key.
     """
 
     ready: int = 0
@@ -200,6 +200,7 @@ class TopicNumbers:
     expired_total: int = 0
     forgotten_total: int = 0
     paused_ms: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,7 @@ def grouped(settlements: Sequence[tuple[int, Settlement]]) -> list[Group]:
 def read_numbers(row: Sequence[int]) -> TopicNumbers:
     """A topic's row of the script's answer."""
     ready, running, delayed, dead, oldest_ms, paused_ms, done, failed, died, redelivered, *ends = row
-    cancelled, expired, forgotten = ends
+    cancelled, expired, forgotten, waiting = ends
     return TopicNumbers(
         ready=ready,
         running=running,
@@ -280,4 +280,5 @@ def read_numbers(row: Sequence[int]) -> TopicNumbers:
         expired_total=expired,
         forgotten_total=forgotten,
         paused_ms=paused_ms,
+        waiting=waiting,
     )

@@ -53,7 +53,7 @@ def numbers(
         first = min((number for number in firsts if number is not None), default=None)
         wait_s = 0.0 if first is None else max(0.0, (now_ms - id_ms(first)) / 1000)
         ready = logged + again + waiting + due
-        answer[queue, topic] = TopicNumbers(ready, running, delayed - due, dead, wait_s, *totals)
+        answer[queue, topic] = TopicNumbers(ready, running, delayed - due, dead, wait_s, *totals, waiting)
     return answer
 
 
