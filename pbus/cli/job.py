@@ -1,5 +1,5 @@
 """
-``pbus job retry|done|cancel``: what a person decides about single jobs. ``trace``: what became of one.
+``pbus job retry|done|cancel``: what a person decides about single jobs. ``trace|find``: what became of one.
 ``curl|export``: a job for elsewhere.
 """
 
@@ -118,6 +118,26 @@ def trace(context: Context, words: tuple[str, ...], follow: bool) -> int:
     from pbus.cli.job_trace import trace
 
     return trace(context, words, follow)
+
+
+@job.command()
+@click.argument("queue", metavar="QUEUE")
+@click.argument("pairs", nargs=-1, metavar="[PATH=VALUE ..]")
+@click.option("--since", default="2h", show_default=True, metavar="WHEN", help="So long ago, or a moment (UTC).")
+@click.option("--until", default="", metavar="WHEN", help="The same (default: now).")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000), help="The newest so many.")
+@output_option
+@pass_context
+def find(context: Context, queue: str, pairs: tuple[str, ...], since: str, until: str, limit: int) -> int:
+    """
+    Find jobs by values of their bodies (uid=88123): where they are, or that they were refused, or never came.
+
+    Values that the queue's 'index' names are found at once, others by reading what the queue keeps. Exit status 5: no
+    such job was found.
+    """
+    from pbus.cli.job_find import find
+
+    return find(context, queue, pairs, since, until, limit)
 
 
 @job.command()

@@ -8,6 +8,7 @@ Rule: it reads only. What a store that is away would have told is said to be mis
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,7 +77,7 @@ def _look(stock: Stock, queues: Sequence[str], job_id: str) -> Story:
     Raises:
         NotFound: nothing is known of it, or several queues have a job of that id. Unavailable: its store is away.
     """
-    found = [story for queue in queues if (story := _story(stock, queue, job_id)) is not None]
+    found = [story for queue in queues if (story := story_of(stock, queue, job_id)) is not None]
     if len(found) > 1:
         names = " and ".join(story.queue for story in found)
         raise click.UsageError(f"{job_id} is in {names}: say which, '{job_id} QUEUE'")
@@ -100,8 +101,8 @@ def _days(seconds: float) -> str:
     return lasting(seconds * 1000)
 
 
-def _story(stock: Stock, queue: str, job_id: str) -> Story | None:
-    """What is known of that job in one queue; None: nothing."""
+def story_of(stock: Stock, queue: str, job_id: str, *, children: bool = True) -> Story | None:
+    """What is known of that job in one queue, with what it pushed where that is wanted; None: nothing."""
     from pbus.cli.stores import queue_driver
     from pbus.cli.traces import told_of
 
@@ -115,9 +116,12 @@ def _story(stock: Stock, queue: str, job_id: str) -> Story | None:
         places=_places(record), expires_ms=record.expires_ms if record else 0,
         size=len(record.body) if record else -1,
     )
+    if not children:
+        return story
     attempts = [attempt for _, attempt in story.attempts() if attempt.attempt]
-    children = list(_children(stock, job_id, record.traceparent if record else "", attempts))
-    return Story(**{name: getattr(story, name) for name in Story.__slots__} | {"children": children})
+    return dataclasses.replace(
+        story, children=list(_children(stock, job_id, record.traceparent if record else "", attempts))
+    )
 
 
 def _places(record: JobRecord | None) -> dict[str, Whereabouts]:

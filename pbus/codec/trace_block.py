@@ -100,9 +100,10 @@ def pack_marks(paths: Sequence[int], runs: Sequence[Run], columns: Sequence[Sequ
     return b"".join([*parts, zlib.compress(lines.encode(), _LEVEL)])
 
 
-def find_marks(block: bytes, path: int, wanted: int) -> list[str]:
+def marked(block: bytes) -> tuple[tuple[int, ...], int]:
     """
-    Ids of the jobs of *block* whose value at the path of that mark may be the one of mark *wanted*.
+    The marks of the paths of a block of marks, and how many jobs it is of. A block without jobs is a note: with paths,
+    that they are indexed at that second; without, that jobs of that second were left out.
 
     Raises:
         ValueError: it is none, or damaged.
@@ -112,12 +113,25 @@ def find_marks(block: bytes, path: int, wanted: int) -> list[str]:
         paths = struct.unpack_from(f"<{fields}I", block, _HEAD.size)
     except struct.error as error:
         raise ValueError(f"a damaged block: {error}") from error
-    end = _HEAD.size + _MARK_BYTES * fields * (1 + jobs)
-    if magic != _MAGIC or len(block) < end:
-        raise ValueError("not a block of marks, or cut off")
+    if magic != _MAGIC:
+        raise ValueError("not a block of marks")
+    return paths, jobs
+
+
+def find_marks(block: bytes, path: int, wanted: int) -> list[str]:
+    """
+    Ids of the jobs of *block* whose value at the path of that mark may be the one of mark *wanted*.
+
+    Raises:
+        ValueError: it is none, or damaged.
+    """
+    paths, jobs = marked(block)
+    end = _HEAD.size + _MARK_BYTES * len(paths) * (1 + jobs)
+    if len(block) < end:
+        raise ValueError("a block that is cut off")
     if path not in paths:
         return []
-    begin = _HEAD.size + _MARK_BYTES * (fields + paths.index(path) * jobs)
+    begin = _HEAD.size + _MARK_BYTES * (len(paths) + paths.index(path) * jobs)
     places = list(_places(block, begin, begin + _MARK_BYTES * jobs, wanted))
     if not places:
         return []

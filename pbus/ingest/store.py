@@ -292,6 +292,8 @@ class Store:
         while True:
             self._child.clock.sleep(WATCH_S)
             self._account.tell()
+            if self.stories is not None:
+                self.stories.beat()
             if self._programs:
                 self._see_deaths()
             if self._programs and not self.away:

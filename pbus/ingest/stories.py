@@ -36,6 +36,7 @@ KINDS: Final = 20
 """Refusals of a queue that are told apart within one turn of the writer; further ones are counted into the last."""
 MARKED: Final = 8
 """Bodies of one refusal that can be found by their values."""
+BEAT_S: Final = 600.0
 _TEXT_CHARS: Final = 160
 _NAME_CHARS: Final = 40
 
@@ -56,6 +57,7 @@ class Stories:
         self._clock = clock
         self._columns = {queue: [index.column(path) for path in paths] for queue, paths in indexed.items()}
         self._paths = {queue: tuple(index.mark(path.encode()) for path in paths) for queue, paths in indexed.items()}
+        self._beat_s = 0.0
         self._refused: dict[str, dict[tuple[str, Peer], dict[str, Any]]] = {}
 
     # -- pushes -----------------------------------------------------------------------------------
@@ -133,9 +135,11 @@ class Stories:
         told["count"] += 1
         told["size"] = max(told["size"], sum(map(len, bodies)))
         marks = told["marks"]
-        if queue in self._columns and len(marks) < MARKED:
-            some = bodies[: MARKED - len(marks)]
+        some = bodies[: MARKED - len(marks)] if queue in self._columns else ()
+        if some:
             marks += zip(*[make(some) for make in self._columns[queue]], strict=True)
+        if not bodies or len(some) < len(bodies):
+            told["more"] = 1                          # of which nobody knows the values
 
     def flush(self) -> None:
         """What was refused since the last turn of the writer becomes records."""
@@ -144,6 +148,15 @@ class Stories:
             for queue, kinds in refused.items():
                 for told in kinds.values():
                     self._writer.buffer.refused(queue, _packed(told))
+
+    def beat(self) -> None:
+        """Note now and then that these queues are indexed: then nothing found means that nothing came."""
+        now_s = self._clock.monotonic_s()
+        if self._columns and now_s >= self._beat_s:
+            self._beat_s = now_s + BEAT_S
+            job = f"{int(self._clock.wall_s() * 1000)}-0"
+            for queue, paths in self._paths.items():
+                self._writer.buffer.mark(Marks(queue, [Run(job, 0)], paths, [[] for _ in paths]))
 
     # -- deliveries -------------------------------------------------------------------------------
 
@@ -187,5 +200,5 @@ def _packed(told: dict[str, Any]) -> bytes:
         data = json.dumps({**told, "text": text}, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
         if len(data) <= REFUSAL_BYTES:
             return data
-    bare = {name: told[name] for name in ("ts", "word", "size", "count")}
+    bare = {**{name: told[name] for name in ("ts", "word", "size", "count")}, "more": 1}
     return json.dumps(bare, separators=(",", ":")).encode()

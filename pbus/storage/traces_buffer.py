@@ -23,6 +23,8 @@ MOST_RECORDS: Final = 20_000
 MOST_TEXT_BYTES: Final = 4 * 1024 * 1024
 """Of what failures say, held at once."""
 _MOST_SECONDS: Final = 10
+_MOST_GAPS: Final = 1_000
+_LEFT_OUT: Final = trace_block.pack_marks((), (), ())
 _MS_DIGITS: Final = 3
 """What an id's time has behind its second."""
 
@@ -69,6 +71,7 @@ class TraceBuffer:
         self._text_bytes = 0
         self._marks: list[Marks] = []
         self._marked = 0
+        self._gaps: set[tuple[str, int]] = set()
         self._refused: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=REFUSALS)
         now_s = clock.monotonic_s()
         self._budgets = {
@@ -90,11 +93,17 @@ class TraceBuffer:
         jobs = _jobs(marks.runs)
         if self._marked + jobs > MOST_RECORDS:
             self.dropped_total += jobs
+            self.left_out(marks.queue, _second(marks.runs[0].first))
             return
         self._marked += jobs
         if not self._marks:
             self.wake()
         self._marks.append(marks)
+
+    def left_out(self, queue: str, second: int) -> None:
+        """Marks of jobs of *queue* and that second are missing: whoever looks for a value is told so."""
+        if len(self._gaps) < _MOST_GAPS:
+            self._gaps.add((queue, second))
 
     def refused(self, queue: str, text: bytes) -> None:
         """A push was refused; only the newest are kept."""
@@ -105,7 +114,7 @@ class TraceBuffer:
     @property
     def has_marks(self) -> bool:
         """Marks wait for a drain."""
-        return bool(self._marks)
+        return bool(self._marks or self._gaps)
 
     def drain(self, *, marks: bool = True) -> tuple[list[Block], list[tuple[str, bytes]]]:
         """
@@ -117,6 +126,8 @@ class TraceBuffer:
         blocks = self._packed()
         if marks:
             blocks += self._packed_marks()
+            gaps, self._gaps = self._gaps, set()
+            blocks += [Block(queue, Shelf.INDEX, second, _LEFT_OUT) for queue, second in sorted(gaps)]
         refusals = list(self._refused)
         self._refused.clear()
         return blocks, refusals
@@ -151,6 +162,8 @@ class TraceBuffer:
         for queue, runs, paths, columns in marks:
             at = 0
             for run in runs:
+                if share < 1.0:
+                    self.left_out(queue, _second(run.first))
                 for part, places in _kept_parts(run, at, share):
                     place = queue, _second(part.first), paths
                     kept, kept_columns = groups.setdefault(place, ([], [[] for _ in paths]))
@@ -170,6 +183,8 @@ class TraceBuffer:
             self.drained += records
             return [block]
         self.dropped_total += records
+        if block.shelf is Shelf.INDEX:
+            self.left_out(block.queue, block.second)
         return []
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Settlement
 from pbus.core.outcome import Outcome
-from pbus.core.trace import attempt_of, shelf_of, text_bytes
+from pbus.core.trace import Shelf, attempt_of, shelf_of, text_bytes
 from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
@@ -118,9 +118,16 @@ class TraceWriter:
             self.refused = ""
             if answer.dropped:
                 self._lost += -(-told * answer.dropped // len(blocks))
+                self._note_gaps(blocks)
             return
         self.refused = str(answer)
         self._lost += told
+        self._note_gaps(blocks)
+
+    def _note_gaps(self, blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            if block.shelf is Shelf.INDEX:
+                self.buffer.left_out(block.queue, block.second)
 
     def close(self) -> None:
         """Write what is left, and give the store back; who is writing just now has a second."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +105,59 @@ def test_what_is_not_there_is_said_with_its_time(bus_factory: BusFactory) -> Non
     assert "trace expired: a job of that id was pushed at 2020-09-13 12:26:40.000 UTC" in old.stderr
     assert "its id is of 2283-09-" in future.stderr
     assert bus.cli("job", "trace", "nonsense").returncode == 2
+
+
+def test_find_tells_what_came_what_was_refused_and_what_never_did(
+    bus_factory: BusFactory, storage: dict[str, str]
+) -> None:
+    stores_ = {"storage": {"main": storage}} if storage else {}
+    bus = bus_factory({"ingest": {"max_body": "1KiB"}, "queue": QUEUES | {"later": {"index": ["$.uid"]}}} | stores_)
+    client = redis.Redis(port=bus.port)
+    since = "--since", "5s"
+    time.sleep(1.0 - time.time() % 1.0)                # what came in the second of the start is not known
+    begin = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%S}"
+    job = client.xadd("gift", {"body": '{"uid": 88123, "fail": true}'}).decode()
+    client.lpush("gift", *[f'{{"uid": {number}}}' for number in range(50)])
+    until(lambda: bus.topic("gift", "credit")["dead"] == 1, 20, "it is dead")
+    with pytest.raises(redis.ResponseError, match="NOTOPIC"):
+        client.lpush("later", '{"uid": 7777}')
+    with pytest.raises(redis.ResponseError, match="NOTOPIC"):
+        client.lpush("later", '{"uid": 7778, "text": "' + "x" * 1024 + '"}')      # too large to be looked at
+    with pytest.raises(redis.ResponseError, match="NOQUEUE"):
+        client.lpush("nobody", '{"uid": 7779}')
+    bus.stop()
+
+    found = bus.cli("job", "find", "gift", "uid=88123", "--since", begin)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert f"found gift {job}" in found.stdout
+    assert f"pbus job retry gift/credit {job}" in found.stdout
+    refused = bus.cli("job", "find", "later", "uid=7777", "--since", begin)
+    assert refused.returncode == 5
+    assert "refused 2 times with NOTOPIC" in refused.stdout
+    assert "never reached" not in refused.stdout
+    unsure = bus.cli("job", "find", "later", "uid=7778", "--since", begin)
+    assert "of which values is not known" in unsure.stdout
+    assert "it may have been among those that were refused" in unsure.stdout
+    never = bus.cli("job", "find", "gift", "uid=4711", "--since", begin)
+    assert never.returncode == 5
+    assert "$.uid=4711 never reached the bus between" in never.stdout
+    assert "1 pushes to names that nobody bears" in never.stdout
+    before = bus.cli("job", "find", "gift", "uid=4711", "--since", "1h")
+    assert "the index begins at" in before.stdout
+    by_log = json.loads(bus.cli("job", "find", "gift", "fail=true", "-o", "json", *since).stdout)
+    assert [row["id"] for row in by_log["jobs"]] == [job]
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("uid",), "'uid' is no PATH=VALUE"),
+    (("uid=1", "--since", "soon"), "--since takes a duration such as 2h"),
+    (("uid=1", "--since", "2190-01-01"), "--since is in the future"),
+    (("uid=1", "--since", "1h", "--until", "2h"), "is after --until"),
+])
+def test_find_says_what_is_wrong_with_the_question(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "a.toml").write_text('[queue.gift.topic.log]\npull = {}\n')
+    bus = Bus(tmp_path)
+    answer = bus.cli("job", "find", "gift", *words)
+    assert answer.returncode == 2
+    assert says in answer.stderr
