@@ -128,6 +128,7 @@ class Readings:
         """What nodes say, and that they say nothing any more."""
         found: list[Reading] = []
         alive = None if living is None else frozenset(living)
+        self._all = [self._own, *(one for one in others if alive is None or one.boot in alive)]
         if self._bounds.fatal:
             fatal = {
                 path for one in self._all for path, (state, _) in one.stopped.items()
