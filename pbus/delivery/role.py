@@ -207,6 +207,9 @@ class DeliveryChild:
             frame = self._work.frame(lanes, told, self._clock.monotonic_s())
             if frame is not None:
                 self._child.tell("work", **frame)
+            dropped = {name: count for name, side in self._stores.items() if (count := side.dropped())}
+            if dropped:
+                self._child.tell("traces", dropped=dropped)
 
     def _standing(self, lane: Lane) -> Standing:
         """Consumers that are not there yet do not close a topic: they are what the plan is about."""

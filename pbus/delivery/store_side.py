@@ -116,6 +116,10 @@ class StoreSide:
         gevent.spawn(self._open, sorted({lane.queue for lane in lanes}))
         self._tried.wait(wait_s)
 
+    def dropped(self) -> int:
+        """Records of stories that nobody will see, since the last call."""
+        return self._traces.news() if self._traces is not None else 0
+
     def stop_claiming(self) -> None:
         """Take nothing new; what is in hand is settled."""
         if self.claimer is not None:

@@ -191,6 +191,10 @@ class Store:
         """``Driver.backlog``."""
         return self._call(lambda: self._driver.backlog(queue))
 
+    def dropped(self) -> int:
+        """Records of stories that nobody will see, since the last call."""
+        return self._traces.news() if self._traces is not None else 0
+
     def look(self) -> Look:
         """The numbers of every queue and topic, and what they were a while ago; one look for all who ask at once."""
         return self._glance.take()
@@ -294,6 +298,8 @@ class Store:
             self._account.tell()
             if self.stories is not None:
                 self.stories.beat()
+            if dropped := self.dropped():
+                self._child.tell("traces", dropped={self.name: dropped})
             if self._programs:
                 self._see_deaths()
             if self._programs and not self.away:

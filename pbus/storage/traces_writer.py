@@ -74,6 +74,7 @@ class TraceWriter:
         self._turn = 0
         self._lost = 0
         self._writing = 0
+        self._told = 0
         self._filled = threading.Event()              # a green one where gevent is patched in
         buffer.wake = self._filled.set
 
@@ -81,6 +82,11 @@ class TraceWriter:
     def dropped_total(self) -> int:
         """Records that nobody will see: sampled, without room, or refused by the store."""
         return self.buffer.dropped_total + self._lost
+
+    def news(self) -> int:
+        """How many records were dropped since the last call."""
+        told, self._told = self._told, self.dropped_total
+        return self._told - told
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement, ended_s: float) -> None:
         """An attempt is over since *ended_s* (unix seconds), and the store has it."""
