@@ -16,7 +16,7 @@ from pbus.app import stores
 from pbus.errors import Exit
 from pbus.storage.driver import Driver
 from pbus.storage.open import make
-from tests.support.bus import Bus, BusFactory, bus_factory
+from tests.support.bus import Bus, BusFactory, bus_factory, free_port
 from tests.support.receiver import Receiver
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -190,3 +190,47 @@ def made(bus: Bus) -> Iterator[Driver]:
     driver.open()
     yield driver
     driver.close()
+
+
+def test_running_bus_tells_by_program_and_by_mail(
+    bus_factory: BusFactory, receiver: Receiver, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    bus = bus_factory(config(receiver, notify={
+        "team": {"webhook": receiver.url}, "prog": {"command": ["sh", "-c", f"cat > {kept}"]},
+        "mail": {"mail": ["a@b"], "smtp": f"127.0.0.1:{free_port()}"}, "bad": {"command": ["sh", "-c", "exit 7"]},
+    }))
+    assert bus.cli("alarm", "test", "prog").returncode == Exit.DONE
+    assert json.loads(kept.read_text())["status"] == "test"
+    for name, why in (("mail", "refused"), ("bad", "sh ended with 7")):
+        ended = bus.cli("alarm", "test", name)
+        assert (ended.returncode, why in ended.stderr) == (Exit.FAILED, True), ended.stderr
+
+
+def test_node_that_decided_is_lost_and_the_other_tells_it_and_nothing_again(
+    bus_factory: BusFactory, receiver: Receiver, tmp_path: Path
+) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        shared = config(receiver, {"url": server.url}, alarm={"oncall": ["team"]})
+        first = bus_factory(shared | {"node": {"name": "n1"}}, name="n1")
+        push(first, 4)
+        until(lambda: receiver.of("firing"), 8, "the first one decides")
+        second = bus_factory(shared | {"node": {"name": "n2"}}, name="n2")
+        until(lambda: _has(second, "condition", "n2"), 5, "the second one is known")
+        first.kill_everything()
+        until(lambda: len(receiver.of("firing")) == 2, 15, lambda: f"the other one decides {second.tail()}")
+        redis.Redis(port=second.port).rpop("gift/credit", 4)
+        until(lambda: receiver.of("over"), 12, "the backlog is over")
+    finally:
+        server.close()
+
+    assert [each["id"] for one in receiver.got for each in one.body["alarms"]] == [
+        "backlog:gift/credit", "node:n1", "backlog:gift/credit",
+    ]
+
+
+def _has(bus: Bus, kind: str, name: str) -> bool:
+    with made(bus) as driver:
+        return bool(driver.documents(kind, [name]))
