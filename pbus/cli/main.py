@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "topic": Entry("pbus.cli.topic:topic", "List, show, try, pause, resume and remove topics."),
     "queue": Entry("pbus.cli.queue:queue", "List, show, pause, resume, purge and export queues."),
     "dead": Entry("pbus.cli.dead:dead", "List, show, retry and delete dead letters."),
+    "replay": Entry("pbus.cli.replay:replay", "Run dead letters or kept jobs again, in stages, under a guard."),
     "job": Entry("pbus.cli.job:job", "Retry, settle, cancel, reproduce and export jobs."),
     "alarm": Entry("pbus.cli.alarm:alarm", "List, acknowledge and silence alarms, try who is told."),
     "backend": Entry("pbus.cli.backend:backend", "List and show backends."),
