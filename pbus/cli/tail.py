@@ -6,7 +6,8 @@
     QUEUE/TOPIC  what the handlers of that topic said      program:NAME  what that program said
 
 Rule: every child of this node writes the same files, so one reader sees all of them; other nodes have files of their
-own. What is filtered is filtered before the last lines are counted.
+own, and tell their events to a ring in the store that they share. What is filtered is filtered before the last lines
+are counted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import fnmatch
 import heapq
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pbus.cli.context import Context, pass_context
-from pbus.cli.log_reader import LAST_LINES, Entry, LogReader, coming, log_entry, topic_entry
+from pbus.telemetry.log_reader import LAST_LINES, Entry, LogReader, coming, log_entry, topic_entry
 from pbus.cli.output import brief, escape, to_json
 from pbus.clock import SystemClock
 from pbus.errors import NotFound
@@ -37,6 +39,7 @@ _COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 _ENDS: Final = {"job.done": "green", "job.retry": "yellow", "job.dead": "red"}
 _FAILED: Final = ("job.retry", "job.dead")
 _REACH_S: Final = 5.0
+_TOLD_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ def _only(words: Sequence[str]) -> tuple[str, ...]:
     "--only", multiple=True, metavar="WORD",
     help="Only lines about this: done, failed, refused, dead, timeout, a level, an event's name; several times: any.",
 )
+@click.option("--nodes", is_flag=True, help="Events, errors of all nodes that share a Redis: the last 5,000.")
 @click.option("--follow/--no-follow", default=True, help="Go on with what comes (default), or stop at the end.")
 @click.option(
     "-o", "--output", type=click.Choice(("text", "json", "jsonl", "table")), default="text", show_default=True,
@@ -122,7 +126,8 @@ def _only(words: Sequence[str]) -> tuple[str, ...]:
 )
 @pass_context
 def tail(
-    context: Context, what: str, since: str | None, topic: str, job_id: str, only: tuple[str, ...], follow: bool
+    context: Context, what: str, since: str | None, topic: str, job_id: str, only: tuple[str, ...], nodes: bool,
+    follow: bool,
 ) -> None:
     """
     Follow the bus until Ctrl-C.
@@ -144,6 +149,11 @@ def tail(
         if since is not None or not follow:
             raise click.UsageError("jobs are followed live: there is nothing to look back at")
         _show(context, ((_job_line, entry) for entry in _jobs(context, chosen) if chosen.wants(entry.fields)))
+        return
+    if nodes:
+        if what not in ("events", "errors") or job_id:
+            raise click.UsageError("--nodes is for events and errors of the bus; jobs are in 'pbus job trace ID'")
+        _show(context, _of_nodes(context, _KEEP[what], chosen, _since(since), follow))
         return
     if topic and what not in _KEEP:
         raise click.UsageError(f"{what!r} is one file; --topic is for jobs, {', '.join(_KEEP)}")
@@ -268,6 +278,50 @@ def _past(source: Source, reader: LogReader, chosen: Filter, since_s: float | No
         young = since_s is None or entry.at_s is None or entry.at_s >= since_s
         if young and source.keep(entry) and chosen.wants(entry.fields):
             yield at_s, (source.line_of, entry)
+
+
+# -- other nodes ----------------------------------------------------------------------------------
+
+
+def _of_nodes(
+    context: Context, keep: Callable[[Entry], bool], chosen: Filter, since_s: float | None, follow: bool
+) -> Iterator[Shown]:
+    """
+    What the nodes have told since then, and what they tell.
+
+    Raises:
+        NotFound: no store is shared. Unavailable: it is away.
+    """
+    from pbus.app import stores
+    from pbus.storage.bulletin import Bulletin, home
+
+    target = home(stores(context.settings()))
+    if target is None:
+        raise NotFound("no store of this configuration is shared by several nodes (a Redis would be)")
+    clock = SystemClock()
+    with contextlib.closing(Bulletin(target, clock)) as bulletin:
+        after, past = f"{int(since_s * 1000)}-0" if since_s is not None else "", deque[Shown](maxlen=LAST_LINES)
+        is_past = since_s is None
+        while True:
+            page = bulletin.told(after)
+            after = page[-1].id if page else after
+            entries = [Entry(told.line, {"node": told.node, **log_entry(told.line).fields}) for told in page]
+            shown = [(_node_line, entry) for entry in entries if keep(entry) and chosen.wants(entry.fields)]
+            if is_past:
+                past.extend(shown)
+            else:
+                yield from shown
+            if not page:
+                yield from past
+                past.clear()
+                is_past = False
+                if not follow:
+                    return
+                clock.sleep(_TOLD_S)
+
+
+def _node_line(context: Context, entry: Entry) -> str:
+    return f"{escape(str(entry.fields.get('node')))}  {_log_line(context, entry)}"
 
 
 # -- live -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ and be replaced at any moment.
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -26,6 +27,7 @@ from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
 from pbus.scheduler.accounts import Accounts
 from pbus.scheduler.boots import Boots
+from pbus.scheduler.bulletin import Teller
 from pbus.scheduler.due import Due
 from pbus.scheduler.fitness import Fitness
 from pbus.scheduler.looks import Looks
@@ -41,12 +43,16 @@ from pbus.scheduler.sampler import Sampler
 from pbus.scheduler.statistics import Processor, Statistics
 from pbus.scheduler.trim import Checkpoint, TraceTrim, Trim
 from pbus.scheduler.watch import Watch
+from pbus.storage.bulletin import Bulletin, home
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
-from pbus.storage.traces_writer import make_trimmer
+from pbus.storage.traces_writer import make_trimmer, make_writer
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
+from pbus.telemetry.log import FILE_NAME
+from pbus.telemetry.log_reader import LogReader
+from pbus.telemetry.sink import STDOUT
 
 _OUTAGES_S: Final = 1.0
 LAST_TURN_S: Final = 3.0
@@ -75,6 +81,11 @@ class Scheduler:
         self._stores = [
             Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
         ]
+        for store in self._stores:
+            store.traces = make_writer(
+                self._targets[store.name], args["traces"], f"{self._node.name}/scheduler", lambda: ThreadPool(1).apply,
+                child.clock,
+            )
         self._sources = [Source(store, child.clock) for store in self._stores]
         self._fenced_told = False
         self._looks: dict[str, Looks] = {}
@@ -92,6 +103,9 @@ class Scheduler:
         for store in self._stores:
             self._open(store)
         working = [_spawn(self._work, roster) for roster in self._rosters]
+        for store in self._stores:
+            if store.traces is not None:
+                _spawn(store.traces.run)
         for source in self._sources:
             _spawn(source.serve)
         self._orders.load()
@@ -134,12 +148,21 @@ class Scheduler:
         trim = make_trimmer(self._targets[store.name], child.spec.args["traces"], lambda: ThreadPool(1).apply)
         traces = [TraceTrim(trim, child.log)] if trim is not None else []
         return [
-            looks, *duties, *traces, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
-            Fitness(store, child.problem),
+            looks, *duties, *traces, *self._teller(store), self._reclaim(store), Due(store), Trim(store),
+            Checkpoint(store), Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
             Replays(store, str(child.owner), child.histograms.read, child.clock, child.log),
             self._watch.duty(store, looks),
         ]
+
+    def _teller(self, store: Store) -> list[Duty]:
+        """Tells the other nodes what happens here, where there may be others and this is the store for it."""
+        target = home(self._targets)
+        if target is None or target.name != store.name or self._node.log_dir == STDOUT:
+            return []
+        reader = LogReader(os.path.join(self._node.log_dir, FILE_NAME), self._child.clock)
+        reader.to_end()
+        return [Teller(Bulletin(target, self._child.clock), reader, self._node.name)]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:
         child = self._child
@@ -242,6 +265,8 @@ class Scheduler:
             if all(row.slot == child.slot.slot for row in child.scoreboard.living()):
                 self._reclaim(store, killed=True).look()
                 store.driver.forget(child.owner.boot)
+            if store.traces is not None:
+                store.traces.close()
             self._looks[store.name].interrupted()     # a last look at everything, not what is some seconds old
             self._looks[store.name].turn()
             self._statistics[store.name].write()

@@ -12,6 +12,7 @@ For the whole store::
     pbus:beats                     hash    boot -> counter; stands still when its node is dead
     pbus:fenced                    set     boots declared dead
     pbus:check                     string  written by check()
+    pbus:events                    stream  events of all nodes, the last 5,000: node, line (bulletin)
     pbus:traces                    hash    SHELF:n -> bytes of traces that were written in the n-th sixteenth of the
                                            shelf's keep since 1970 (traces_redis)
     pbus:documents:{KIND}          hash    name -> version:word of the call that wrote it:text; '' -> the last version
@@ -85,6 +86,7 @@ BEATS: Final = "pbus:beats"
 FENCED: Final = "pbus:fenced"
 CHECK: Final = "pbus:check"
 TRACES: Final = "pbus:traces"
+EVENTS: Final = "pbus:events"
 
 ENDINGS: Final = {
     "queue": ":queue",

@@ -120,6 +120,11 @@ class LogReader:
         for _, line in coming([self], self._clock):
             yield line
 
+    def to_end(self) -> None:
+        """Pass over what is there. Call it first, or not at all."""
+        if self._file is not None:
+            self._file.seek(0, os.SEEK_END)
+
     def fresh(self) -> list[str] | None:
         """Complete lines that have come; empty: there may be more at once; None: there is nothing now."""
         return self._read() or ([] if self._next_file() else None)

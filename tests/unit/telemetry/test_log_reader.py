@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pbus.cli.log_reader import LAST_LINES, LogReader, log_entry, topic_entry
-from pbus.cli.log_reader import coming as follow
+from pbus.telemetry.log_reader import LAST_LINES, LogReader, log_entry, topic_entry
+from pbus.telemetry.log_reader import coming as follow
 from pbus.clock import FakeClock
 
 
