@@ -175,7 +175,7 @@ class Trace:
 
     keep_s: float = setting("everything is kept for", "duration", 3_600.0, key="keep", least=1, most=31 * 86_400)
     keep_failed_s: float = setting("failures, slow ones and refused pushes are kept for", "duration", 7 * 86_400.0, key="keep_failed", least=1, most=366 * 86_400)
-    max_bytes: int = setting("of each storage, in a file beside it (SQLite) or in its memory (Redis); above it whole jobs are left out; 0: nothing is kept", "size", 256 * 1024 * 1024, least=0)
+    max_bytes: int = setting("of each storage, in a file beside it (SQLite) or in its memory (Redis); above it whole jobs are left out; 0B: nothing is kept", "size", 256 * 1024 * 1024, least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,6 +168,17 @@ def decision(id: str, topic: str, word: str, at_s: float, by: str) -> Attempt:
     return Attempt(id, topic, 0, int(at_s * 1000), 0, 0, 0, word, word, by)
 
 
+def reclaim_of(attempt: int, settlement: Settlement, now_ms: int) -> Attempt:
+    """What is told of a claim whose process is dead: nobody knows how long it ran."""
+    said: dict[str, Any] = {"error": settlement.error or "its process is dead", "fingerprint": settlement.fingerprint}
+    if settlement.move is Move.RETRY:
+        said["next_ms"] = now_ms + int(settlement.delay_s * 1000)
+    verdict = settlement.reason or (Verdict.UNSURE if settlement.redelivered else Verdict.RELEASED).value
+    more = {name: value for name, value in said.items() if value}
+    move, owner = settlement.move.value, settlement.owner
+    return Attempt(settlement.id, settlement.topic, attempt, now_ms, 0, 0, 0, verdict, move, owner, more)
+
+
 def text_bytes(attempt: Attempt) -> int:
     """About what it says to people, for the bound of what is held at once."""
     return sum([len(value) for value in attempt.more.values() if isinstance(value, str)])

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Settlement
 from pbus.core.outcome import Outcome
-from pbus.core.trace import Shelf, attempt_of, shelf_of, text_bytes
+from pbus.core.trace import Shelf, attempt_of, reclaim_of, shelf_of, text_bytes
 from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
@@ -93,6 +93,12 @@ class TraceWriter:
         attempt = attempt_of(delivery, outcome, settlement, ended_s)
         shelf = shelf_of(attempt, self.slow_us.get((delivery.queue, delivery.topic), 0))
         self.buffer.tell(delivery.queue, attempt, shelf, text_bytes(attempt) if attempt.more else 0)
+
+    def reclaimed(self, attempt: int, settlement: Settlement) -> None:
+        """The claim of a dead process was ended like that, before attempt number *attempt* or during it."""
+        now_ms = int(self._clock.wall_s() * 1000)
+        record = reclaim_of(attempt, settlement, now_ms)
+        self.buffer.tell(settlement.queue, record, Shelf.KEPT, text_bytes(record))
 
     def stir(self) -> None:
         """``before`` has something to add."""
