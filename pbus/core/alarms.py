@@ -408,7 +408,7 @@ def span(seconds: float) -> str:
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{int(seconds // size)} {unit}"
-    return f"{seconds:.3g} s"
+    return f"{seconds:.1f}".removesuffix(".0") + " s"
 
 
 def _finite(value: Any) -> Any:
