@@ -1,7 +1,7 @@
 """
 Replays of one store, a batch a turn; what is known of each is a document, so any node goes on with any of them.
 
-    document --mine, or nobody's for LOST_S--> next page --> append --> write the document --> settle the dead ones
+    document --ours, or nobody's for LOST_S--> next page --> append --> write the document --> settle the dead ones
 
 Rule: jobs are pushed before the document says so, under a key of their own a replay; whoever repeats a batch, after a
 kill or because two nodes think that it is theirs, is answered with the copies that are there. The document says whom
@@ -19,6 +19,7 @@ import structlog
 
 from pbus.clock import Clock
 from pbus.core.job import Push, PushOptions
+from pbus.core.names import Owner
 from pbus.core.replay import DEDUPE_S, SAMPLE, Replay, guard, trips
 from pbus.core.statistics import DAY_S, quantile, total
 from pbus.errors import Conflict, StorageError
@@ -108,7 +109,7 @@ class Replays:
             hand = self._hands[document.name] = _Hand(document.version, now_s)
         if document.version != hand.version:
             hand.version, hand.seen_s = document.version, now_s
-        is_free = not replay.owner or replay.owner == self._owner or now_s - hand.seen_s >= LOST_S
+        is_free = self._is_ours(replay) or now_s - hand.seen_s >= LOST_S
         if not is_free or (replay.state != "running" and not replay.settle):
             return LOOK_S if replay.state == "running" else 2 * LOOK_S
         try:
@@ -121,6 +122,13 @@ class Replays:
             replay.state, replay.reason = "tripped", f"{replay.topics[replay.at]} is not there any more: {error}"
             self._write(replay, hand)
             return LOOK_S
+
+    def _is_ours(self, replay: Replay) -> bool:
+        """It is, or was our predecessor's on this node, or is nobody's: a node has one scheduler at a time."""
+        try:
+            return not replay.owner or Owner.parse(replay.owner).node == Owner.parse(self._owner).node
+        except ValueError:
+            return True
 
     def _is_gone(self, replay: Replay) -> bool:
         """Whether the store is there, and the topic is not."""
