@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pbus.clock import Clock
 from pbus.codec import trace_block
@@ -67,7 +67,7 @@ class TraceBuffer:
         self.wake: Callable[[], None] = _nobody
         self._by = by
         self._clock = clock
-        self._told: list[tuple[str, Shelf, Record]] = []
+        self._told: list[tuple[str, Shelf, Any]] = []
         self._text_bytes = 0
         self._marks: list[Marks] = []
         self._marked = 0
@@ -78,8 +78,10 @@ class TraceBuffer:
             shelf: Budget(cap // max(1, writers), limits.keep_of(shelf), now_s) for shelf, cap in limits.caps().items()
         }
 
-    def tell(self, queue: str, record: Record, shelf: Shelf = Shelf.RECENT, text_bytes: int = 0) -> None:
-        """Keep *record* for the next drain; *text_bytes*: about what it says to people."""
+    def tell(
+        self, queue: str, record: Record | tuple[Any, ...], shelf: Shelf = Shelf.RECENT, text_bytes: int = 0
+    ) -> None:
+        """Keep *record* (or an ``Attempt``'s fields) for the next drain; *text_bytes*: about what it says to people."""
         if len(self._told) >= MOST_RECORDS or self._text_bytes + text_bytes > MOST_TEXT_BYTES:
             self.dropped_total += 1
             return
@@ -137,7 +139,7 @@ class TraceBuffer:
         self._text_bytes = 0
         now_s = self._clock.monotonic_s()
         shares = {shelf: budget.share(now_s) for shelf, budget in self._budgets.items()}
-        groups: dict[tuple[str, Shelf, str], list[Record]] = {}
+        groups: dict[tuple[str, Shelf, str], list[Any]] = {}
         for queue, shelf, record in told:
             if shares[shelf] < 1.0 and not _wanted(record, shares[shelf]):
                 self.dropped_total += 1
@@ -205,10 +207,10 @@ def _jobs(runs: Sequence[Run]) -> int:
     return sum([jobs for _, jobs in runs])
 
 
-def _wanted(record: Record, share: float) -> bool:
+def _wanted(record: Any, share: float) -> bool:
     if isinstance(record, Received):
         return keeps_any(record.first, record.last, share)
-    return is_kept(record.id, share)
+    return is_kept(record[0], share)
 
 
 def _later(second: int, record: Received) -> range:

@@ -7,7 +7,7 @@ import pytest
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome, Verdict
 from pbus.core.story import ChildJob, Story, Whereabouts, at, lasting, lines
-from pbus.core.trace import Attempt, Received, Shelf, attempt_of, decision, shelf_of, slow_us
+from pbus.core.trace import Attempt, Received, Shelf, attempt_of, decision, plain_of, shelf_of, slow_us
 from pbus.telemetry.metrics import BOUNDS
 
 T0 = 1_800_000_000_000
@@ -123,3 +123,18 @@ def test_slow_is_ten_medians_and_a_second_at_least() -> None:
     assert slow_us(counts, BOUNDS) == 5_000_000
     counts[BOUNDS.index(0.001)] = 1_000
     assert slow_us(counts, BOUNDS) == 1_000_000
+
+
+@pytest.mark.parametrize("claimed_s", [T0 / 1000 + 0.020, T0 / 1000 - 5.0, 0.0])
+def test_the_short_way_tells_the_same_of_a_plain_success(claimed_s: float) -> None:
+    job, outcome, ended_s = delivery(1, claimed_s), Outcome(verdict=Verdict.DONE, run_s=0.004), T0 / 1000 + 0.030
+    short = plain_of(job, outcome, ended_s)
+    assert short == attempt_of(job, outcome, settled(Move.ACK), ended_s)
+
+
+@pytest.mark.parametrize(("number", "outcome"), [
+    (2, Outcome(verdict=Verdict.DONE)), (1, Outcome(verdict=Verdict.DONE, stderr=b"x")),
+    (1, Outcome(verdict=Verdict.DONE, run_s=1.0)), (1, Outcome(verdict=Verdict.FAILED)),
+])
+def test_the_short_way_is_for_plain_successes_only(number: int, outcome: Outcome) -> None:
+    assert plain_of(delivery(number), outcome, T0 / 1000) is None
