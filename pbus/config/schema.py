@@ -491,6 +491,7 @@ class Alarm:
     fatal: bool = setting("a topic whose processes are given up", "bool", True)
     circuit: bool = setting("a backend that is left alone because it does not answer", "bool", True)
     node: bool = setting("a node that was lost", "bool", True)
+    error_back: bool = setting("an error of which all dead letters had been settled, and that kills jobs again", "bool", True)
     storage: bool = setting("a storage that does not answer", "bool", True)
     fill_percent: float = setting("a storage that is so full; 0: not told", "float", 85.0, least=0.0, most=100.0)
 

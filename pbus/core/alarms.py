@@ -45,7 +45,7 @@ class Kind:
     Attributes:
         unit: Of values and limits: ``s``, ``jobs``, ``%``; empty: it is so, or it is not.
         text: A sentence; *subject*, *value* and *limit* in braces.
-        todo: The next command, where the cause does not know a better one.
+        todo: The next command, where the cause does not know a better one; *topic* is the subject up to a blank.
         for_s: It is bad for so long before it fires.
         clear, clear_s: Good is below that part of the limit, for so long.
     """
@@ -75,6 +75,7 @@ KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (
          "repair its code, then 'pbus topic restart {subject}'"),
     Kind("circuit", "", "backend {subject} is left alone: it does not answer", "'pbus backend ls'", for_s=2.0,
          clear_s=15.0),
+    Kind("error_back", "", "{subject}: an error that was settled is back", "'pbus dead show {topic}'"),
     Kind("node", "", "node {subject} gives no sign of life", "'pbus status' there"),
     Kind("storage", "", "storage {subject} does not answer, or cannot write", "'pbus status', 'pbus doctor'",
          for_s=2.0),
@@ -165,7 +166,7 @@ class Alarm:
     @property
     def next(self) -> str:
         """What to do."""
-        return self.todo or KINDS[self.kind].todo.format(subject=self.subject)
+        return self.todo or KINDS[self.kind].todo.format(subject=self.subject, topic=self.subject.partition(" ")[0])
 
     def fields(self) -> dict[str, Any]:
         """For a document; infinity is None."""

@@ -164,7 +164,7 @@ class Alarms:
             self._clock.monotonic_s(), self._conditions.own, others, living, self._fill(), self._store.name
         )
         before = {alarm.id for alarm in board.alarms.values() if not alarm.over_s}
-        board.look(readings, now_s, self._readings.because)
+        board.look(readings, now_s, lambda reading: self._readings.because(reading, now_s))
         if board.alarms:
             self._hear_people(board)
         batches = [(f"{int(now_s * 1000)}-{batch.status}", batch) for batch in board.due(now_s)]
@@ -224,6 +224,7 @@ class Alarms:
         found = self._driver.documents(ALARM)
         self._versions = {one.name: one.version for one in found}
         board = self._board = Board(self._policy, alarms_of(one.text for one in found))
+        self._readings.goes_on(alarm.subject for alarm in board.alarms.values() if alarm.kind == "error_back")
         messages = {one.name for one in self._driver.documents(MESSAGE)}
         oldest_ms = (self._clock.wall_s() - REPAIR_S) * 1000
         told = {name for alarm in board.alarms.values() for name in (alarm.told, alarm.told_over, alarm.told_up)}

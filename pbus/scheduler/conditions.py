@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pbus.clock import Clock, SystemClock
 from pbus.storage.documents import TEXT_BYTES
 from pbus.storage.driver import Driver
 
@@ -45,11 +46,21 @@ class Condition:
 class Conditions:
     """Of this node. One owner: the scheduler; hears frames of the master."""
 
-    def __init__(self, node: str, boot: str) -> None:
+    def __init__(self, node: str, boot: str, clock: Clock | None = None) -> None:
         self.own = Condition(node, boot)
+        self._clock = clock or SystemClock()
+        self._codes: dict[str, int] | None = None
+        self.deployed_s: dict[str, float] = {}
+        """``queue/topic`` -> when its code changed, Unix time; only what happened since this process began."""
 
     def hear(self, frame: Mapping[str, Any]) -> None:
         """A frame ``machine``."""
+        codes = {path: int(code) for path, code in frame.get("codes", {}).items()}
+        before = codes if self._codes is None else self._codes
+        for path, code in codes.items():
+            if code > before.get(path, 0):
+                self.deployed_s[path] = self._clock.wall_s()
+        self._codes = codes
         self.own = Condition(
             self.own.node, self.own.boot,
             {path: (str(each[0]), str(each[1])) for path, each in frame.get("stopped", {}).items()},

@@ -15,16 +15,20 @@ from typing import Final
 
 from pbus.config.schema import Alarm, Queue, System, Topic, TopicAlarm
 from pbus.core.alarms import Because, Reading
+from pbus.core.notices import moment
 from pbus.core.trend import Point, Trend
 from pbus.core.why import Facts, reasons
 from pbus.scheduler.conditions import Condition
 from pbus.scheduler.looks import Looks
+from pbus.scheduler.returned import Returned
 from pbus.storage.driver import TopicNumbers
 from pbus.supervisor.histograms import Totals
 from pbus.telemetry.metrics import BOUNDS
 
 WATCHED_S: Final = 2.0
 """Topics that have bounds are looked at so often, at rest too."""
+NEAR_S: Final = 900.0
+"""A deploy that is so long ago may be why."""
 _P90: Final = 0.9
 _TEXT: Final = 200
 _SAYS_NOTHING: Final = ("done", "works", "else", "later", "dead")
@@ -39,13 +43,16 @@ class Readings:
 
     def __init__(
         self, queues: Mapping[str, Queue], systems: Mapping[str, System], bounds: Alarm, looks: Looks,
-        read: Callable[[], Mapping[Path, Totals]], *, is_first: bool,
+        read: Callable[[], Mapping[Path, Totals]], *, is_first: bool, deployed_s: Mapping[str, float] | None = None,
+        returned: Returned | None = None,
     ) -> None:
         """
         Args:
             queues: Of this store.
             read: What the children of this node counted (``Histograms.read``).
             is_first: Of several stores this one tells what concerns none of them.
+            deployed_s: ``queue/topic`` -> when its code changed, Unix time.
+            returned: Who looks for errors that are back; None: nobody.
         """
         self._queues = queues
         self._systems = systems
@@ -53,6 +60,8 @@ class Readings:
         self._looks = looks
         self._read = read
         self._is_first = is_first
+        self._deployed_s = deployed_s or {}
+        self._returned = returned
         self._topics = {(name, topic): of for name, queue in queues.items() for topic, of in queue.topic.items()}
         self._watched = {path: of.alarm for path, of in self._topics.items() if of.alarm != TopicAlarm()}
         self._needs_runs = any(bound.latency_p90_s for bound in self._watched.values())
@@ -75,16 +84,25 @@ class Readings:
         self._own, self._all = own, [own, *others]
         found = [reading for path, bound in self._watched.items() for reading in self._of_topic(path, bound, now_s)]
         found += self._of_nodes(others, living)
+        if self._returned is not None:
+            found += self._returned.look(self._looks.known, now_s)
         if self._bounds.fill_percent:
             limit = self._bounds.fill_percent
             found.append(Reading(kind="store_fill", subject=storage, value=fill_percent, limit=limit))
         return found
 
-    def because(self, reading: Reading) -> Because:
-        """What else is known, when it fires."""
+    def goes_on(self, returned: Iterable[str]) -> None:
+        """Errors that were back when somebody else decided."""
+        if self._returned is not None:
+            self._returned.goes_on(returned)
+
+    def because(self, reading: Reading, wall_s: float) -> Because:
+        """What else is known, when it fires (Unix time)."""
         queue, _, topic = reading.subject.partition("/")
         if (queue, topic) in self._topics:
-            return self._because_of_topic((queue, topic), reading)
+            return self._because_of_topic((queue, topic), reading, wall_s)
+        if self._returned is not None and reading.kind == "error_back":
+            return Because(cause=self._returned.sample(reading.subject)[:_TEXT])
         said = [(one.node, one.circuits[reading.subject]) for one in self._all if reading.subject in one.circuits]
         if reading.kind == "circuit" and said:
             topics = sorted(path for path, (_, why) in self._own.stopped.items() if why)
@@ -149,12 +167,16 @@ class Readings:
             ]
         return found
 
-    def _because_of_topic(self, path: Path, reading: Reading) -> Because:
+    def _because_of_topic(self, path: Path, reading: Reading, wall_s: float) -> Because:
         said = [one.stopped[reading.subject] for one in self._all if reading.subject in one.stopped]
         found = reasons(self._facts(path, said[0] if said else ("running", "")))
         cause = next((each for each in found if each.why not in _SAYS_NOTHING), None)
+        why = [cause.text[:_TEXT]] if cause else []
+        deployed_s = self._deployed_s.get(reading.subject)
+        if deployed_s is not None and wall_s - deployed_s < NEAR_S:
+            why.append(f"new code since {moment(deployed_s)}")
         return Because(
-            cause=cause.text[:_TEXT] if cause else "", todo=cause.todo[:_TEXT] if cause else "",
+            cause="; ".join(why), todo=cause.todo[:_TEXT] if cause else "",
             affected=self._affected(path)[:_TEXT],
         )
 

@@ -22,6 +22,7 @@ from pbus.scheduler.looks import Looks
 from pbus.scheduler.notify import Post
 from pbus.scheduler.outages import Outages
 from pbus.scheduler.readings import Path, Readings
+from pbus.scheduler.returned import Returned
 from pbus.scheduler.roster import Roster, Store
 from pbus.supervisor.histograms import Totals
 
@@ -48,13 +49,15 @@ class Watch:
         self._policy = _policy(args)
         self._post = Post(args["notify"], clock)
         self._duties: dict[str, Alarms] = {}
-        self.conditions = Conditions(self._node.name, owner.boot)
+        self.conditions = Conditions(self._node.name, owner.boot, clock)
 
     def duty(self, store: Store, looks: Looks) -> Alarms:
         """The duty of *store*."""
         queues = {name: queue for name, queue in self._args["queues"].items() if queue.storage == store.name}
         is_first = store.name == next(iter(self._args["stores"]))
-        readings = Readings(queues, self._args["systems"], self._bounds, looks, self._read, is_first=is_first)
+        returned = Returned(store.driver, queues) if self._bounds.error_back else None
+        readings = Readings(queues, self._args["systems"], self._bounds, looks, self._read, is_first=is_first,
+                            deployed_s=self.conditions.deployed_s, returned=returned)
         made = self._duties[store.name] = Alarms(
             store, str(self._owner), self._policy, readings, self.conditions, self._post, self._node.heartbeat_s,
             self._node.lost_after_s, self._clock, self._log,

@@ -113,7 +113,12 @@ class Workforce:
                 planner.tell(MACHINE, **machine, topics=said, **self._standing_still(children))
 
     def _standing_still(self, children: Sequence[Handle]) -> dict[str, Any]:
-        """``stopped``: path -> state and reason of what does not run; ``circuits``: backend -> why it is left alone."""
+        """
+        What alarms are about.
+
+        ``stopped``: path -> state and reason; ``circuits``: backend -> why it is left alone; ``codes``: path -> how
+        often its code has changed.
+        """
         lanes: dict[str, list[Mapping[str, Any]]] = {}
         circuits: dict[str, str] = {}
         for child in children:
@@ -126,7 +131,7 @@ class Workforce:
         stopped |= {path: ("fatal", why) for (role, path), why in self._children.given_up().items() if role == CONSUMER}
         return {
             "stopped": {path: list(each) for path, each in stopped.items() if badness(each[0]) > badness("draining")},
-            "circuits": circuits,
+            "circuits": circuits, "codes": {path: code for (_, path), code in self.rollouts.codes.items()},
         }
 
 

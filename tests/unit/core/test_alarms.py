@@ -221,7 +221,7 @@ def test_alarm_says_what_how_much_and_what_to_do() -> None:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_every_kind_has_its_words(kind: object) -> None:
     assert isinstance(kind, type(KINDS["node"]))
-    words = {"subject": "S", "value": shown(12, kind), "limit": shown(20, kind)}
+    words = {"subject": "S", "topic": "S", "value": shown(12, kind), "limit": shown(20, kind)}
 
     assert "S" in kind.text.format(**words)
     assert "'pbus " in kind.todo.format(**words)
