@@ -54,15 +54,16 @@ def pack(by: str, records: Iterable[Record]) -> bytes:
     places: dict[tuple[str, ...], int] = {}
     place = places.setdefault
     lines = [""]
+    add = lines.append
     for record in records:
         if isinstance(record, Received):
             first, last, peer = record
-            lines.append(f"r\t{first}\t{last}\t{place(peer, len(places))}")
+            add(f"r\t{first}\t{last}\t{place(peer, len(places))}")
             continue
         job, topic, attempt, ended_ms, wait_ms, pool_ms, run_us, verdict, move, target, more = record
         kind = place((topic, verdict, move, target), len(places))
         text = "\t" + json.dumps(dict(more), separators=(",", ":")) if more else ""
-        lines.append(f"a\t{job}\t{kind}\t{attempt}\t{ended_ms}\t{wait_ms}\t{pool_ms}\t{run_us}{text}")
+        add(f"a\t{job}\t{kind}\t{attempt}\t{ended_ms}\t{wait_ms}\t{pool_ms}\t{run_us}{text}")
     lines[0] = json.dumps({"v": 1, "by": by, "names": list(places)}, separators=(",", ":"))
     return zlib.compress("\n".join(lines).encode("utf-8", "surrogatepass"), _LEVEL)
 

@@ -41,9 +41,9 @@ Receipt = Callable[[str, Sequence[str]], None]
 """Called with (owner, ids): the store has what became of these claims."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One outcome on its way into the store."""
+    """One outcome on its way into the store; read-only by agreement (freezing it doubles the cost of making one)."""
 
     delivery: Delivery
     outcome: Outcome

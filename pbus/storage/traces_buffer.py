@@ -140,14 +140,19 @@ class TraceBuffer:
         now_s = self._clock.monotonic_s()
         shares = {shelf: budget.share(now_s) for shelf, budget in self._budgets.items()}
         groups: dict[tuple[str, Shelf, str], list[Any]] = {}
+        is_short = min(shares.values()) < 1.0
+        last, group = ("", Shelf.RECENT, ""), list[Any]()
         for queue, shelf, record in told:
-            if shares[shelf] < 1.0 and not _wanted(record, shares[shelf]):
+            if is_short and shares[shelf] < 1.0 and not _wanted(record, shares[shelf]):
                 self.dropped_total += 1
                 continue
             job = record[0]
             second = job[: job.index("-") - _MS_DIGITS]
-            groups.setdefault((queue, shelf, second), []).append(record)
-            if isinstance(record, Received) and not record.last.startswith(second):
+            if second != last[2] or shelf is not last[1] or queue != last[0]:    # nearly always as the one before
+                last = queue, shelf, second
+                group = groups.setdefault(last, [])
+            group.append(record)
+            if type(record) is Received and not record.last.startswith(second):
                 for later in _later(int(second), record):
                     groups.setdefault((queue, shelf, str(later)), []).append(record)
         blocks = []
