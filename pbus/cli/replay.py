@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import fnmatch
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +23,7 @@ from pbus.errors import Exit, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from pbus.cli.stores import Stock
+    from pbus.config.schema import Node
     from pbus.storage.documents import Document
     from pbus.storage.driver import Driver
 
@@ -39,7 +42,7 @@ def replay() -> None:
 
 
 @replay.command()
-@click.option("--from", "source", required=True, metavar="SOURCE", help="dead: dead letters; history: jobs that ended.")
+@click.option("--from", "source", required=True, metavar="SOURCE", help="dead, history (jobs that ended), or a FILE.")
 @click.option("--topic", "glob", required=True, metavar="GLOB", help="Of these topics, such as gift/credit, 'gift/*'.")
 @click.option("--since", default="", metavar="WHEN", help="Only those that died, or were pushed, since then (2h).")
 @click.option("--until", default="", metavar="WHEN", help="Only those that did until then (default: now).")
@@ -62,14 +65,20 @@ def start(context: Context, /, glob: str, dry_run: bool, **asked: str) -> int:
     from pbus.cli.stores import queue_driver, take_stock
 
     plan = _planned(context, **asked)
-    stock = take_stock(context.settings())
-    plan.topics = _topics(stock, glob)
-    with queue_driver(stock, plan.topics[0].partition("/")[0]) as driver:
-        counts = _counted(driver, stock, plan)
+    with ExitStack() as stack:
+        # First, while we may read it: an embedded store is opened as the user of the bus.
+        file = _kept(asked["source"], context.settings().node, plan.name) if plan.source == "file" else ""
+        unused = [file] if file else []
+        stack.callback(_remove, unused)
+        stock = take_stock(context.settings())
+        plan.topics = _topics(stock, glob)
+        driver = stack.enter_context(queue_driver(stock, plan.topics[0].partition("/")[0]))
+        counts = _counted(driver, stock, plan, file)
         plan.total = sum(counts.values())
         _stages(plan)
         if not dry_run and plan.total:
             _store(driver, plan)
+            unused.clear()
     _tell(context, plan, counts, dry_run)
     return Exit.DONE
 
@@ -89,8 +98,10 @@ def _planned(
     from pbus.core.names import is_name
     from pbus.core.replay_filter import parse
 
-    if source not in SOURCES:
-        raise click.BadParameter(f"{source!r} is none of {', '.join(SOURCES)}", param_hint="--from")
+    node = ""
+    if source not in SOURCES[:2]:
+        _check_file(source, context.settings().ingest.max_body_bytes)
+        source, node = "file", context.settings().node.name
     if group and source != "dead":
         raise click.UsageError("--group is for --from dead: only dead letters have errors")
     if name and not is_name(name):
@@ -110,9 +121,61 @@ def _planned(
         raise click.BadParameter(f"takes {error}", param_hint="--rate") from None
     made = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC).strftime("r%Y%m%d-%H%M%S")
     return Replay(
-        name or made, source, [], since_ms, until_ms, group, expression, per_s, canary, rules,
+        name or made, source, [], node, since_ms, until_ms, group, expression, per_s, canary, rules,
         by=f"{person()} on {context.settings().node.name}", made_ms=now_ms,
     )
+
+
+def _check_file(path: str, max_body: int) -> None:
+    """
+    Raises:
+        click.BadParameter: it cannot be read, or a line of it is no job; nothing was replayed.
+    """
+    from pbus.storage.replay_source import read_line
+
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record, _ = read_line(line)
+                except ValueError as error:
+                    raise click.BadParameter(f"{path}, line {number}: {error}", param_hint="--from") from None
+                if len(record.body) > max_body:
+                    what = f"{path}, line {number}: a body of {len(record.body)} bytes, max_body is {max_body}"
+                    raise click.BadParameter(what, param_hint="--from")
+    except OSError as error:
+        what = f"{path!r} is none of {', '.join(SOURCES[:2])}, and no file: {error.strerror}"
+        raise click.BadParameter(what, param_hint="--from") from None
+
+
+def _kept(path: str, node: Node, name: str) -> str:
+    """A copy of the file where the scheduler of this node finds it, and may read it."""
+    from pbus.storage.replay_source import file_of
+
+    target = file_of(node.data_dir, name)
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    if os.path.exists(target):
+        raise click.UsageError(f"there is a replay {name} already: say another --name")
+    with open(path, "rb") as source, open(f"{target}.new", "wb", opener=_private) as copy:
+        shutil.copyfileobj(source, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+    if node.user and os.geteuid() == 0:
+        for each in (os.path.dirname(target), f"{target}.new"):
+            shutil.chown(each, node.user)
+    os.replace(f"{target}.new", target)
+    return target
+
+
+def _remove(paths: Sequence[str]) -> None:
+    for path in paths:
+        os.unlink(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _when(text: str, option: str, now_ms: int, default_ms: int) -> int:
@@ -153,7 +216,7 @@ def _topics(stock: Stock, glob: str) -> list[str]:
     return found
 
 
-def _counted(driver: Driver, stock: Stock, plan: Replay) -> dict[str, int]:
+def _counted(driver: Driver, stock: Stock, plan: Replay, file: str) -> dict[str, int]:
     """How many of each topic are meant."""
     from pbus.cli.stores import declare
     from pbus.storage.replay_source import Source
@@ -162,7 +225,7 @@ def _counted(driver: Driver, stock: Stock, plan: Replay) -> dict[str, int]:
         queue, _, topic = path.rpartition("/")
         if (queue, topic) not in stock.topics:
             declare(driver, stock.settings, queue)
-    source = Source(driver, plan, plan.made_ms)
+    source = Source(driver, plan, plan.made_ms, file)
     return {path: source.count(path) for path in plan.topics}
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Final, Self
 
 VERSION: Final = 1
-SOURCES: Final = ("dead", "history")
+SOURCES: Final = ("dead", "history", "file")
 OPEN: Final = ("running", "paused", "tripped")
 """States that are no end."""
 SAMPLE: Final = 200
@@ -104,7 +104,8 @@ class Replay:
     One replay, as its text says.
 
     Attributes:
-        source: dead or history.
+        source: dead, history or file.
+        node: Of a file: the node that has it; only that one runs it. Empty: any node.
         topics: ``queue/topic``, gone through in this order; each job goes to its topic alone.
         since_ms, until_ms: Only jobs pushed (dead: that died) then, unix ms.
         group: Only dead letters of this group of errors; empty: all.
@@ -114,7 +115,7 @@ class Replay:
         by, made_ms: Who began it, and when.
         state, reason: See above; the reason is for people.
         owner: Process that runs it; empty: none.
-        at, cursor_ms, cursor: Which topic, and the last job gone over of it.
+        at, cursor_ms, cursor: Which topic, and the last job gone over of it (of a file: bytes gone over).
         replayed, gone: Jobs pushed again; those that somebody else had settled or taken in the meantime.
         stage: Number of the stage, from 0.
         done, failed: Of the watched jobs of this stage, judged. All stages: done_total, failed_total.
@@ -128,6 +129,7 @@ class Replay:
     name: str
     source: str
     topics: list[str]
+    node: str = ""
     since_ms: int = 0
     until_ms: int = 0
     group: str = ""

@@ -151,7 +151,7 @@ class Scheduler:
             looks, *duties, *traces, *self._teller(store), self._reclaim(store), Due(store), Trim(store),
             Checkpoint(store), Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
-            Replays(store, str(child.owner), child.histograms.read, child.clock, child.log),
+            Replays(store, str(child.owner), child.histograms.read, child.clock, child.log, node.data_dir),
             self._watch.duty(store, looks),
         ]
 

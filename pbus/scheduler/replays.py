@@ -11,6 +11,8 @@ cancel) in the document wins over ours.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -20,12 +22,12 @@ import structlog
 from pbus.clock import Clock
 from pbus.core.job import Push, PushOptions
 from pbus.core.names import Owner
-from pbus.core.replay import DEDUPE_S, SAMPLE, Replay, guard, trips
+from pbus.core.replay import DEDUPE_S, OPEN, SAMPLE, Replay, guard, trips
 from pbus.core.statistics import DAY_S, quantile, total
 from pbus.errors import Conflict, StorageError
 from pbus.scheduler.roster import Store
 from pbus.storage.documents import Document
-from pbus.storage.replay_source import PAGE, Page, Picked, Source
+from pbus.storage.replay_source import PAGE, Page, Picked, Source, file_of
 from pbus.supervisor.histograms import Totals
 from pbus.telemetry.metrics import BOUNDS
 
@@ -67,17 +69,19 @@ class Replays:
 
     def __init__(
         self, store: Store, owner: str, read: Callable[[], Mapping[tuple[str, str], Totals]], clock: Clock,
-        log: structlog.typing.FilteringBoundLogger,
+        log: structlog.typing.FilteringBoundLogger, data_dir: str = "",
     ) -> None:
         """
         Args:
             owner: Of this process; nobody else appends under it.
             read: What handlers of this node did so far (``Histograms.read``).
+            data_dir: Where the files of this node are.
         """
         self._store = store
         self._owner = owner
         self._read = read
         self._clock = clock
+        self._data_dir = data_dir
         self._log = log.bind(storage=store.name)
         self._hands: dict[str, _Hand] = {}
         self._batch = 0
@@ -110,6 +114,11 @@ class Replays:
         if document.version != hand.version:
             hand.version, hand.seen_s = document.version, now_s
         is_free = self._is_ours(replay) or now_s - hand.seen_s >= LOST_S
+        if replay.node not in ("", Owner.parse(self._owner).node):
+            return 2 * LOOK_S
+        if replay.source == "file" and replay.state not in OPEN:
+            with contextlib.suppress(OSError):
+                os.unlink(file_of(self._data_dir, replay.name))
         if not is_free or (replay.state != "running" and not replay.settle):
             return LOOK_S if replay.state == "running" else 2 * LOOK_S
         try:
@@ -183,7 +192,8 @@ class Replays:
         count = min(self._allowed(replay, hand, now_s), replay.room, PAGE)
         if count <= 0:
             return
-        source = Source(self._store.driver, replay, int(1000 * self._clock.wall_s()))
+        path = file_of(self._data_dir, replay.name)
+        source = Source(self._store.driver, replay, int(1000 * self._clock.wall_s()), path)
         for _ in range(_PAGES):
             if replay.at >= len(replay.topics):
                 if not replay.watched:
@@ -196,7 +206,11 @@ class Replays:
     def _push_page(self, replay: Replay, hand: _Hand, now_s: float, source: Source, count: int) -> bool:
         """Push what is meant of the next page; False: nothing was."""
         path = replay.topics[replay.at]
-        page = source.page(path, replay.cursor_ms, replay.cursor, count)
+        try:
+            page = source.page(path, replay.cursor_ms, replay.cursor, count)
+        except OSError as error:
+            replay.state, replay.reason = "tripped", f"its file cannot be read: {error}"
+            return True
         pushed = self._push(replay, path, page)
         if replay.rate:
             hand.paid_s += pushed / replay.rate
@@ -322,6 +336,6 @@ def _copy(replay: Replay, path: str, queue: str, topic: str, one: Picked) -> Pus
     record = one.record
     assert record is not None, "pages that are pushed have bodies"
     options = PushOptions(
-        dedupe=replay.key(path, one.id), key=record.key, only=topic, replay_of=one.id, dedupe_s=DEDUPE_S
+        dedupe=replay.key(path, one.id), key=record.key, only=topic, replay_of=record.id, dedupe_s=DEDUPE_S
     )
     return Push(queue, record.body, record.traceparent, record.content_type, options)

@@ -72,6 +72,29 @@ def test_a_scheduler_that_is_killed_replays_nothing_twice_and_forgets_nothing(
     assert bus.topic("gift", "late")["ready"] == 300, "what is for credit is no job of late"
 
 
+def test_jobs_of_a_file_go_to_the_topic_that_is_named(bus_factory: BusFactory, tmp_path: Path) -> None:
+    bus = bus_of(bus_factory, tmp_path)
+    killed(bus, tmp_path, 20)
+    exported = bus.cli("queue", "export", "gift", check=True).stdout
+    file = tmp_path / "jobs.jsonl"
+    more = '{"queue": "other", "body": "no"}\n{"queue": "gift", "body": "bmV3", "encoding": "base64"}\n'
+    file.write_text(exported + more)
+    (tmp_path / "repaired").touch()
+    (tmp_path / "broken").unlink()
+    asked = ("--from", str(file), "--topic", "gift/credit", "--filter", "body != 7", "--name", "r4", "--rate", "0")
+    assert "gift/credit: 20" in bus.cli("replay", "start", *asked, "--dry-run", check=True).stderr
+    bus.cli("replay", "start", *asked, check=True)
+    until(lambda: shown(bus, "r4")["state"] == "done", 30, "it is done")
+    bodies = {str(number) for number in range(20)} - {"7"}
+    until(lambda: runs(tmp_path) == dict.fromkeys(bodies, 1), 20, "they have run")
+    until(lambda: "- new" in (tmp_path / "runs").read_text(), 20, "one that never had an id has run, too")
+    assert (bus.topic("gift", "credit")["dead"], bus.topic("gift", "late")["ready"]) == (20, 20)
+    until(lambda: not list((bus.folder / "var" / "replays").iterdir()), 10, "its copy of the file is gone")
+    file.write_text('{"queue": "gift", "body": "x"}\n{"queue": "gift"}\n')
+    refused = bus.cli("replay", "start", *asked[:-3], "r5")
+    assert (refused.returncode, "line 2: it is no job" in refused.stderr) == (2, True)
+
+
 def test_a_guard_stops_a_replay_whose_handler_still_fails(bus_factory: BusFactory, tmp_path: Path) -> None:
     bus = bus_of(bus_factory, tmp_path)
     killed(bus, tmp_path, 200)
