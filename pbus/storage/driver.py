@@ -21,8 +21,8 @@ Where a push with options is
   Two of a key never run at once, not even for one owner. Any text is a key.
 * Dedupe: the key is written with the job and read in the same write, before the bounds of the queue are
   looked at. A hit prolongs nothing; a push that was refused leaves no key.
-* Only: one entry in the log, marked as a delayed one is; in the same write its topic gets it as something that came
-  back, and every other topic has taken it. Claims pass over it, those of a topic made later from history, too.
+* Only: one marked entry in the log; in the same write its topic gets it as something that came back, and the others
+  have taken it. Claims pass over it, those of a topic made later from history, too.
 
 Numbers
 -------
@@ -54,6 +54,11 @@ from typing import Final, Protocol
 
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.storage.documents import KeepsDocuments
+from pbus.storage.records import DeadGroup as DeadGroup
+from pbus.storage.records import DeadLetter as DeadLetter
+from pbus.storage.records import Entry as Entry
+from pbus.storage.records import JobRecord as JobRecord
+from pbus.storage.records import Place as Place
 from pbus.storage.statistics import KeepsStatistics
 
 CLAIM_BYTES: Final = 4 * 1024 * 1024
@@ -99,9 +104,8 @@ class QueueSpec:
 
     Attributes:
         retention_s, retention_bytes: For jobs that every topic has settled.
-        max_backlog, max_backlog_bytes: Spans that would go above are refused; 0: no bound. A span
-            that is larger than the bound alone is stored when the backlog is empty (no jobs). A queue
-            without topics is never full.
+        max_backlog, max_backlog_bytes: Spans that would go above are refused; 0: no bound. A span that is larger than
+            the bound alone is stored when the backlog is empty (no jobs). A queue without topics is never full.
         dedupe_window_s: How long a dedupe key counts, from its push on.
     """
 
@@ -124,9 +128,8 @@ class Appended:
         backlog: Of the queue, after all pushes of the call; of a stored push never 0.
         topics: Of the queue.
         duplicate: Its dedupe key was there already: nothing was stored, ``id`` is stored.
-        refused: Empty: stored. ``jobs`` or ``bytes``: the queue's max_backlog or max_backlog_bytes is
-            reached, this span is not stored. ``whole``: another span of its group is refused, which says why.
-            ``topic``: it is for one topic only, which the queue does not have.
+        refused: Empty: stored. ``jobs``, ``bytes``: above max_backlog, max_backlog_bytes; ``topic``: it is for a topic
+            only that the queue does not have; ``whole``: another span of its group is refused, which says why.
     """
 
     id: str
@@ -240,97 +243,6 @@ class Promoted:
 
     moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
     next_in_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A dead delivery: when (unix ms), after how many attempts, why; ``fingerprint`` names the group of its error."""
-
-    queue: str
-    topic: str
-    id: str
-    at_ms: int
-    attempts: int
-    crashes: int
-    reason: str
-    error: str
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadGroup:
-    """
-    Dead letters of a topic whose errors have one fingerprint.
-
-    Attributes:
-        count: Those that are there now.
-        total: All that ever were.
-        first_ms, last_ms: When the first and the newest one died, unix ms; the first stays when letters go.
-        reason, error: Of the newest one, its whole text.
-        sample: Id of the newest one.
-    """
-
-    queue: str
-    topic: str
-    fingerprint: str
-    count: int
-    total: int
-    first_ms: int
-    last_ms: int
-    reason: str
-    error: str
-    sample: str
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """
-    Where one delivery is: ``ready``, ``running``, ``delayed``, ``dead``, or ``ended`` (done, cancelled or expired:
-    the store does not keep which). Times are unix ms, 0 where they do not apply. ``behind``: it is ready but for its
-    key, which the job of that id holds; empty: it waits for nobody, or has not met the holder yet.
-    """
-
-    state: str
-    attempts: int = 0
-    crashes: int = 0
-    redelivered: bool = False
-    first_ms: int = 0
-    due_ms: int = 0
-    at_ms: int = 0
-    owner: str = ""
-    reason: str = ""
-    error: str = ""
-    fingerprint: str = ""
-    behind: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """
-    A job that the store still has, and where it is on its way to each topic that gets it.
-
-    ``expires_ms``: 0 without ttl. ``replay_of``: as pushed.
-    """
-
-    id: str
-    queue: str
-    body: bytes
-    traceparent: str
-    content_type: str
-    key: str
-    expires_ms: int
-    topics: Mapping[str, Place]
-    replay_of: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A job as it is in its queue's log: what was pushed, not where it is."""
-
-    id: str
-    body: bytes
-    traceparent: str = ""
-    key: str = ""
 
 
 class Bell(Protocol):
