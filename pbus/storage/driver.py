@@ -26,10 +26,10 @@ Where a push with options is
 
 Numbers
 -------
-For every topic, at any moment between two calls, without what was pushed for another topic only::
+For every topic, at any moment between two calls::
 
-    jobs pushed since it started = ready + running + delayed + dead
-                                   + done_total + cancelled_total + expired_total + forgotten_total
+    jobs pushed to it since it started = ready + running + delayed + dead
+                                         + done_total + cancelled_total + expired_total + forgotten_total
 
 A delivery is *taken* by its topic when it is claimed for the first time, cancelled or expired; the backlog
 of a queue is the pushed jobs that its slowest topic has not taken. Delayed pushes are in it, retries are not.
@@ -125,8 +125,7 @@ class Appended:
 
     Attributes:
         id: Job id; of a duplicate the first one's; empty when refused.
-        backlog: Of the queue, after all pushes of the call; of a stored push never 0.
-        topics: Of the queue.
+        backlog, topics: Of the queue, after all pushes of the call; the backlog of a stored push is never 0.
         duplicate: Its dedupe key was there already: nothing was stored, ``id`` is stored.
         refused: Empty: stored. ``jobs``, ``bytes``: above max_backlog, max_backlog_bytes; ``topic``: it is for a topic
             only that the queue does not have; ``whole``: another span of its group is refused, which says why.
