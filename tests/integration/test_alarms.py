@@ -56,6 +56,7 @@ def push(bus: Bus, count: int, queue: str = "gift") -> None:
     redis.Redis(port=bus.port).lpush(queue, *["x"] * count)
 
 
+@pytest.mark.alone
 def test_alarm_is_told_within_five_seconds_once_and_that_it_is_over(
     bus_factory: BusFactory, receiver: Receiver, storage: dict[str, str]
 ) -> None:
@@ -78,10 +79,8 @@ def test_alarm_is_told_within_five_seconds_once_and_that_it_is_over(
     assert [one.body["status"] for one in receiver.got] == ["firing", "over"]
 
 
-def test_restart_tells_nothing_twice_and_forgets_nothing(
-    bus_factory: BusFactory, receiver: Receiver, storage: dict[str, str]
-) -> None:
-    bus = bus_factory(config(receiver, storage))
+def test_restart_tells_nothing_twice_and_forgets_nothing(bus_factory: BusFactory, receiver: Receiver) -> None:
+    bus = bus_factory(config(receiver))
     push(bus, 4)
     until(lambda: receiver.of("firing"), 8, "the receiver hears of it")
     bus.kill("scheduler")
