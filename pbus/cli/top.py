@@ -24,7 +24,7 @@ import click
 
 from pbus.cli.context import Context, pass_context
 from pbus.cli.output import Output
-from pbus.cli.top_view import Pace, Screen, frame, press
+from pbus.cli.top_view import Frame, Pace, Screen, frame, press
 from pbus.clock import Clock, SystemClock
 from pbus.errors import Exit, NotRunning, PbusError
 
@@ -166,6 +166,7 @@ class Watch:
         self._answer: dict[str, Any] = {}
         self._at_ms = 0
         self._trouble = ""
+        self._looks = 0
 
     def look(self) -> None:
         """
@@ -176,6 +177,7 @@ class Watch:
         """
         from pbus.supervisor.control import call
 
+        self._looks += 1
         try:
             self._answer = call(self._run_dir, "status", _ASK_S, reads=True)["status"]
         except PbusError as error:
@@ -191,17 +193,16 @@ class Watch:
 
     def run(self, terminal: Terminal) -> None:
         """Until somebody has had enough."""
-        screen, drawn, due_s = Screen(), list[str](), self._clock.monotonic_s() + self._every_s
+        screen, due_s = Screen(), self._clock.monotonic_s() + self._every_s
+        picture, drawn = self._picture(screen, terminal.size), (screen, terminal.size, 0)
         while True:
             if not screen.frozen and self._clock.monotonic_s() >= due_s:
                 self.look()
                 due_s = self._clock.monotonic_s() + self._every_s
-            picture = frame(
-                screen, self._answer, self._pace, self._at_ms, terminal.size, self._output, self._trouble
-            )
-            if picture.lines != drawn or terminal.is_stale:
+            wanted = (screen, terminal.size, self._looks)
+            if wanted != drawn or terminal.is_stale:
+                picture, drawn = self._picture(screen, terminal.size), wanted
                 terminal.draw(picture.lines)
-                drawn = picture.lines
             left_s = _NOTICE_S if screen.frozen else max(0.0, due_s - self._clock.monotonic_s())
             keys = terminal.keys(min(_NOTICE_S, left_s))
             chosen: Screen | None = picture.screen
@@ -210,3 +211,6 @@ class Watch:
             if chosen is None:
                 return
             screen = chosen
+
+    def _picture(self, screen: Screen, room: tuple[int, int]) -> Frame:
+        return frame(screen, self._answer, self._pace, self._at_ms, room, self._output, self._trouble)
