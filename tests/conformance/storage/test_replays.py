@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ import structlog
 from pbus.clock import FakeClock
 from pbus.core.job import Move, Push
 from pbus.core.replay import Replay
+from pbus.core.statistics import Bucket
 from pbus.errors import Unavailable
 from pbus.scheduler.replays import KIND, LOST_S, Replays
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import Appended, Driver
+from pbus.supervisor.histograms import Totals
+from pbus.telemetry.metrics import BOUNDS
 from tests.conformance.storage.world import World, gift, pushes, settlement
 
 FOR_EVER_MS = 99_999_999_999_999
@@ -57,6 +61,7 @@ class Bench:
         self.world = world
         self.clock = FakeClock()
         self.lives = 0
+        self.counted: dict[tuple[str, str], Totals] = {}
         self.driver = Mortal(world.store)
         self.duty = self.born()
 
@@ -65,7 +70,7 @@ class Bench:
         self.lives += 1
         self.driver = Mortal(self.world.store)
         store = Store("main", self.driver, ())  # type: ignore[arg-type] # it passes all on
-        return Replays(store, f"{node}/r{self.lives}/1.1", dict, self.clock, structlog.get_logger())
+        return Replays(store, f"{node}/r{self.lives}/1.1", lambda: self.counted, self.clock, structlog.get_logger())
 
     def start(self, **values: Any) -> None:
         plan = {"source": "dead", "topics": ["gift/credit"], "until_ms": FOR_EVER_MS} | values
@@ -308,3 +313,27 @@ def test_a_store_that_is_away_is_told_of(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         bench.duty.turn()
     assert pushes("x")
+
+
+def test_guard_compares_run_times_with_those_of_the_day_before(bench: Bench) -> None:
+    bench.world.buried(*["x"] * 200)
+    day_before = Bucket("gift", "credit", "n1", int(bench.clock.wall_s()) - 600, done=100, run={20: 95, 40: 5})
+    bench.world.store.put_statistics(day_before.at_s, [day_before])
+    places = [0] * (len(BOUNDS) + 1)
+    nothing = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, tuple(places), tuple(places))
+    now = {("gift", "credit"): nothing}
+    bench.counted = now
+    bench.start(total=200, rate=20.0, guard="p90<2x")
+    bench.turns(20)
+    assert bench.replay().state == "running"
+
+    places[21] = 50
+    now["gift", "credit"] = replace(nothing, run=tuple(places))
+    bench.turns(10)
+    assert (bench.replay().state, bench.replay().p90_s) == ("running", BOUNDS[20])
+
+    places[26] = 10
+    now["gift", "credit"] = replace(nothing, run=tuple(places))
+    bench.turns(10)
+    assert bench.replay().state == "tripped"
+    assert f"p90 is {BOUNDS[26]:.3g} s, it was {BOUNDS[20]:.3g} s" in bench.replay().reason
