@@ -61,9 +61,10 @@ def tell_job(context: Context, words: Sequence[str]) -> int:
         for job in jobs for row in _rows(why_job.reasons(job))
     ]
     if context.output.form != "table":
-        context.output.rows("reasons", _COLUMNS, rows, queue=record.queue, id=record.id)
+        context.output.rows("reasons", _COLUMNS, rows, queue=record.queue, id=record.id, replay_of=record.replay_of)
         return Exit.DONE
-    context.output.line(escape(f"{record.queue} {record.id}: {why_job.age_of(record.id, _now_ms())}"))
+    replay = f"; it is a replay of {record.replay_of}" if record.replay_of else ""
+    context.output.line(escape(f"{record.queue} {record.id}: {why_job.age_of(record.id, _now_ms())}{replay}"))
     for job in jobs:
         mine = [row for row in rows if row["topic"] == job.topic.topic]
         context.output.line(f"{escape(job.topic.path)}  {job.state or 'not on its way there'}")
