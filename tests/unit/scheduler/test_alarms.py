@@ -126,6 +126,34 @@ def test_process_that_dies_between_any_two_writes_makes_nobody_told_twice_or_not
     assert all(one == ("firing", "team", 1) for one in told)
 
 
+@pytest.mark.parametrize("writes", range(10))
+def test_store_that_fails_between_any_two_writes_makes_nobody_told_twice_or_not_at_all(
+    bench: Bench, driver: SchedulerStore, writes: int
+) -> None:
+    node = Node(bench, driver)
+    driver.write_limit = writes
+    seconds(5, 5, node)
+    driver.write_limit = 1 << 30
+    seconds(90, 5, node)
+
+    assert len(node.post.sent) in (1, 2), node.post.sent     # twice: sent, and that could not be written for long
+    assert set(node.post.sent) == {("firing", "team", 1)}
+
+
+def test_message_that_somebody_else_tries_is_left_to_it(bench: Bench, driver: SchedulerStore) -> None:
+    node = Node(bench, driver)
+    node.post.hangs = True
+    seconds(3, 5, node)
+    (stale,) = driver.documents("message")
+    driver.write_document("message", stale.name, stale.text, stale.version)
+    message = notices.read(stale.text)
+    assert message is not None
+    before = list(node.post.sent)
+    node.duty._try(stale, message, bench.clock.wall_s())
+
+    assert node.post.sent == before
+
+
 def test_message_is_made_again_when_it_was_decided_and_not_written(bench: Bench, driver: SchedulerStore) -> None:
     node = Node(bench, driver)
     node.post.hangs = True
@@ -204,7 +232,10 @@ class TestManyNodes:
         first.duty._renew_s = 1e12               # it has stood still and knows nothing of the other
         bench.clock.advance(60.0)
         seconds(16, 0, second)
-        seconds(30, 5, first, second)
+        for _ in range(30):
+            for node in (first, second):
+                node.turn(5)
+                bench.clock.advance(0.5)
 
         assert post.sent == [("firing", "team", 1)]
 
