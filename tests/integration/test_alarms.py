@@ -233,3 +233,22 @@ def test_node_that_decided_is_lost_and_the_other_tells_it_and_nothing_again(
 def _has(bus: Bus, kind: str, name: str) -> bool:
     with made(bus) as driver:
         return bool(driver.documents(kind, [name]))
+
+
+def test_storage_that_is_away_is_told_and_that_it_is_back(
+    bus_factory: BusFactory, receiver: Receiver, tmp_path: Path
+) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        bus_factory(config(receiver, {"url": server.url}, alarm={"oncall": ["team"]}))
+        server.kill()
+        (told,) = until(lambda: receiver.of("firing"), 10, "the receiver hears of it")
+        assert told["title"] == "ALARM storage main does not answer, or cannot write"
+        assert told["alarms"][0]["cause"] == "so it is on node bus-test"
+        server.start()
+        until(lambda: receiver.of("over"), 15, "the receiver hears that it is back")
+    finally:
+        server.close()
+
+    assert [one.body["status"] for one in receiver.got] == ["firing", "over"]
