@@ -9,14 +9,14 @@ Rule: lossy and bounded; the log of each node stays the whole truth. An embedded
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pbus.clock import Clock, SystemClock
 from pbus.storage import keys
 from pbus.storage.open import StoreTarget
-from pbus.storage.redis_address import parse
-from pbus.storage.redis_calls import Calls
-from pbus.storage.redis_link import Words
+
+if TYPE_CHECKING:
+    from pbus.storage.redis_link import Words
 
 ENTRIES: Final = 5_000
 LINE_BYTES: Final = 1_024
@@ -44,6 +44,9 @@ class Bulletin:
     """The ring, as one process sees it. Plain calls; they raise nothing but ``errors.StorageError``."""
 
     def __init__(self, target: StoreTarget, clock: Clock | None = None) -> None:
+        from pbus.storage.redis_address import parse        # a bus without a Redis never loads its library
+        from pbus.storage.redis_calls import Calls
+
         self._calls = Calls(parse(target.url, target.password), target.call_timeout_s, clock or SystemClock())
 
     def tell(self, node: str, lines: Sequence[str]) -> None:
