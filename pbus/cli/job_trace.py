@@ -53,6 +53,9 @@ def trace(context: Context, words: Sequence[str], follow: bool) -> int:
         shown = {_key(hop) for hop in story.hops()}
         SystemClock().sleep(FOLLOW_S)
         story = _look(stock, [story.queue], job_id)
+        if story.is_over:                             # what was told last is written a moment later
+            SystemClock().sleep(FOLLOW_S)
+            story = _look(stock, [story.queue], job_id)
         _show(context.output, story, shown, only_new=True)
     stock.check()
     return Exit.DONE

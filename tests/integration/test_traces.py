@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,3 +162,17 @@ def test_find_says_what_is_wrong_with_the_question(tmp_path: Path, words: tuple[
     answer = bus.cli("job", "find", "gift", *words)
     assert answer.returncode == 2
     assert says in answer.stderr
+
+
+def test_following_ends_when_the_job_is_over(bus_factory: BusFactory) -> None:
+    bus = bus_factory({"queue": QUEUES})
+    client = redis.Redis(port=bus.port)
+    job = client.xadd("gift", {"body": '{"uid":1}'}).decode()
+    pop = threading.Timer(1.5, lambda: client.rpop("gift/log"))
+    pop.start()
+    followed = bus.cli("job", "trace", "-f", job, timeout_s=20)
+    pop.join()
+    assert followed.returncode == 0
+    assert followed.stdout.count("credit: attempt 1") == 1
+    assert "log: attempt 1 at handed out to a client" in followed.stdout
+    assert followed.stdout.rstrip().endswith("log: done")
