@@ -7,7 +7,7 @@ import pytest
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome, Verdict
 from pbus.core.story import ChildJob, Story, Whereabouts, at, lasting, lines
-from pbus.core.trace import Attempt, Received, Shelf, attempt_of, decision, plain_of, shelf_of, slow_us
+from pbus.core.trace import Attempt, Received, Shelf, attempt_of, decision, plain_of, reclaim_of, shelf_of, slow_us
 from pbus.telemetry.metrics import BOUNDS
 
 T0 = 1_800_000_000_000
@@ -138,3 +138,11 @@ def test_the_short_way_tells_the_same_of_a_plain_success(claimed_s: float) -> No
 ])
 def test_the_short_way_is_for_plain_successes_only(number: int, outcome: Outcome) -> None:
     assert plain_of(delivery(number), outcome, T0 / 1000) is None
+
+
+def test_a_claim_of_a_dead_process_is_told_without_times() -> None:
+    told = reclaim_of(2, settled(Move.RETRY, delay_s=3.0, reason="crashed", error="signal 9"), T0 + 5)
+    assert (told.attempt, told.verdict, told.move, told.target, told.run_us) == (2, "crashed", "retry", "n/b/1.2", 0)
+    assert told.more == {"error": "signal 9", "next_ms": T0 + 3_005}
+    back = reclaim_of(1, settled(Move.RELEASE, redelivered=True), T0)
+    assert (back.verdict, back.more) == ("unsure", {"error": "its process is dead"})
