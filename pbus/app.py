@@ -16,6 +16,8 @@ from typing import Any, Final
 from pbus.config.schema import CommandHandler, ConsumerProcess, PullHandler, Settings, Topic
 from pbus.config.values import Address, address
 from pbus.storage.open import StoreTarget
+from pbus.storage.traces import TraceLimits
+from pbus.storage.traces_writer import TracePlan
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.status import TopicFact
@@ -57,7 +59,9 @@ def listening(settings: Settings) -> list[str]:
 
 
 def _roles(settings: Settings) -> list[RoleSpec]:
-    shared: dict[str, Any] = {"queues": settings.queue, "stores": stores(settings), "node": settings.node}
+    shared: dict[str, Any] = {
+        "queues": settings.queue, "stores": stores(settings), "node": settings.node, "traces": traces(settings),
+    }
     roles = [
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
@@ -76,7 +80,10 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         ),
         RoleSpec(
             role="scheduler", module="pbus.scheduler.main", title="scheduler",
-            args={"log": settings.log, "backends": settings.backend, "systems": settings.system, **shared},
+            args={
+                "log": settings.log, "backends": settings.backend, "systems": settings.system,
+                "alarm": settings.alarm, "notify": settings.notify, **shared,
+            },
             drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
         ),
     ]
@@ -165,6 +172,13 @@ def stores(settings: Settings) -> Mapping[str, StoreTarget]:
         )
         for name, storage in settings.storage.items()
     }
+
+
+def traces(settings: Settings) -> TracePlan:
+    """What is kept of jobs' stories, and by how many processes of this node it is written."""
+    trace = settings.trace
+    limits = TraceLimits(trace.keep_s, trace.keep_failed_s, trace.max_bytes)
+    return TracePlan(limits, _processes(settings.ingest.processes) + settings.delivery.processes)
 
 
 def _processes(configured: int | str) -> int:

@@ -119,7 +119,10 @@ def attempt_of(record: JobRecord, topic: str, more: int) -> Delivery:
 
 
 def _of_record(record: JobRecord, topic: str, **known: Any) -> Delivery:
-    fields = {"id": record.id, "traceparent": record.traceparent, "content_type": record.content_type}
+    fields = {
+        "id": record.id, "traceparent": record.traceparent, "content_type": record.content_type,
+        "replay_of": record.replay_of,
+    }
     return _made_up(record.queue, topic, record.body, **(fields | known))
 
 

@@ -198,7 +198,7 @@ def retry(context: Context, path: str, ids: tuple[str, ...], group: str, everyth
     with topic_store(context.settings(), path) as (driver, queue, topic):
         chosen, missing = _chosen(driver, queue, topic, ids, group)
         return _do(context, f"{queue}/{topic}", chosen, "" if dry_run else "made ready again", "would make ready again",
-                   lambda some: driver.revive(queue, topic, some), missing)
+                   _told(context, queue, topic, "revive", driver.revive), missing)
 
 
 @dead.command()
@@ -217,7 +217,26 @@ def delete(
         if chosen and not yes and not dry_run:
             raise Refused(f"{queue}/{topic}: {len(chosen)} dead letters would be destroyed: say --yes")
         return _do(context, f"{queue}/{topic}", chosen, "" if dry_run else "deleted", "would delete",
-                   lambda some: driver.forget_dead(queue, topic, some), missing)
+                   _told(context, queue, topic, "forget", driver.forget_dead), missing)
+
+
+def _told(context: Context, queue: str, topic: str, word: str, act: Act) -> Callable[[Sequence[str]], list[bool]]:
+    """*act* for some ids; the stories of those for which it took effect have who did it."""
+
+    def do(some: Sequence[str]) -> list[bool]:
+        from pbus.cli.traces import tell, who
+        from pbus.clock import SystemClock
+        from pbus.core.trace import decision
+
+        took_effect, now_s, person = act(queue, topic, some), SystemClock().wall_s(), who()
+        settings = context.settings()
+        section = settings.queue.get(queue)
+        if section is not None:
+            done = [job for job, ours in zip(some, took_effect, strict=True) if ours]
+            tell(settings, section.storage, queue, [decision(job, topic, word, now_s, person) for job in done])
+        return took_effect
+
+    return do
 
 
 def _one_way(ids: Sequence[str], group: str, everything: bool) -> None:

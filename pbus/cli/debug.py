@@ -70,6 +70,7 @@ def run_python(handler: PythonHandler, job: Delivery, output: Output, post_morte
     given = Job(
         id=job.id, queue=job.queue, topic=job.topic, attempt=job.attempt, redelivered=job.redelivered, body=job.body,
         traceparent=job.traceparent, content_type=job.content_type, log=log, pusher=_NoPusher(output),
+        replay_of=job.replay_of,
     )
     try:
         loaded = PythonHandler.load(handler.call, handler.path)

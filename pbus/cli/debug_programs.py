@@ -43,7 +43,9 @@ def _start(handler: CommandHandler, argv: list[str], talks: bool) -> subprocess.
 
 def _run_lines(handler: CommandHandler, output: Output, job: Delivery) -> Result:
     process = _start(handler, list(handler.argv), talks=True)
-    line = Encoder(job.queue, job.topic).job(job.id, job.attempt, job.redelivered, job.traceparent, job.body)
+    line = Encoder(job.queue, job.topic).job(
+        job.id, job.attempt, job.redelivered, job.traceparent, job.body, job.replay_of
+    )
     assert process.stdin is not None
     try:
         try:

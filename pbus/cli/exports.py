@@ -22,7 +22,7 @@ def exported(record: JobRecord, mask: Mask | None = None) -> dict[str, Any]:
         document["body"] = body.decode()
     except UnicodeDecodeError:
         document |= {"body": base64.b64encode(body).decode(), "encoding": "base64"}
-    for key in ("traceparent", "content_type", "key", "expires_ms"):
+    for key in ("traceparent", "content_type", "key", "expires_ms", "replay_of"):
         if value := getattr(record, key):
             document[key] = value
     document["topics"] = {

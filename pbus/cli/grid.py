@@ -103,15 +103,21 @@ def colour(state: str) -> str:
 
 
 def grid(
-    heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output, spare: Sequence[str] = ()
+    heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output, spare: Sequence[str] = (),
+    columns: int | None = None,
 ) -> Iterator[str]:
-    """A table as lines, narrower where the terminal is: at last the columns *spare* are left out, in that order."""
-    heads, rows = _fitting(heads, rows, output, spare)
+    """
+    A table as lines, narrower where the terminal is: at last the columns *spare* are left out, in that order.
+
+    *columns*: Fit into so many; None: into what the terminal has, or what it takes where there is none.
+    """
+    if columns is None:
+        columns = shutil.get_terminal_size().columns if output.terminal else 1 << 30
+    heads, rows = _fitting(heads, rows, columns, spare)
     right = [head.startswith(">") for head in heads]
     titles = [head.removeprefix(">").upper() for head in heads]
     widths = _widths(titles, rows)
-    columns = shutil.get_terminal_size().columns
-    narrow = output.terminal and sum(widths) + len(_GAP) * (len(widths) - 1) > columns
+    narrow = sum(widths) + len(_GAP) * (len(widths) - 1) > columns
     gap = _GAP[1:] if narrow else _GAP
     lines: list[list[Cell]] = [[(title, "bright_black") for title in titles], *(list(row) for row in rows)]
     room = columns - sum(widths[:-1]) - len(gap) * (len(widths) - 1)
@@ -126,10 +132,9 @@ def grid(
 
 
 def _fitting(
-    heads: Sequence[str], rows: Sequence[Sequence[Cell]], output: Output, spare: Sequence[str]
+    heads: Sequence[str], rows: Sequence[Sequence[Cell]], columns: int, spare: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[Sequence[Cell]]]:
     """The table without as many of *spare* as have to go."""
-    columns = shutil.get_terminal_size().columns if output.terminal else 1 << 30
     for name in spare:
         widths = _widths([head.removeprefix(">") for head in heads], rows)
         if sum(widths) + len(widths) - 1 <= columns:

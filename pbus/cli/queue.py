@@ -164,6 +164,7 @@ def resume(context: Context, names: tuple[str, ...]) -> int:
 
 
 def _set_paused(context: Context, names: Sequence[str], paused: bool) -> int:
+    from pbus.cli.pauses import set_paused
     from pbus.cli.stores import declare, queue_driver, take_stock
 
     stock = take_stock(context.settings())
@@ -173,7 +174,7 @@ def _set_paused(context: Context, names: Sequence[str], paused: bool) -> int:
             if any(topic not in stock.topics for topic in topics):
                 declare(driver, stock.settings, name)
             for _, topic in topics:
-                driver.pause(name, topic, paused)
+                set_paused(driver, name, topic, paused, stock.settings.node.name)
                 context.output.say(f"{name}/{topic} {'paused' if paused else 'resumed'}")
     return Exit.DONE
 

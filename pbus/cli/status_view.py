@@ -47,7 +47,7 @@ def lines(answer: Mapping[str, Any], output: Output) -> Iterator[str]:
         escape(answer["node"]), output.style(answer["state"], colour(answer["state"])), duration(master["uptime_s"]),
         f"generation {answer['generation']}", f"pid {master['pid']}",
     ])
-    for problem in _problems(answer):
+    for problem in problems(answer):
         yield output.style(f"  ! {escape(problem)}", "red")
     yield ""
     yield from grid(_process_heads, [_process(row) for row in _folded(answer["processes"])], output)
@@ -60,7 +60,7 @@ def lines(answer: Mapping[str, Any], output: Output) -> Iterator[str]:
         yield from grid(heads, rows, output, _TOPIC_SPARE)
 
 
-def _problems(answer: Mapping[str, Any]) -> list[str]:
+def problems(answer: Mapping[str, Any]) -> list[str]:
     """What is wrong, each once: of texts where one begins with the other, the longer. Then why topics do not run."""
     told = list(dict.fromkeys(answer["problems"]))
     told = [text for text in told if not any(other != text and other.startswith(text) for other in told)]
@@ -89,7 +89,7 @@ _TOPIC_SPARE: Final = ("done", "failed", "delayed", "oldest")
 
 def _process(row: Mapping[str, Any]) -> list[Cell]:
     return [
-        (_name(row), ""),
+        (process_name(row), ""),
         (row["pid"] if isinstance(row["pid"], str) else str(row["pid"]), ""),
         (row["state"], colour(row["state"])),
         (duration(row["uptime_s"]), ""),
@@ -122,7 +122,8 @@ def _can_do(row: Mapping[str, Any]) -> Cell:
     return ("-", "bright_black") if most is None else (f"{number(round(most, 1) if most < 10 else round(most))}/s", "")
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def process_name(row: Mapping[str, Any]) -> str:
+    """``consumer gift/credit 1``."""
     if row["role"] in ("master", "scheduler", "dashboard"):
         return str(row["role"])
     return " ".join(str(part) for part in (row["role"], row["path"], row["index"]) if part != "")

@@ -44,7 +44,7 @@ def opened(settings: Settings, storage: str) -> Iterator[Driver]:
     target = stores(settings)[storage]
     if target.url.startswith(_SQLITE):
         _must_be_ours(storage, target.url.removeprefix(_SQLITE))
-        _be_its_owner(settings.node.user)
+        be_its_owner(settings.node.user)
     driver = make(target)
     try:
         driver.open()
@@ -74,7 +74,7 @@ def _must_be_ours(storage: str, path: str) -> None:
         raise BootError(text, Exit.NO_PERMISSION)
 
 
-def _be_its_owner(user: str) -> None:
+def be_its_owner(user: str) -> None:
     """Files that root leaves beside the store would be closed to the children that run as *user*."""
     if not user or os.geteuid() != 0:
         return

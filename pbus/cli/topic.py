@@ -325,12 +325,13 @@ def resume(context: Context, paths: tuple[str, ...]) -> int:
 
 
 def _set_paused(context: Context, paths: Sequence[str], paused: bool) -> int:
+    from pbus.cli.pauses import set_paused
     from pbus.cli.stores import take_stock, topic_store
 
     stock = take_stock(context.settings())
     for path in ["/".join(stock.topic(path)) for path in paths]:  # all of them are found before the first is touched
         with topic_store(context.settings(), path) as (driver, queue, name):
-            driver.pause(queue, name, paused)
+            set_paused(driver, queue, name, paused, context.settings().node.name)
         context.output.say(f"{path} {'paused' if paused else 'resumed'}")
     return Exit.DONE
 

@@ -7,8 +7,9 @@ Frames between pbus' own processes: control sockets, consumers.
     +----------------+---------------------------+
 
 Between a consumer process and its delivery child these kinds are spoken (a *job* is the list
-``[id, attempt, redelivered, body, traceparent, content_type, crashes, first_ms, forgiven]``, a *ticket*
-what of it outlives a delivery child: ``[id, attempt, redelivered, crashes, first_ms, forgiven]``):
+``[id, attempt, redelivered, body, traceparent, content_type, crashes, first_ms, forgiven]``, of a replay
+with ``replay_of`` behind it; a *ticket* is what of it outlives a delivery child:
+``[id, attempt, redelivered, crashes, first_ms, forgiven]``):
 
     consumer -> delivery   attach     owner, queue, topic, pid, holds [ticket], results [[ticket, result]]
                            result     id, verdict (done|failed|retry|permanent|busy|crashed|timeout), error,

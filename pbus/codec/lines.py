@@ -1,7 +1,8 @@
 r"""
 The ``lines`` protocol of command consumers: one JSON line a job, one JSON line back; no I/O.
 
-    to the program    {"id","queue","topic","attempt","redelivered","traceparent","body"[,"encoding":"base64"]}\n
+    to the program    {"id","queue","topic","attempt","redelivered","traceparent"[,"replay_of"],"body"
+                       [,"encoding":"base64"]}\n
     from the program  {"id","ok":true}\n
                       {"id","ok":false[,"error":".."][,"retry_after":2.5][,"dead":true]}\n
                       anything else\n                     output, for the topic's log
@@ -65,16 +66,19 @@ class Encoder:
     def __init__(self, queue: str, topic: str) -> None:
         self._names = f',"queue":{_text(queue)},"topic":{_text(topic)},"attempt":'
 
-    def job(self, job_id: str, attempt: int, redelivered: bool, traceparent: str, body: bytes) -> bytes:
+    def job(
+        self, job_id: str, attempt: int, redelivered: bool, traceparent: str, body: bytes, replay_of: str = ""
+    ) -> bytes:
         """One job as a line. A body that is not UTF-8 is base64, and the line says so."""
         try:
             content, encoding = _text(body.decode()), ""
         except UnicodeDecodeError:
             content, encoding = f'"{base64.b64encode(body).decode()}"', ',"encoding":"base64"'
         again = "true" if redelivered else "false"
+        replayed = f',"replay_of":{_text(replay_of)}' if replay_of else ""
         line = (
             f'{{"id":{_text(job_id)}{self._names}{attempt},"redelivered":{again},"traceparent":{_text(traceparent)}'
-            f',"body":{content}{encoding}}}\n'
+            f'{replayed},"body":{content}{encoding}}}\n'
         )
         return line.encode("utf-8", "replace")
 

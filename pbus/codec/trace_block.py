@@ -54,15 +54,16 @@ def pack(by: str, records: Iterable[Record]) -> bytes:
     places: dict[tuple[str, ...], int] = {}
     place = places.setdefault
     lines = [""]
+    add = lines.append
     for record in records:
         if isinstance(record, Received):
             first, last, peer = record
-            lines.append(f"r\t{first}\t{last}\t{place(peer, len(places))}")
+            add(f"r\t{first}\t{last}\t{place(peer, len(places))}")
             continue
         job, topic, attempt, ended_ms, wait_ms, pool_ms, run_us, verdict, move, target, more = record
         kind = place((topic, verdict, move, target), len(places))
         text = "\t" + json.dumps(dict(more), separators=(",", ":")) if more else ""
-        lines.append(f"a\t{job}\t{kind}\t{attempt}\t{ended_ms}\t{wait_ms}\t{pool_ms}\t{run_us}{text}")
+        add(f"a\t{job}\t{kind}\t{attempt}\t{ended_ms}\t{wait_ms}\t{pool_ms}\t{run_us}{text}")
     lines[0] = json.dumps({"v": 1, "by": by, "names": list(places)}, separators=(",", ":"))
     return zlib.compress("\n".join(lines).encode("utf-8", "surrogatepass"), _LEVEL)
 
@@ -100,9 +101,10 @@ def pack_marks(paths: Sequence[int], runs: Sequence[Run], columns: Sequence[Sequ
     return b"".join([*parts, zlib.compress(lines.encode(), _LEVEL)])
 
 
-def find_marks(block: bytes, path: int, wanted: int) -> list[str]:
+def marked(block: bytes) -> tuple[tuple[int, ...], int]:
     """
-    Ids of the jobs of *block* whose value at the path of that mark may be the one of mark *wanted*.
+    The marks of the paths of a block of marks, and how many jobs it is of. A block without jobs is a note: with paths,
+    that they are indexed at that second; without, that jobs of that second were left out.
 
     Raises:
         ValueError: it is none, or damaged.
@@ -112,12 +114,25 @@ def find_marks(block: bytes, path: int, wanted: int) -> list[str]:
         paths = struct.unpack_from(f"<{fields}I", block, _HEAD.size)
     except struct.error as error:
         raise ValueError(f"a damaged block: {error}") from error
-    end = _HEAD.size + _MARK_BYTES * fields * (1 + jobs)
-    if magic != _MAGIC or len(block) < end:
-        raise ValueError("not a block of marks, or cut off")
+    if magic != _MAGIC:
+        raise ValueError("not a block of marks")
+    return paths, jobs
+
+
+def find_marks(block: bytes, path: int, wanted: int) -> list[str]:
+    """
+    Ids of the jobs of *block* whose value at the path of that mark may be the one of mark *wanted*.
+
+    Raises:
+        ValueError: it is none, or damaged.
+    """
+    paths, jobs = marked(block)
+    end = _HEAD.size + _MARK_BYTES * len(paths) * (1 + jobs)
+    if len(block) < end:
+        raise ValueError("a block that is cut off")
     if path not in paths:
         return []
-    begin = _HEAD.size + _MARK_BYTES * (fields + paths.index(path) * jobs)
+    begin = _HEAD.size + _MARK_BYTES * (len(paths) + paths.index(path) * jobs)
     places = list(_places(block, begin, begin + _MARK_BYTES * jobs, wanted))
     if not places:
         return []

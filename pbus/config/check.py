@@ -23,6 +23,7 @@ from pbus.config.schema import (
     Settings, Topic,
 )
 from pbus.config.tree import KeyPath, Tree, dotted
+from pbus.core.index import PATH
 
 HANDLERS: Final = ("fastcgi", "http", "python", "command", "pull")
 SCHEMES: Final = ("sqlite", "redis", "redis+unix")
@@ -30,6 +31,7 @@ DRIVERS: Final = "pbus.storage"
 """Entry points of further drivers; the name is the scheme."""
 LATER_SCHEMES: Final = ("redis+sentinel", "redis+cluster", "lists+redis")
 ALIAS_BYTES: Final = 256
+MOST_INDEXED: Final = 8
 DEFAULT_SYSTEM: Final = "default"
 
 _CALL: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
@@ -38,7 +40,7 @@ _EVERYWHERE: Final = ("0.0.0.0", "::", "*")
 
 def check(settings: Settings, tree: Tree) -> None:
     """Add to *tree* what is wrong with *settings* beyond single keys."""
-    for subject in (_node, _listen, _tls, _supervise, _storages, _systems, _backends, _names, _programs):
+    for subject in (_node, _listen, _tls, _supervise, _storages, _systems, _backends, _names, _programs, _alarms):
         subject(settings, tree)
     for name, queue in settings.queue.items():
         _queue(settings, tree, ("queue", name), queue)
@@ -252,8 +254,17 @@ def _names(settings: Settings, tree: Tree) -> None:
 
 def _queue(settings: Settings, tree: Tree, path: KeyPath, queue: Queue) -> None:
     _exists_in(tree, (*path, "storage"), queue.storage, settings.storage, "storage")
+    _index(tree, (*path, "index"), queue)
     if queue.system != DEFAULT_SYSTEM:
         _exists_in(tree, (*path, "system"), queue.system, settings.system, "system")
+
+
+def _index(tree: Tree, path: KeyPath, queue: Queue) -> None:
+    for name in queue.index:
+        if not PATH.match(name):
+            tree.add(path, f"{name!r} is no value that can be indexed; write $.name or $.name.name", of_an_item=True)
+    if len(queue.index) > MOST_INDEXED:
+        tree.add(path, f"has {len(queue.index)} values; {MOST_INDEXED} are the most")
 
 
 def _exists_in(tree: Tree, path: KeyPath, name: str, known: Mapping[str, object], table: str) -> None:
@@ -283,6 +294,30 @@ def _topic(settings: Settings, tree: Tree, path: KeyPath, topic: Topic) -> None:
     _concurrency(tree, (*path, "concurrency"), topic.concurrency)
     _retry(tree, (*path, "retry"), topic.retry)
     _brake(tree, (*path, "brake"), topic.brake)
+
+
+def _alarms(settings: Settings, tree: Tree) -> None:
+    """Every notifier goes somewhere, and who is on call is one."""
+    for name, notify in settings.notify.items():
+        path = ("notify", name)
+        given = [kind for kind in ("webhook", "mail", "command") if getattr(notify, kind)]
+        if len(given) != 1 and tree.is_sound(*((*path, kind) for kind in ("webhook", "mail", "command"))):
+            tree.add(path, f"needs exactly one of webhook, mail and command, not {len(given) or 'none'}")
+        if notify.webhook:
+            parts, wrong = _split(notify.webhook)
+            if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+                tree.add((*path, "webhook"), wrong or 'expected a URL such as "https://host/path"')
+        if notify.shape != "json" and not notify.webhook:
+            tree.add((*path, "shape"), "is for a webhook only")
+        if any("@" not in address or not address.isprintable() or " " in address for address in notify.mail):
+            tree.add((*path, "mail"), 'expected addresses such as ["team@example.org"]')
+    lists: list[tuple[KeyPath, list[str]]] = [
+        (("alarm", "oncall"), settings.alarm.oncall), (("alarm", "escalate_to"), settings.alarm.escalate_to),
+        *((("system", name, "oncall"), system.oncall) for name, system in settings.system.items()),
+    ]
+    for where, names in lists:
+        for name in names:
+            _exists_in(tree, where, name, settings.notify, "notify")
 
 
 def _at(tree: Tree, path: KeyPath) -> Mapping[str, object]:

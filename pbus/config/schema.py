@@ -173,9 +173,9 @@ class Log:
 class Trace:
     """``[trace]``: the story of each job."""
 
-    keep_s: float = setting("everything is kept for", "duration", 3_600.0, key="keep", later=True)
-    keep_failed_s: float = setting("failures and slow ones are kept for", "duration", 7 * 86_400.0, key="keep_failed", later=True)
-    max_bytes: int = setting("memory cap per storage", "size", 256 * 1024 * 1024, later=True)
+    keep_s: float = setting("everything is kept for", "duration", 3_600.0, key="keep", least=1, most=31 * 86_400)
+    keep_failed_s: float = setting("failures, slow ones and refused pushes are kept for", "duration", 7 * 86_400.0, key="keep_failed", least=1, most=366 * 86_400)
+    max_bytes: int = setting("of each storage, in a file beside it (SQLite) or in its memory (Redis); above it whole jobs are left out; 0B: nothing is kept", "size", 256 * 1024 * 1024, least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +215,7 @@ class System:
 
     title: str = setting("name for people", "text", "")
     owner: str = setting("team that answers for it", "text", "")
-    oncall: list[str] = setting("who hears of alarms", "strings", [], later=True)
+    oncall: list[str] = setting("who hears of its alarms: names of [notify.NAME]; none: those of [alarm] oncall", "strings", [])
     cost_center: str = setting("for the monthly report", "text", "")
     password: str = setting("AUTH NAME PW may push to all its queues; rather use password_file", "str", "", secret=True)
     password_file: str = setting("file that holds the password; two lines: both are valid while one replaces the other", "path", "")
@@ -390,6 +390,18 @@ class DeadLetters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TopicAlarm:
+    """``alarm = { .. }``: bounds of a topic; at and above each somebody hears of it."""
+
+    oldest_wait_s: float = setting("the oldest job that is ready waits for so long", "duration", 0.0, key="oldest_wait", least=0)
+    backlog: int = setting("so many jobs are ready", "int", 0, least=0)
+    gone_in_s: float = setting("at the present rate the backlog is not gone within this time, or never", "duration", 0.0, key="gone_in", least=0)
+    failed_percent: float = setting("so many of a hundred attempts of the last minute failed (of ten at least)", "float", 0.0, least=0.0, most=100.0)
+    latency_p90_s: float = setting("one of ten attempts of the last minute took so long (of ten at least, on the node that decides)", "duration", 0.0, key="latency_p90", least=0)
+    dead_growth: int = setting("so many jobs became dead letters within 10 min", "int", 0, least=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
     """``[queue.Q.topic.T]``: one subscription of a queue, with exactly one handler."""
 
@@ -416,7 +428,7 @@ class Topic:
     password_file: str = setting("file that holds the password; two lines: both are valid while one replaces the other", "path", "")
     tags: list[str] = setting("nodes with consume = 'tagged' look for these", "strings", [], later=True)
     dead: DeadLetters = setting("how long dead letters are kept", "table", of=DeadLetters)
-    alarm: Mapping[str, Any] = setting("oldest_wait, backlog, failed_percent", "json", {}, later=True)
+    alarm: TopicAlarm = setting("what is worth waking somebody; 0 or 0s: nothing", "table", of=TopicAlarm)
 
     @property
     def passwords(self) -> tuple[str, ...]:
@@ -459,13 +471,47 @@ class Queue:
     importance: int = setting("3 is refused first when the store fills", "int", 2, least=1, most=3)
     dedupe_window_s: float = setting("a dedupe key counts for", "duration", 600.0, key="dedupe_window", least=0.001)
     ttl_s: float = setting("jobs older than this are not run; 0s: never", "duration", 0.0, key="ttl", least=0)
-    index: list[str] = setting("JSON values by which jobs are found", "strings", [], later=True)
+    index: list[str] = setting("JSON values by which 'pbus job find' finds jobs, as $.uid or $.order.id", "strings", [])
     topic: Mapping[str, Topic] = setting("a subscription: sees every job of the queue, has exactly one handler (fastcgi, http, python, command or pull)", "tables", {}, of=Topic)
 
     @property
     def passwords(self) -> tuple[str, ...]:
         """What AUTH accepts (see ``System.passwords``)."""
         return tuple(self.password.splitlines())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """``[alarm]``: what is told of the whole bus, and how."""
+
+    oncall: list[str] = setting("who hears of what is no system's, and of systems without oncall: names of [notify.NAME]", "strings", [])
+    group_wait_s: float = setting("what comes within this time is one message", "duration", 1.0, key="group_wait", least=0, most=60.0)
+    escalate_to: list[str] = setting("who is told when nobody acknowledged an alarm", "strings", [])
+    escalate_after_s: float = setting("so long after it fired; 0s: never", "duration", 900.0, key="escalate_after", least=0)
+    fatal: bool = setting("a topic whose processes are given up", "bool", True)
+    circuit: bool = setting("a backend that is left alone because it does not answer", "bool", True)
+    node: bool = setting("a node that was lost", "bool", True)
+    error_back: bool = setting("an error of which all dead letters had been settled, and that kills jobs again", "bool", True)
+    storage: bool = setting("a storage that does not answer", "bool", True)
+    fill_percent: float = setting("a storage that is so full; 0: not told", "float", 85.0, least=0.0, most=100.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notify:
+    """``[notify.NAME]``: where alarms go."""
+
+    webhook: str = setting("URL that is sent a POST with JSON (http, https); often it is a secret itself", "str", "", secret=True)
+    shape: str = setting("what the webhook takes", "str", "json", one_of=("json", "dingtalk", "wecom", "feishu", "slack"))
+    secret: str = setting("dingtalk, feishu: signs each message", "str", "", secret=True)
+    mail: list[str] = setting("addresses", "strings", [])
+    smtp: str = setting("server of the mail, HOST:PORT", "address", "127.0.0.1:25")
+    smtp_tls: str = setting("starttls, tls from the first byte, or none", "str", "none", one_of=("none", "starttls", "tls"))
+    sender: str = setting("address that it comes from; default: pbus@ and the name of this host", "str", "")
+    user: str = setting("name for the mail server; none: no login", "str", "")
+    password: str = setting("password for the mail server; rather use password_file", "str", "", secret=True)
+    password_file: str = setting("file that holds it", "path", "")
+    command: list[str] = setting("program and its arguments; gets the JSON of a webhook on its standard input", "strings", [])
+    timeout_s: float = setting("longest try", "duration", 10.0, key="timeout", least=0.1, most=60.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,4 +531,5 @@ class Settings:
     queue: Mapping[str, Queue] = setting("a log that producers push to", "tables", {}, of=Queue)
     cron: Mapping[str, Any] = setting("timed jobs", "json", {}, later=True)
     program: Mapping[str, Program] = setting("other daemons that are kept running", "tables", {}, of=Program)
-    notify: Mapping[str, Any] = setting("where alarms go", "json", {}, later=True)
+    alarm: Alarm = setting("what is told of the whole bus, and how", "table", of=Alarm)
+    notify: Mapping[str, Notify] = setting("where alarms go: one of webhook, mail, command", "tables", {}, of=Notify)

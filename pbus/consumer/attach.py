@@ -47,6 +47,11 @@ RawJob = list[Any]
 """A job as it stands in a ``jobs`` frame (see codec.frames)."""
 
 
+def replay_of(job: RawJob) -> str:
+    """Id of the job that *job* is run again for; empty: it is no replay."""
+    return str(job[FORGIVEN + 1]) if len(job) > FORGIVEN + 1 else ""
+
+
 def ticket(job: RawJob) -> list[Any]:
     """What a new delivery child must know to settle *job* without asking the store."""
     return [job[ID], job[ATTEMPT], job[REDELIVERED], job[CRASHES], job[FIRST_MS], job[FORGIVEN]]

@@ -134,7 +134,8 @@ class LinesConsumer:
             return
         job_id: str = raw[attach.ID]
         line = self._encoder.job(
-            job_id, raw[attach.ATTEMPT], raw[attach.REDELIVERED], raw[attach.TRACEPARENT], raw[attach.BODY]
+            job_id, raw[attach.ATTEMPT], raw[attach.REDELIVERED], raw[attach.TRACEPARENT], raw[attach.BODY],
+            attach.replay_of(raw),
         )
         self._child.slot.begin(job_id)
         begun_s = self._clock.monotonic_s()

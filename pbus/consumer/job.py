@@ -37,16 +37,18 @@ class Job:
         body: The bytes as pushed.
         traceparent: W3C trace context of the push, or empty.
         content_type: What the producer said the body is, or empty.
+        replay_of: Id of the job that this one is run again for, by ``pbus replay``; empty: it is no replay.
         log: A ``logging.Logger`` that writes to the topic's log, tagged with the job.
     """
 
     __slots__ = (
-        "_pusher", "attempt", "body", "content_type", "id", "log", "queue", "redelivered", "topic", "traceparent",
+        "_pusher", "attempt", "body", "content_type", "id", "log", "queue", "redelivered", "replay_of", "topic",
+        "traceparent",
     )
 
     def __init__(
         self, *, id: str, queue: str, topic: str, attempt: int, redelivered: bool, body: bytes,
-        traceparent: str, content_type: str, log: logging.Logger, pusher: Pusher | None = None,
+        traceparent: str, content_type: str, log: logging.Logger, pusher: Pusher | None = None, replay_of: str = "",
     ) -> None:
         self.id = id
         self.queue = queue
@@ -56,6 +58,7 @@ class Job:
         self.body = body
         self.traceparent = traceparent
         self.content_type = content_type
+        self.replay_of = replay_of
         self.log = log
         self._pusher = pusher
 

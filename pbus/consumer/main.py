@@ -158,6 +158,7 @@ class Consumer:
             id=raw[attach.ID], queue=self._queue, topic=self._topic, attempt=raw[attach.ATTEMPT],
             redelivered=raw[attach.REDELIVERED], body=raw[attach.BODY], traceparent=raw[attach.TRACEPARENT],
             content_type=raw[attach.CONTENT_TYPE], log=self._output.logger, pusher=self._pusher,
+            replay_of=attach.replay_of(raw),
         )
 
     def _idle(self) -> float:

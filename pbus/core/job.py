@@ -21,7 +21,7 @@ has ended. A dead letter that is deleted, or dropped by its bounds, stays counte
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 
@@ -102,19 +102,26 @@ def successor(state: State, move: Move) -> State | None:
 @dataclass(slots=True)
 class PushOptions:
     """
-    What a producer may ask for beside the body. Read-only by agreement.
+    What a producer may ask for beside the body, and what a replay says of its copies. Read-only by agreement.
 
     Attributes:
         delay_ms: Not handed out earlier than this after the push; 0: at once.
         dedupe: A second push with it, within the queue's window, is answered with the first one's id; empty: none.
         ttl_ms: Not begun any more so long after the push: it expires; 0: never.
         key: Deliveries of one key never overlap within a topic and keep their order; empty: none.
+        only: For this topic alone, as what came back to it: before its log; no other topic ever gets it. Not in a
+            group (``Push.whole``). Empty: for all.
+        replay_of: Id of the job that this one is run again for; empty: none.
+        dedupe_s: How long ``dedupe`` counts; 0.0: as long as the queue says.
     """
 
     delay_ms: int = 0
     dedupe: str = ""
     ttl_ms: int = 0
     key: str = ""
+    only: str = ""
+    replay_of: str = ""
+    dedupe_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -161,6 +168,8 @@ class Delivery:
         key: As pushed; empty: none.
         forgiven: Of the attempts before this one, how many the retry policy does not count (given
             back by the brake, or made before somebody revived it).
+        claimed_s: When this process had it, unix seconds; 0.0: not known.
+        replay_of: As pushed; empty: it is no replay.
     """
 
     id: str
@@ -176,6 +185,8 @@ class Delivery:
     owner: str
     key: str = ""
     forgiven: int = 0
+    claimed_s: float = field(default=0.0, compare=False)
+    replay_of: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

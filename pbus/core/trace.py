@@ -11,12 +11,13 @@ keeps the same jobs without asking. Failures and slow ones have a shelf, and roo
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from pbus.core.outcome import Verdict
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.outcome import Outcome, Verdict
 
 RECENT_PART: Final = 0.5
 KEPT_PART: Final = 0.3
@@ -24,6 +25,13 @@ INDEX_PART: Final = 0.2
 """How ``trace.max_bytes`` of a storage is shared among the shelves."""
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+EXCERPT_BYTES: Final = 4096
+"""Of an answer's body, of STDERR and of an error."""
+_HEADER_CHARS: Final = 200
+_SLOW_TIMES: Final = 10
+SLOW_S: Final = 1.0
+"""No attempt is slow that takes less."""
+_FEW: Final = 20
 _MARKS: Final = 1 << 32
 _LOOKED_AT: Final = 64
 _AT_ONCE: Final = 7 / 16
@@ -136,8 +144,106 @@ def keeps_any(first: str, last: str, share: float) -> bool:
 
 def shelf_of(attempt: Attempt, slow_us: int) -> Shelf:
     """Where *attempt* is kept, on a topic of which attempts are slow from *slow_us* on (0: never)."""
+    if attempt.verdict == Verdict.RELEASED:
+        return Shelf.RECENT                           # it never began
     plain = attempt.verdict == Verdict.DONE and attempt.attempt == 1
     return Shelf.RECENT if plain and not 0 < slow_us <= attempt.run_us else Shelf.KEPT
+
+
+def attempt_of(delivery: Delivery, outcome: Outcome, settlement: Settlement, ended_s: float) -> Attempt:
+    """What is told of an attempt that is over since *ended_s* (unix seconds) and settled like that."""
+    begun_s = ended_s - outcome.run_s
+    claimed_s = delivery.claimed_s or begun_s
+    wait_ms = int(claimed_s * 1000) - int(delivery.id.partition("-")[0]) if delivery.attempt == 1 else 0
+    told = outcome.verdict is not Verdict.DONE or outcome.stderr
+    return Attempt(
+        delivery.id, delivery.topic, delivery.attempt, int(ended_s * 1000), wait_ms if wait_ms > 0 else 0,
+        max(0, round((begun_s - claimed_s) * 1000)), int(outcome.run_s * 1e6), outcome.verdict.value,
+        settlement.move.value, outcome.target or delivery.owner,
+        _more(outcome, settlement, ended_s) if told else NOTHING,
+    )
+
+
+def plain_of(delivery: Delivery, outcome: Outcome, ended_s: float) -> tuple[Any, ...] | None:
+    """
+    The same for what nearly all of them are: done at the first attempt, nothing said, no time to speak of; else None.
+
+    Fields as of an ``Attempt``, but a bare tuple: half the time to make, and the collector lets go of it.
+    """
+    run_s = outcome.run_s
+    if outcome.verdict is not Verdict.DONE or delivery.attempt != 1 or outcome.stderr or run_s >= SLOW_S:
+        return None
+    job = delivery.id
+    ended_ms, run_us = int(ended_s * 1000), int(run_s * 1e6)
+    begun_ms = ended_ms - run_us // 1000
+    claimed_ms = int(delivery.claimed_s * 1000) or begun_ms
+    wait_ms, pool_ms = claimed_ms - int(job[: job.index("-")]), begun_ms - claimed_ms
+    return (
+        job, delivery.topic, 1, ended_ms, wait_ms if wait_ms > 0 else 0, pool_ms if pool_ms > 0 else 0, run_us, "done",
+        "ack", outcome.target or delivery.owner, NOTHING,
+    )
+
+
+def decision(id: str, topic: str, word: str, at_s: float, by: str) -> Attempt:
+    """What a person decided about a delivery: *word* is a ``core.job.Move``, *by* says who and where."""
+    return Attempt(id, topic, 0, int(at_s * 1000), 0, 0, 0, word, word, by)
+
+
+def reclaim_of(attempt: int, settlement: Settlement, now_ms: int) -> Attempt:
+    """What is told of a claim whose process is dead: nobody knows how long it ran."""
+    said: dict[str, Any] = {"error": settlement.error or "its process is dead", "fingerprint": settlement.fingerprint}
+    if settlement.move is Move.RETRY:
+        said["next_ms"] = now_ms + int(settlement.delay_s * 1000)
+    verdict = settlement.reason or (Verdict.UNSURE if settlement.redelivered else Verdict.RELEASED).value
+    more = {name: value for name, value in said.items() if value}
+    move, owner = settlement.move.value, settlement.owner
+    return Attempt(settlement.id, settlement.topic, attempt, now_ms, 0, 0, 0, verdict, move, owner, more)
+
+
+def text_bytes(attempt: Attempt) -> int:
+    """About what it says to people, for the bound of what is held at once."""
+    return sum([len(value) for value in attempt.more.values() if isinstance(value, str)])
+
+
+def slow_us(counts: Sequence[int], bounds_s: Sequence[float]) -> int:
+    """
+    From which run time on an attempt is slow: ten times the median, a second at least.
+
+    Args:
+        counts: Attempts by class of their run time.
+        bounds_s: Upper bounds of the classes but for the last.
+
+    Returns:
+        Microseconds; 0: too few attempts to say.
+    """
+    left = sum(counts) / 2
+    if left < _FEW / 2:
+        return 0
+    for count, bound_s in zip(counts, bounds_s, strict=False):
+        left -= count
+        if left <= 0:
+            return int(max(_SLOW_TIMES * bound_s, SLOW_S) * 1e6)
+    return 0
+
+
+def _more(outcome: Outcome, settlement: Settlement, ended_s: float) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "status": outcome.status, "error": (settlement.error or outcome.error)[:EXCERPT_BYTES],
+        "headers": {str(name): str(value)[:_HEADER_CHARS] for name, value in outcome.headers.items()},
+        "output": _excerpt(outcome.output), "stderr": _excerpt(outcome.stderr), "reason": settlement.reason,
+        "fingerprint": settlement.fingerprint, "resent": outcome.resent,
+    }
+    if settlement.move is Move.RETRY:
+        said["next_ms"] = int((ended_s + settlement.delay_s) * 1000)
+    return {name: value for name, value in said.items() if value}
+
+
+def _excerpt(text: bytes) -> str:
+    """The beginning of it, and its end where an error stands there."""
+    if len(text) > EXCERPT_BYTES:
+        half = EXCERPT_BYTES // 2
+        text = text[:half] + b" .. " + text[-half:]
+    return text.decode("utf-8", "replace")
 
 
 class Budget:

@@ -136,6 +136,8 @@ class Page(Collector):
             self._set("pbus_degraded", master["state"] == "degraded")
             self._set("pbus_problems", master["problems"])
             self._of_door(master["door"])
+            for storage, count in master.get("dropped", {}).items():
+                self._set("pbus_trace_dropped_total", count, storage)
             self._of_backends(master["backends"])
             self._of_processes(master)
 

@@ -251,7 +251,9 @@ class Claimer:
             self._hungry.update(asked)
             raise
         by_lane: dict[Path, list[Delivery]] = collections.defaultdict(list)
+        claimed_s = self._clock.wall_s()
         for delivery in deliveries:
+            delivery.claimed_s = claimed_s
             by_lane[delivery.queue, delivery.topic].append(delivery)
             self._seen.add(delivery)
         self._ask_again({(want.queue, want.topic) for want in wants if want.exclusive}, told, by_lane.keys())

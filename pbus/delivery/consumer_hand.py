@@ -116,6 +116,8 @@ def frames_of(deliveries: Sequence[Delivery]) -> Iterable[bytes]:
             delivery.id, delivery.attempt, delivery.redelivered, delivery.body, delivery.traceparent,
             delivery.content_type, delivery.crashes, delivery.first_ms, delivery.forgiven,
         ])
+        if delivery.replay_of:
+            jobs[-1].append(delivery.replay_of)
     if jobs:
         yield encode("jobs", jobs=jobs)
 

@@ -35,17 +35,20 @@ GATHER_S: Final = 0.001
 Key = tuple[str, str, str]
 """(owner, topic path, id): what tells one claim from another."""
 
+Trace = Callable[[Delivery, Outcome, Settlement, float], None]
+"""Called with an attempt that the store has, and when it ended (unix seconds)."""
 Receipt = Callable[[str, Sequence[str]], None]
 """Called with (owner, ids): the store has what became of these claims."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One outcome on its way into the store."""
+    """One outcome on its way into the store; read-only by agreement (freezing it doubles the cost of making one)."""
 
     delivery: Delivery
     outcome: Outcome
     settlement: Settlement
+    ended_s: float
 
 
 class StoreDesk:
@@ -63,16 +66,18 @@ class StoreDesk:
         brakes: The brake of each topic that has one.
         pardons: Gives attempts back after a brake has tripped.
         measure: Told of each outcome at once, before it is written.
+        trace: Told of each attempt once it is written; None: nobody keeps what becomes of jobs.
     """
 
     def __init__(
         self, store: Driver, rules: Mapping[tuple[str, str], Rules], *, report: Report, health: StoreHealth,
         fenced: Callable[[], None], clock: Clock, delayed: Callable[[float], None] | None = None,
         brakes: Mapping[tuple[str, str], Brake] | None = None, pardons: Pardons | None = None,
-        measure: Callable[[Delivery, Outcome], None] | None = None,
+        measure: Callable[[Delivery, Outcome], None] | None = None, trace: Trace | None = None,
     ) -> None:
         self._store = store
         self._measure = measure or _unmeasured
+        self._trace = trace
         self._delayed = delayed
         self._judging = Judging(rules, brakes or {}, clock)
         self._pardons = pardons
@@ -80,7 +85,7 @@ class StoreDesk:
         self._health = health
         self._fenced = fenced
         self._clock = clock
-        self._inbox: collections.deque[tuple[Delivery, Outcome]] = collections.deque()
+        self._inbox: collections.deque[tuple[Delivery, Outcome, float]] = collections.deque()
         self._writing: list[Entry] = []
         self._filled = gevent.event.Event()
         self._receipts: dict[tuple[str, str], Receipt] = {}
@@ -109,7 +114,7 @@ class StoreDesk:
 
     def finish(self, delivery: Delivery, outcome: Outcome) -> None:
         """See ``lane.Desk.finish``."""
-        self._inbox.append((delivery, outcome))
+        self._inbox.append((delivery, outcome, self._clock.wall_s() if self._trace is not None else 0.0))
         self._measure(delivery, outcome)
         self._filled.set()
 
@@ -121,7 +126,7 @@ class StoreDesk:
 
     def pending(self, owner: str) -> set[tuple[str, str, str]]:
         """(queue, topic, id) of claims of *owner* whose end is not written yet."""
-        unwritten = [delivery for delivery, _ in self._inbox] + [entry.delivery for entry in self._writing]
+        unwritten = [delivery for delivery, _, _ in self._inbox] + [entry.delivery for entry in self._writing]
         return {(each.queue, each.topic, each.id) for each in unwritten if each.owner == owner}
 
     @property
@@ -152,8 +157,8 @@ class StoreDesk:
         now_s, now_ms = self._clock.monotonic_s(), int(self._clock.wall_s() * 1000)
         batch = []
         for _ in range(min(BATCH, len(self._inbox))):
-            delivery, outcome = self._inbox.popleft()
-            batch.append(Entry(delivery, outcome, self._judging.judge(delivery, outcome, now_s, now_ms)))
+            delivery, outcome, ended_s = self._inbox.popleft()
+            batch.append(Entry(delivery, outcome, self._judging.judge(delivery, outcome, now_s, now_ms), ended_s))
         self._judging.count(now_s)
         return batch
 
@@ -199,6 +204,8 @@ class StoreDesk:
                 receipts.setdefault((delivery.queue, delivery.topic, delivery.owner), []).append(delivery.id)
             if ours:
                 self._report.ended(delivery, entry.outcome, entry.settlement)
+                if self._trace is not None:
+                    self._trace(delivery, entry.outcome, entry.settlement, entry.ended_s)
                 if entry.settlement.move is Move.ACK:
                     continue
                 # What came back is ready; what did not leaves room to whoever was refused an exclusive claim.

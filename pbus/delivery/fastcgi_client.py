@@ -75,8 +75,10 @@ class FastcgiClient:
         form = self._form.data(delivery, self._clock.wall_s())
         if len(form) > self._max_post_bytes:
             raise HandlerRejected(answers.too_large(len(form), self._max_post_bytes))
-        redelivered = _REDELIVERED if delivery.redelivered else b""
-        return self._request(form, self._uri + delivery.id, pepper.traceparent_of(delivery), redelivered), len(form)
+        more = _REDELIVERED if delivery.redelivered else b""
+        if delivery.replay_of:
+            more += fastcgi.name_value(b"HTTP_X_PBUS_REPLAY_OF", delivery.replay_of.encode())
+        return self._request(form, self._uri + delivery.id, pepper.traceparent_of(delivery), more), len(form)
 
     def new_reader(self) -> fastcgi.ReplyReader:
         """What reads one answer."""

@@ -83,6 +83,8 @@ class HttpClient:
         else:
             body = delivery.body
             fields = self._plain_fields(delivery)
+        if delivery.replay_of:
+            fields["X-Pbus-Replay-Of"] = delivery.replay_of
         if len(body) > self._max_post_bytes:
             raise HandlerRejected(answers.too_large(len(body), self._max_post_bytes))
         return self._request(fields, body), len(body)

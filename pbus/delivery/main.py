@@ -9,9 +9,15 @@ logs and events exist once.
 
 from __future__ import annotations
 
+import gc
+from typing import Final
+
 from gevent import monkey
 
 from pbus.supervisor.child import Child
+
+_GC_OBJECTS: Final = 50_000
+"""New objects before the collector looks: deliveries and their stories are many, and in no cycles."""
 
 
 def run(child: Child) -> None:
@@ -20,4 +26,6 @@ def run(child: Child) -> None:
     from pbus.delivery.role import DeliveryChild  # what it imports must find the patched modules
 
     child.start()
+    gc.freeze()
+    gc.set_threshold(_GC_OBJECTS, 10, 10)
     DeliveryChild(child).live()

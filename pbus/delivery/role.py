@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import gevent
-import gevent.threadpool
+from gevent.threadpool import ThreadPool
 
 from pbus.config.schema import Queue, System, Topic
 from pbus.core.names import Owner, split_topic_path, topic_path
@@ -30,7 +30,9 @@ from pbus.delivery.work import Standing, Work, backend_fields, is_telling
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
+from pbus.storage.traces_writer import TraceWriter, make_writer
 from pbus.supervisor.child import Child
+from pbus.supervisor.slow import Slow
 from pbus.telemetry.topic_log import TopicLog
 
 TICK_S: Final = 0.2
@@ -108,7 +110,7 @@ class DeliveryChild:
     def _store_side(self, name: str, target: StoreTarget) -> StoreSide:
         driver: Driver = make(target)
         if driver.capabilities.blocking:
-            driver = Threaded(driver, gevent.threadpool.ThreadPool(1).apply)
+            driver = Threaded(driver, ThreadPool(1).apply)
         rules = {
             (queue, topic): settings.rules
             for queue, of_queue in self._queues.items() if of_queue.storage == name
@@ -118,7 +120,17 @@ class DeliveryChild:
         return StoreSide(
             name, driver, queue_specs(self._queues, name), rules,
             brakes=brakes, child=self._child, report=self._report, fenced=self._fenced, work=self._work,
+            traces=self._trace_writer(target),
         )
+
+    def _trace_writer(self, target: StoreTarget) -> TraceWriter | None:
+        child = self._child
+        by = f"{child.owner.node}/delivery.{child.index}"
+        writer = make_writer(target, child.spec.args["traces"], by, lambda: ThreadPool(1).apply, child.clock)
+        if writer is not None:
+            slow = Slow(child.histograms.read, child.clock)
+            writer.before.append(lambda: setattr(writer, "slow_us", slow.limits_us()))
+        return writer
 
     def _make_lanes(self) -> Iterator[Lane]:
         for queue, of_queue in self._queues.items():
@@ -195,6 +207,9 @@ class DeliveryChild:
             frame = self._work.frame(lanes, told, self._clock.monotonic_s())
             if frame is not None:
                 self._child.tell("work", **frame)
+            dropped = {name: count for name, side in self._stores.items() if (count := side.dropped())}
+            if dropped:
+                self._child.tell("traces", dropped=dropped)
 
     def _standing(self, lane: Lane) -> Standing:
         """Consumers that are not there yet do not close a topic: they are what the plan is about."""

@@ -24,6 +24,7 @@ from pbus.delivery.store_health import Backoff, StoreHealth
 from pbus.delivery.work import Work
 from pbus.errors import BootError, StorageError
 from pbus.storage.driver import Driver, QueueSpec
+from pbus.storage.traces_writer import TraceWriter
 from pbus.supervisor.child import Child
 from pbus.supervisor.soon_due import SoonDue
 
@@ -42,12 +43,13 @@ class StoreSide:
         report: Where ends of attempts are told.
         fenced: Called when the store refuses this boot.
         work: Measures what attempts take.
+        traces: Writes what became of jobs; None: nobody keeps that.
     """
 
     def __init__(
         self, name: str, store: Driver, specs: Sequence[QueueSpec], rules: Mapping[tuple[str, str], Rules], *,
         brakes: Mapping[tuple[str, str], BrakePolicy], child: Child, report: Report, fenced: Callable[[], None],
-        work: Work,
+        work: Work, traces: TraceWriter | None = None,
     ) -> None:
         self.name = name
         self._store = store
@@ -56,6 +58,7 @@ class StoreSide:
         self._brakes = {path: Brake(policy) for path, policy in brakes.items()}
         self._braked: set[tuple[str, str]] = set()  # as it was told last
         self._report = report
+        self._traces = traces
         self._pardons = Pardons(store, child.log.bind(storage=name))
         self._child = child
         self._fenced = fenced
@@ -63,10 +66,12 @@ class StoreSide:
         self._tried = gevent.event.Event()
         self._listener: Any = None
         self._bell: Any = None
+        self._writer: Any = None
         soon_due = SoonDue(lambda in_s: child.tell("delayed", store=name, in_s=in_s), child.clock)
         self.desk = StoreDesk(
             store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock,
             delayed=soon_due.delayed, brakes=self._brakes, pardons=self._pardons, measure=work.ended,
+            trace=traces.ended if traces is not None else None,
         )
         self.claimer: Claimer | None = None
 
@@ -106,8 +111,14 @@ class StoreSide:
             brakes=self._brakes, rules=self._rules,
         )
         self.desk.connect(self.claimer.wake, self.claimer.came_back)
+        if self._traces is not None:
+            self._writer = gevent.spawn(self._traces.run)
         gevent.spawn(self._open, sorted({lane.queue for lane in lanes}))
         self._tried.wait(wait_s)
+
+    def dropped(self) -> int:
+        """Records of stories that nobody will see, since the last call."""
+        return self._traces.news() if self._traces is not None else 0
 
     def stop_claiming(self) -> None:
         """Take nothing new; what is in hand is settled."""
@@ -127,6 +138,8 @@ class StoreSide:
             self._bell.close()
         if self.claimer is not None:
             self.claimer.end()
+        if self._traces is not None and self._writer is not None:
+            self._traces.close()
         self._store.close()
 
     def _open(self, queues: Sequence[str]) -> None:

@@ -14,19 +14,23 @@ from typing import Any, Final
 
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import job_id_ms
-from pbus.core.outcome import UNKNOWN, Outcome
+from pbus.core.outcome import UNKNOWN, Outcome, Verdict
+from pbus.ingest.stories import Stories
 from pbus.supervisor.child import Child
 from pbus.supervisor.histograms import Row
 
 LINES_PER_S: Final = 20
+_POPPED: Final = Outcome(verdict=Verdict.DONE, target="handed out to a client")
 _EVENTS: Final = {Move.ACK: "job.done", Move.RETRY: "job.retry", Move.BURY: "job.dead", Move.RELEASE: "job.released"}
 
 
 class Account:
     """One per store of an ingest child. One owner: the store."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, stories: Stories | None = None) -> None:
+        """*stories*: Told of each attempt; None: nobody keeps them."""
         self._child = child
+        self._stories = stories
         self._work: dict[str, dict[str, float]] = {}
         self._rows: dict[str, Row] = {}
         self._owner = str(child.owner)
@@ -47,6 +51,8 @@ class Account:
         """These of one topic were handed out and are done by that: how long they waited is known, and no more."""
         self.done(path, len(deliveries))
         self._row(deliveries[0]).popped(deliveries, self._child.clock.wall_s())
+        if self._stories is not None:
+            self._stories.popped(deliveries, _POPPED)
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         """This attempt of a program or of a pull consumer is over and the store has it."""
@@ -56,6 +62,8 @@ class Account:
             self.done(path, 1, outcome.run_s)
         elif settlement.move is not Move.RELEASE:
             self._log(delivery, outcome, settlement)
+        if self._stories is not None:
+            self._stories.ended(delivery, outcome, settlement)
         if self._child.watched:
             self._child.publish(self._event(delivery, outcome, settlement))
 

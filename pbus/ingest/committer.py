@@ -16,8 +16,9 @@ beyond another one pushes are refused.
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import gevent
 import gevent.event
@@ -59,6 +60,16 @@ class Form(Protocol):
 
     def refused(self, text: str, commands: int) -> bytes:
         """So many refusals."""
+
+
+class Telling(Protocol):
+    """Who keeps what became of pushes (``stories.Stories``)."""
+
+    def received(self, batch: Sequence[Ticket], appended: Sequence[Appended], all_stored: bool) -> None:
+        """These were answered."""
+
+    def refused(self, queue: str, text: str, connection: Any, bodies: Sequence[bytes] = ()) -> None:
+        """These were not stored."""
 
 
 class Submitter(Protocol):
@@ -145,6 +156,7 @@ class Committer:
         full: So much waits that nothing more should be read.
         stored_total, refused_total: Pushes; a duplicate is neither.
         refusing: Called with each refusal that this writes, and how many commands it is for; who counts them sets it.
+        stories: Told of every ticket after its answer; None: nobody keeps that.
     """
 
     def __init__(
@@ -160,6 +172,7 @@ class Committer:
         self._lost = lost
         self._full_text = full
         self.refusing: Callable[[str, int], None] = lambda _text, _commands: None
+        self.stories: Telling | None = None
         self._gate = gate
         self._clock = clock
         self._patience_s = PATIENCE * call_timeout_s
@@ -307,15 +320,19 @@ class Committer:
             if all_stored:
                 ticket.store(appended[at:end])
             else:
-                ticket.store_some(appended[at:end], self._refused)
+                ticket.store_some(appended[at:end], functools.partial(self._refused, ticket))
             at = end
             ticket.connection.answered(ticket)
         self._proceed(batch)
+        if self.stories is not None:
+            self.stories.received(batch, appended, all_stored)
 
-    def _refused(self, queue: str, answer: Appended, bodies: int) -> str:
+    def _refused(self, ticket: Ticket, queue: str, answer: Appended, bodies: int) -> str:
         """What a command is told whose bodies the store does not take."""
         text = self._full_text(queue, answer, bodies)
         self.refusing(text, 1)
+        if self.stories is not None:
+            self.stories.refused(queue, text, ticket.connection, [push.body for push in ticket.pushes])
         return text
 
     # -- while a write runs -------------------------------------------------------------------
@@ -356,6 +373,9 @@ class Committer:
         for ticket in tickets:
             ticket.refuse(text)
             self.refusing(text, ticket.commands)
+            if self.stories is not None and ticket.pushes:
+                bodies = [push.body for push in ticket.pushes]
+                self.stories.refused(ticket.pushes[0].queue, text, ticket.connection, bodies)
             self.refused_total += len(ticket.pushes)
             ticket.connection.answered(ticket)
         self._proceed(tickets)

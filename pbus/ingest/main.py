@@ -30,7 +30,9 @@ from pbus.ingest.tls import certificates_of
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
+from pbus.storage.traces_writer import TraceWriter, make_writer
 from pbus.supervisor.child import Child
+from pbus.supervisor.slow import Slow
 
 _SWITCH_S: Final = 0.0005
 """The storage thread gets the interpreter this soon after a disk wait; the default is 5 ms."""
@@ -77,7 +79,18 @@ def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue], direc
     programs = [
         topic for spec in kept for topic in directory.queues[spec.name].topics.values() if topic.by_token
     ]
-    return Store(target, driver, kept, pulls, child, programs)
+    indexed = {spec.name: queues[spec.name].index for spec in kept if queues[spec.name].index}
+    return Store(target, driver, kept, pulls, child, programs, _trace_writer(child, target), indexed)
+
+
+def _trace_writer(child: Child, target: StoreTarget) -> TraceWriter | None:
+    by = f"{child.owner.node}/ingest.{child.index}"
+    pool = gevent.threadpool.ThreadPool
+    writer = make_writer(target, child.spec.args["traces"], by, lambda: pool(1).apply, child.clock)
+    if writer is not None:
+        slow = Slow(child.histograms.read, child.clock)
+        writer.before.append(lambda: setattr(writer, "slow_us", slow.limits_us()))
+    return writer
 
 
 def _drain(child: Child, server: Server) -> None:

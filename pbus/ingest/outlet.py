@@ -45,12 +45,14 @@ class Outlet(abc.ABC):
 
     Attributes:
         server: Where the client came in.
+        who: What the client is called in traces (``stories.peer_of``); None: nobody has asked.
     """
 
-    __slots__ = ("_on_sent", "_out", "_shut_s", "_socket", "_state", "_stuck_s", "_unsent", "_writer", "server")
+    __slots__ = ("_on_sent", "_out", "_shut_s", "_socket", "_state", "_stuck_s", "_unsent", "_writer", "server", "who")
 
     def __init__(self, server: Server, sock: Any) -> None:
         self.server = server
+        self.who: Any = None
         self._socket = sock
         self._state = State.OPEN
         self._out: list[bytes] = []                   # replies of this turn

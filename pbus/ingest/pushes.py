@@ -168,7 +168,7 @@ def lpush(connection: Connection, arguments: list[bytes]) -> bytes | None:
         pushes[0].span = len(pushes)
         return _submit(connection, route, pushes, form)
     except Refused as refused:
-        connection.refuse(form.refused(str(refused), 1))
+        _refuse(connection, form, arguments, str(refused), arguments[2:])
     return None
 
 
@@ -184,7 +184,7 @@ def xadd(connection: Connection, arguments: list[bytes]) -> bytes | None:
             raise Refused("BADVALUE XADD needs the field body: not stored")
         return _submit(connection, route, [Push(route.name, asked.body, asked.traceparent, "", asked.options)], IDS)
     except Refused as refused:
-        connection.refuse(error(str(refused)))
+        _refuse(connection, IDS, arguments, str(refused), arguments[2:])
     return None
 
 
@@ -195,7 +195,7 @@ def add(connection: Connection, arguments: list[bytes]) -> bytes | None:
         asked = _asked(connection, route, arguments[3:])
         return _submit(connection, route, [Push(route.name, arguments[2], asked.traceparent, "", asked.options)], IDS)
     except Refused as refused:
-        connection.refuse(error(str(refused)))
+        _refuse(connection, IDS, arguments, str(refused), arguments[2:])
     return None
 
 
@@ -211,13 +211,13 @@ def publish(connection: Connection, arguments: list[bytes]) -> bytes | None:
         route = _route(connection, arguments[1])
         return _submit(connection, route, [Push(route.name, arguments[2], options=route.ttl)], TOPICS)
     except Refused as refused:
-        connection.refuse(error(str(refused)))
+        _refuse(connection, IDS, arguments, str(refused), arguments[2:])
     return None
 
 
 def refuse(connection: Connection, arguments: Sequence[bytes], text: str) -> None:
     """A push that is not even looked at, answered in its own form."""
-    connection.refuse(form_of(connection, arguments).refused(text, 1))
+    _refuse(connection, form_of(connection, arguments), arguments, text, arguments[2:])
 
 
 def form_of(connection: Connection, arguments: Sequence[bytes]) -> Form:
@@ -242,7 +242,16 @@ def refuse_too_big(connection: Connection, name: str, event: TooBig) -> None:
         size = f", this one has {event.size}" if event.what == "bulk" else ""
         raise Refused(f"TOOBIG {where} takes at most {event.limit} {kind}{size}: not stored, send it smaller")
     except Refused as refused:
-        connection.refuse(form.refused(str(refused), 1))
+        _refuse(connection, form, event.kept, str(refused))
+
+
+def _refuse(
+    connection: Connection, form: Form, arguments: Sequence[bytes], text: str, bodies: Sequence[bytes] = ()
+) -> None:
+    """Answer a push that is not stored, in its form; *bodies*: they may have options among them."""
+    connection.refuse(form.refused(text, 1))
+    if len(arguments) > 1:
+        connection.server.refused(connection, arguments[1], text, bodies)
 
 
 def adopt(parent: Parent, ticket: Ticket) -> None:
@@ -266,6 +275,8 @@ def _submit(connection: Connection, route: Route, pushes: list[Push], form: Form
     if route.refusal:
         route.store.committer.refused_total += len(pushes)
         connection.refuse(form.refused(route.refusal, 1))
+        if route.store.stories is not None:
+            route.store.stories.refused(route.name, route.refusal, connection, [push.body for push in pushes])
         return None
     size = sum([len(push.body) for push in pushes])
     ticket = Ticket(connection, pushes, size, False, form)

@@ -13,7 +13,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import gevent
@@ -354,6 +354,13 @@ class Server:
             self._say("auth.refused", address, identity=tried, count=count)
         if news or failed:
             self._child.tell("door", **news, failed=failed)
+
+    def refused(self, connection: Connection, key: bytes, text: str, bodies: Sequence[bytes] = ()) -> None:
+        """A push to *key* was refused with *text*: somebody may ask what became of it."""
+        queue = self.directory.queue(key)
+        store = self.stores[queue.storage] if queue is not None else next(iter(self.stores.values()))
+        if store.stories is not None:
+            store.stories.refused(queue.name if queue is not None else "", text, connection, bodies)
 
     # -- numbers and notes --------------------------------------------------------------------
 

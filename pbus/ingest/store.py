@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import gevent
@@ -27,8 +27,10 @@ from pbus.ingest.glance import Glance, Look
 from pbus.ingest.holder import Holder
 from pbus.ingest.overdue import Overdue
 from pbus.ingest.puller import Puller
+from pbus.ingest.stories import Stories
 from pbus.storage.driver import Appended, Bell, Driver, Entry, Held, JobRecord, QueueSpec, Running, Want
 from pbus.storage.open import StoreTarget
+from pbus.storage.traces_writer import TraceWriter
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
 from pbus.supervisor.soon_due import SoonDue
@@ -54,6 +56,7 @@ class Store:
         gate: Whether pushes may come near it.
         committer, puller: The child's one writer of pushes, and its one taker of claims.
         holder: Its one taker of claims for programs that bear a token.
+        stories: What is kept of pushes and attempts; None: nothing.
 
     Args:
         target: What the configuration says of it.
@@ -61,11 +64,14 @@ class Store:
         queues: What it keeps.
         pulls: Those of them that have a topic for pulling.
         programs: Topics whose jobs programs take by a token.
+        traces: Writes what became of jobs; None: nobody keeps that.
+        indexed: Queue -> values by which its jobs are found.
     """
 
     def __init__(
         self, target: StoreTarget, driver: Driver, queues: Sequence[QueueSpec], pulls: Sequence[str], child: Child,
-        programs: Sequence[TopicEntry] = (),
+        programs: Sequence[TopicEntry] = (), traces: TraceWriter | None = None,
+        indexed: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name = target.name
         self.away = "not open yet"
@@ -88,7 +94,10 @@ class Store:
             self.name, self._append, self.lost, self._fullness.text, self.gate, target.call_timeout_s, child.clock
         )
         self._programs = sorted({topic.queue for topic in programs})
-        self._account = Account(child)
+        self._traces = traces
+        self.stories = Stories(traces, indexed or {}, child.clock) if traces is not None else None
+        self.committer.stories = self.stories
+        self._account = Account(child, self.stories)
         self._soon = SoonDue(lambda in_s: child.tell("delayed", store=self.name, in_s=in_s), child.clock)
         self.puller = Puller(self, self._owner, self._account, child.clock, child.log)
         self.holder = Holder(self, Handed(child.run_dir), self._account, child.clock, child.log)
@@ -103,6 +112,9 @@ class Store:
         self._looking.append(gevent.spawn(self._watch))
         self._looking.append(gevent.spawn(self._tell_account))
         gevent.spawn(self.committer.run)
+        if self._traces is not None and self.stories is not None:
+            self._traces.before.append(self.stories.flush)
+            gevent.spawn(self._traces.run)
         self.puller.start()
         if self._programs:
             self.holder.start()
@@ -116,7 +128,11 @@ class Store:
 
     def claim(self, wants: list[Want]) -> list[Delivery]:
         """``Driver.claim``."""
-        return self._call(lambda: self._driver.claim(wants))
+        claimed = self._call(lambda: self._driver.claim(wants))
+        now_s = self._child.clock.wall_s()
+        for each in claimed:
+            each.claimed_s = now_s
+        return claimed
 
     def settle(self, settlements: list[Settlement]) -> list[bool]:
         """``Driver.settle``."""
@@ -166,11 +182,18 @@ class Store:
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
         """``Driver.cancel``."""
-        return self._call(lambda: self._driver.cancel(queue, topic, ids))
+        counts = self._call(lambda: self._driver.cancel(queue, topic, ids))
+        if self.stories is not None:
+            self.stories.cancelled(queue, topic, [job for job, count in zip(ids, counts, strict=True) if count])
+        return counts
 
     def backlog(self, queue: str) -> int:
         """``Driver.backlog``."""
         return self._call(lambda: self._driver.backlog(queue))
+
+    def dropped(self) -> int:
+        """Records of stories that nobody will see, since the last call."""
+        return self._traces.news() if self._traces is not None else 0
 
     def look(self) -> Look:
         """The numbers of every queue and topic, and what they were a while ago; one look for all who ask at once."""
@@ -273,6 +296,10 @@ class Store:
         while True:
             self._child.clock.sleep(WATCH_S)
             self._account.tell()
+            if self.stories is not None:
+                self.stories.beat()
+            if dropped := self.dropped():
+                self._child.tell("traces", dropped={self.name: dropped})
             if self._programs:
                 self._see_deaths()
             if self._programs and not self.away:
@@ -355,4 +382,6 @@ class Store:
         gevent.killall(self._looking)
         self.puller.stop()
         self.holder.stop()
+        if self._traces is not None:
+            self._traces.close()
         self._driver.close()

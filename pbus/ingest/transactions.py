@@ -98,6 +98,11 @@ class Transaction:
         self._unread: list[Unread] = []
 
     @property
+    def client(self) -> Connection:
+        """Whose it is."""
+        return self._connection
+
+    @property
     def executing(self) -> bool:
         """EXEC was said: what is answered now is a part of its reply."""
         return self._executing

@@ -13,6 +13,7 @@ and be replaced at any moment.
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -26,6 +27,7 @@ from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
 from pbus.scheduler.accounts import Accounts
 from pbus.scheduler.boots import Boots
+from pbus.scheduler.bulletin import Teller
 from pbus.scheduler.due import Due
 from pbus.scheduler.fitness import Fitness
 from pbus.scheduler.looks import Looks
@@ -35,16 +37,24 @@ from pbus.scheduler.orders import Orders
 from pbus.scheduler.planner import Planner
 from pbus.scheduler.reclaim import Reclaim
 from pbus.scheduler.recorder import Recorder
+from pbus.scheduler.replays import Replays
 from pbus.scheduler.roster import Duty, Roster, Store
 from pbus.scheduler.sampler import Sampler
 from pbus.scheduler.statistics import Processor, Statistics
-from pbus.scheduler.trim import Checkpoint, Trim
+from pbus.scheduler.trim import Checkpoint, TraceTrim, Trim
+from pbus.scheduler.watch import Watch
+from pbus.storage.bulletin import Bulletin, home
 from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
+from pbus.storage.traces_writer import make_trimmer, make_writer
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
+from pbus.telemetry.log import FILE_NAME
+from pbus.telemetry.log_reader import LogReader
+from pbus.telemetry.sink import STDOUT
 
+_OUTAGES_S: Final = 1.0
 LAST_TURN_S: Final = 3.0
 """How long a drain waits for a turn that hangs in its store."""
 
@@ -67,14 +77,21 @@ class Scheduler:
         self._planner = Planner(
             places, self._sampler, self._orders, self._recorder, child.tell, child.clock, child.log
         )
+        self._targets: Mapping[str, StoreTarget] = args["stores"]
         self._stores = [
             Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
         ]
+        for store in self._stores:
+            store.traces = make_writer(
+                self._targets[store.name], args["traces"], f"{self._node.name}/scheduler", lambda: ThreadPool(1).apply,
+                child.clock,
+            )
         self._sources = [Source(store, child.clock) for store in self._stores]
         self._fenced_told = False
         self._looks: dict[str, Looks] = {}
         self._processor = Processor(child.clock)
         self._statistics: dict[str, Statistics] = {}
+        self._watch = Watch(args, child.owner, child.histograms.read, child.clock, child.log)
         self._rosters = [
             Roster(store, self._duties(store), child.clock, child.log, child.problem, self._fenced)
             for store in self._stores
@@ -86,16 +103,21 @@ class Scheduler:
         for store in self._stores:
             self._open(store)
         working = [_spawn(self._work, roster) for roster in self._rosters]
+        for store in self._stores:
+            if store.traces is not None:
+                _spawn(store.traces.run)
         for source in self._sources:
             _spawn(source.serve)
         self._orders.load()
         _spawn(self._plan)
+        _spawn(self._look_for_outages)
         child.on_frame("boots", lambda frame: self._boots.told(frame["over"], frame["living"]))
         child.on_frame("numbers", self._numbers)
         child.on_frame("delayed", self._delayed)
         child.on_frame("work", self._sampler.worked)
         child.on_frame("machine", self._sampler.machine)
         child.on_frame("machine", self._processor.hear)
+        child.on_frame("machine", self._watch.conditions.hear)
         child.on_frame("order", self._hear_order)
         child.on_frame("sample_please", lambda _: child.tell("sampled", **self._sampled()))
         child.on_drain(self._go)
@@ -123,11 +145,24 @@ class Scheduler:
         statistics = self._statistics[store.name] = Statistics(
             store, node.name, child.histograms.read, looks, self._processor, child.clock, child.log
         )
+        trim = make_trimmer(self._targets[store.name], child.spec.args["traces"], lambda: ThreadPool(1).apply)
+        traces = [TraceTrim(trim, child.log)] if trim is not None else []
         return [
-            looks, *duties, self._reclaim(store), Due(store), Trim(store), Checkpoint(store),
-            Fitness(store, child.problem),
+            looks, *duties, *traces, *self._teller(store), self._reclaim(store), Due(store), Trim(store),
+            Checkpoint(store), Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
+            Replays(store, str(child.owner), child.histograms.read, child.clock, child.log, node.data_dir),
+            self._watch.duty(store, looks),
         ]
+
+    def _teller(self, store: Store) -> list[Duty]:
+        """Tells the other nodes what happens here, where there may be others and this is the store for it."""
+        target = home(self._targets)
+        if target is None or target.name != store.name or self._node.log_dir == STDOUT:
+            return []
+        reader = LogReader(os.path.join(self._node.log_dir, FILE_NAME), self._child.clock)
+        reader.to_end()
+        return [Teller(Bulletin(target, self._child.clock), reader, self._node.name)]
 
     def _reclaim(self, store: Store, *, killed: bool = False) -> Reclaim:
         child = self._child
@@ -177,6 +212,17 @@ class Scheduler:
             else:
                 self._child.problem("planner", "")
 
+    def _look_for_outages(self) -> None:
+        """Tick after tick until the drain."""
+        outages = self._watch.outages({
+            store.name: roster for store, roster in zip(self._stores, self._rosters, strict=True)
+        })
+        while outages is not None and not self._leave.wait(_OUTAGES_S):
+            try:
+                outages.tick()
+            except Exception:
+                self._child.log.exception("scheduler.duty_failed", duty="outages")
+
     def _hear_order(self, frame: Mapping[str, Any]) -> None:
         """Somebody's order is answered when it is on the disk."""
         _spawn(lambda: self._child.tell("ordered", id=frame["id"], **self._orders.take(frame)))
@@ -219,9 +265,12 @@ class Scheduler:
             if all(row.slot == child.slot.slot for row in child.scoreboard.living()):
                 self._reclaim(store, killed=True).look()
                 store.driver.forget(child.owner.boot)
+            if store.traces is not None:
+                store.traces.close()
             self._looks[store.name].interrupted()     # a last look at everything, not what is some seconds old
             self._looks[store.name].turn()
             self._statistics[store.name].write()
+            self._watch.leave(store)
             store.driver.checkpoint()
             store.driver.close()
         except PbusError as error:

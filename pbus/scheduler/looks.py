@@ -32,6 +32,8 @@ class Looks:
         self._clock = clock
         self._nodes = nodes
         self._all_at_s = -math.inf
+        self.every_s = ALL_S
+        """Between two looks at everything; who has to know sooner makes it less."""
         self.latest: Numbers | None = None
         """Of all topics, at most ALL_S old; None: not looked yet since the store is back."""
         self._queues = frozenset(spec.name for spec in store.queues)
@@ -47,7 +49,7 @@ class Looks:
         every = now_s >= self._all_at_s
         queues = self._queues if every else self._queues & {path.partition("/")[0] for path in self._sampler.awake()}
         if every:
-            self._all_at_s = now_s + ALL_S - 0.5
+            self._all_at_s = now_s + self.every_s - 0.5
         if queues:
             numbers = self._store.driver.numbers(None if every else sorted(queues))
             self.took_s = self._clock.monotonic_s() - now_s

@@ -153,6 +153,10 @@ def give_back(
         portion = [settlement(held) for held in claims[start : start + CHUNK]]
         took_effect = store.driver.give_back(owner, portion)
         given += [one for one, ours in zip(portion, took_effect, strict=True) if ours]
+        if store.traces is not None:
+            for held, one, ours in zip(claims[start : start + CHUNK], portion, took_effect, strict=True):
+                if ours:
+                    store.traces.reclaimed(held.attempts + 1, one)
     dead = [one for one in given if one.move is Move.BURY]
     for one in dead[:LINES]:
         event = "job.unknown" if one.reason == UNKNOWN else "job.dead"

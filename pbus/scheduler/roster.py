@@ -23,6 +23,7 @@ import structlog
 from pbus.clock import Clock
 from pbus.errors import BootError, Conflict, StorageError, Unavailable
 from pbus.storage.driver import Driver, QueueSpec
+from pbus.storage.traces_writer import TraceWriter
 
 FIRST_BACKOFF_S: Final = 0.1
 LONGEST_BACKOFF_S: Final = 1.0
@@ -59,12 +60,14 @@ class Store:
 
     Attributes:
         lock: Held around every call; see the rule of this file.
+        traces: Told how claims of the dead end; None: nobody keeps that.
     """
 
     def __init__(self, name: str, driver: Driver, queues: Sequence[QueueSpec]) -> None:
         self.name = name
         self.driver = driver
         self.lock = threading.Lock()
+        self.traces: TraceWriter | None = None
         self.queues = queues
         self._opened = False
         self._declared = False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
+
+import structlog
 
 from pbus.scheduler.roster import Store
 
@@ -10,6 +13,7 @@ IDLE_S: Final = 5.0
 STEADY_S: Final = 1.0
 CATCHING_UP_S: Final = 0.05
 MANY: Final = 1_000
+TRACES_S: Final = 10.0
 CHECKPOINT_S: Final = 2.0
 """At 15 MB of pushes a second the WAL stays below some 30 MB."""
 
@@ -31,6 +35,31 @@ class Trim:
 
     def turn(self) -> float:
         return next_trim_s(self._store.driver.trim())
+
+    def interrupted(self) -> None:
+        """Nothing was concluded."""
+
+
+class TraceTrim:
+    """Stories of jobs that are too old. Its errors are its own: a trace store is no reason to call the store away."""
+
+    name = "traces"
+
+    def __init__(self, trim: Callable[[], None], log: structlog.typing.FilteringBoundLogger) -> None:
+        """*trim*: ``Traces.trim``, which may block."""
+        self._trim = trim
+        self._log = log
+        self._fails = False
+
+    def turn(self) -> float:
+        try:
+            self._trim()
+            self._fails = False
+        except Exception as error:  # noqa: BLE001 - lossy: said once, then tried again
+            if not self._fails:
+                self._log.warning("traces.untrimmed", error=str(error))
+            self._fails = True
+        return TRACES_S
 
     def interrupted(self) -> None:
         """Nothing was concluded."""

@@ -21,13 +21,15 @@ Where a push with options is
   Two of a key never run at once, not even for one owner. Any text is a key.
 * Dedupe: the key is written with the job and read in the same write, before the bounds of the queue are
   looked at. A hit prolongs nothing; a push that was refused leaves no key.
+* Only: one marked entry in the log; in the same write its topic gets it as something that came back, and the others
+  have taken it. Claims pass over it, those of a topic made later from history, too.
 
 Numbers
 -------
 For every topic, at any moment between two calls::
 
-    jobs pushed since it started = ready + running + delayed + dead
-                                   + done_total + cancelled_total + expired_total + forgotten_total
+    jobs pushed to it since it started = ready + running + delayed + dead
+                                         + done_total + cancelled_total + expired_total + forgotten_total
 
 A delivery is *taken* by its topic when it is claimed for the first time, cancelled or expired; the backlog
 of a queue is the pushed jobs that its slowest topic has not taken. Delayed pushes are in it, retries are not.
@@ -51,6 +53,12 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from pbus.core.job import Delivery, Push, Settlement
+from pbus.storage.documents import KeepsDocuments
+from pbus.storage.records import DeadGroup as DeadGroup
+from pbus.storage.records import DeadLetter as DeadLetter
+from pbus.storage.records import Entry as Entry
+from pbus.storage.records import JobRecord as JobRecord
+from pbus.storage.records import Place as Place
 from pbus.storage.statistics import KeepsStatistics
 
 CLAIM_BYTES: Final = 4 * 1024 * 1024
@@ -96,9 +104,8 @@ class QueueSpec:
 
     Attributes:
         retention_s, retention_bytes: For jobs that every topic has settled.
-        max_backlog, max_backlog_bytes: Spans that would go above are refused; 0: no bound. A span
-            that is larger than the bound alone is stored when the backlog is empty (no jobs). A queue
-            without topics is never full.
+        max_backlog, max_backlog_bytes: Spans that would go above are refused; 0: no bound. A span that is larger than
+            the bound alone is stored when the backlog is empty (no jobs). A queue without topics is never full.
         dedupe_window_s: How long a dedupe key counts, from its push on.
     """
 
@@ -118,11 +125,10 @@ class Appended:
 
     Attributes:
         id: Job id; of a duplicate the first one's; empty when refused.
-        backlog: Of the queue, after all pushes of the call; of a stored push never 0.
-        topics: How many get it.
+        backlog, topics: Of the queue, after all pushes of the call; the backlog of a stored push is never 0.
         duplicate: Its dedupe key was there already: nothing was stored, ``id`` is stored.
-        refused: Empty: stored. ``jobs`` or ``bytes``: the queue's max_backlog or max_backlog_bytes is
-            reached, this span is not stored. ``whole``: another span of its group is refused, which says why.
+        refused: Empty: stored. ``jobs``, ``bytes``: above max_backlog, max_backlog_bytes; ``topic``: it is for a topic
+            only that the queue does not have; ``whole``: another span of its group is refused, which says why.
     """
 
     id: str
@@ -180,7 +186,7 @@ class TopicNumbers:
     ``ready`` includes what is delayed and due, and what waits for its key. ``failed`` counts attempts that
     failed (settled with ``counts`` or ``crash``), ``redelivered`` claims handed out with that flag,
     ``forgotten`` dead letters that were deleted or dropped by their bounds. ``paused_ms``: since when, unix
-    ms; 0: it is not.
+    ms; 0: it is not. ``waiting``: of the ready ones, those that have met another one with their key.
     """
 
     ready: int = 0
@@ -196,6 +202,7 @@ class TopicNumbers:
     expired_total: int = 0
     forgotten_total: int = 0
     paused_ms: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,90 +244,6 @@ class Promoted:
     next_in_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A dead delivery: when (unix ms), after how many attempts, why; ``fingerprint`` names the group of its error."""
-
-    queue: str
-    topic: str
-    id: str
-    at_ms: int
-    attempts: int
-    crashes: int
-    reason: str
-    error: str
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadGroup:
-    """
-    Dead letters of a topic whose errors have one fingerprint.
-
-    Attributes:
-        count: Those that are there now.
-        total: All that ever were.
-        first_ms, last_ms: When the first and the newest one died, unix ms; the first stays when letters go.
-        reason, error: Of the newest one, its whole text.
-        sample: Id of the newest one.
-    """
-
-    queue: str
-    topic: str
-    fingerprint: str
-    count: int
-    total: int
-    first_ms: int
-    last_ms: int
-    reason: str
-    error: str
-    sample: str
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """
-    Where one delivery is: ``ready``, ``running``, ``delayed``, ``dead``, or ``ended`` (done, cancelled or expired:
-    the store does not keep which). Times are unix ms, 0 where they do not apply.
-    """
-
-    state: str
-    attempts: int = 0
-    crashes: int = 0
-    redelivered: bool = False
-    first_ms: int = 0
-    due_ms: int = 0
-    at_ms: int = 0
-    owner: str = ""
-    reason: str = ""
-    error: str = ""
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """A job that the store still has, and where it is on its way to each topic. ``expires_ms``: 0 without ttl."""
-
-    id: str
-    queue: str
-    body: bytes
-    traceparent: str
-    content_type: str
-    key: str
-    expires_ms: int
-    topics: Mapping[str, Place]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A job as it is in its queue's log: what was pushed, not where it is."""
-
-    id: str
-    body: bytes
-    traceparent: str = ""
-    key: str = ""
-
-
 class Bell(Protocol):
     """A child's ear: tells that a queue got jobs. Lossy by design; callers look again every 5 s."""
 
@@ -337,7 +260,7 @@ class Bell(Protocol):
         """Give its descriptors back; idempotent."""
 
 
-class Driver(KeepsStatistics, Protocol):
+class Driver(KeepsStatistics, KeepsDocuments, Protocol):
     """One storage, as one process sees it."""
 
     capabilities: Capabilities

@@ -12,14 +12,17 @@ For the whole store::
     pbus:beats                     hash    boot -> counter; stands still when its node is dead
     pbus:fenced                    set     boots declared dead
     pbus:check                     string  written by check()
+    pbus:events                    stream  events of all nodes, the last 5,000: node, line (bulletin)
     pbus:traces                    hash    SHELF:n -> bytes of traces that were written in the n-th sixteenth of the
                                            shelf's keep since 1970 (traces_redis)
+    pbus:documents:{KIND}          hash    name -> version:word of the call that wrote it:text; '' -> the last version
 
 Of a queue (``pbus:{Q}`` and then)::
 
     :queue                         hash    see below
     :log                           stream  id -> j: envelope (redis_codec); before it, where the push had any
-                                           that outlive it, o: options ``delay_ms:ttl_ms:key``
+                                           that outlive it, o: options ``delay_ms:ttl_ms:key``; of one for topic T only
+                                           ``delay_ms@T:ttl_ms:key``
     :sizes                         stream  first id of an unbroken run of pushes -> z: bytes pushed before it
     :cursors                       hash    T -> id of the last entry that T has passed in the log; ``:side``: some
                                            topic ever had one of the facts from ``paused`` on, or somebody who
@@ -40,6 +43,7 @@ Of a queue (``pbus:{Q}`` and then)::
     fields of :queue               pushed: jobs ever; bytes: of their bodies; ms, seq: the last id;
                                    retention_ms, retention_bytes, max_jobs, max_bytes, dedupe_ms: its spec;
                                    low: bytes that every topic has taken at least (a bound, seldom renewed);
+                                   only: 1 once a push was for one topic only;
                                    format: of states and letters, none in what pbus wrote before it kept that
 
 Of a topic (``pbus:{Q}:topic:T`` and then)::
@@ -82,6 +86,7 @@ BEATS: Final = "pbus:beats"
 FENCED: Final = "pbus:fenced"
 CHECK: Final = "pbus:check"
 TRACES: Final = "pbus:traces"
+EVENTS: Final = "pbus:events"
 
 ENDINGS: Final = {
     "queue": ":queue",
@@ -166,6 +171,11 @@ def trace(queue: str, shelf: int, minute: int) -> str:
 def refused(queue: str) -> str:
     """The pushes to *queue* that were refused."""
     return f"pbus:{{{queue}}}:refused"
+
+
+def documents(kind: str) -> str:
+    """The documents of that kind."""
+    return f"pbus:documents:{{{kind}}}"
 
 
 def bell(queue: str) -> str:

@@ -3,10 +3,10 @@ What the streams driver writes into Redis, as bytes: envelopes of jobs, states, 
 
 An *envelope* is a job in one field of the log::
 
-    offset:length of traceparent:length of content type:traceparent content-type body
+    offset:length of origin:length of content type:origin content-type body
 
 *offset* counts the bytes of the bodies that came before it in the same append, so any stretch of the
-log can be weighed by looking at its two ends (and at the marks in ``sizes``).
+log can be weighed by looking at its two ends (and at the marks in ``sizes``). *origin*: the traceparent (origin.py).
 
 States and letters: see keys. The scripts write them.
 """
@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from pbus.core.job import Delivery, Push
+from pbus.storage import origin
 from pbus.storage.driver import CLAIM_BYTES, Appended, DeadGroup, DeadLetter, Entry, JobRecord, Place, Want
 
 NEVER_BACK = b""
 """State of a delivery of a plain job that was never handed out before."""
 _OPTIONS: Final = ord("o")
-_REFUSED: Final = {"J": "jobs", "B": "bytes", "W": "whole"}
+_REFUSED: Final = {"J": "jobs", "B": "bytes", "W": "whole", "T": "topic"}
+ROW: Final = 8
+"""Values of a row of ``Packed``."""
 PAGE_BYTES: Final = CLAIM_BYTES
 """About so many bytes of bodies are in one page of jobs."""
 
@@ -37,8 +40,8 @@ class Packed:
         envelopes: One a push.
         size: Bytes of their bodies.
         with_options: Some of them have options.
-        rows: Six values of each push that is no plain job of a span of one: place, span, delay ms,
-            ttl ms, key, dedupe key.
+        rows: ``ROW`` values of each push that is no plain job of a span of one: place, span, delay ms,
+            ttl ms, key, dedupe key, the only topic, ms that the dedupe key counts (0: as the queue says).
     """
 
     envelopes: list[bytes]
@@ -53,18 +56,21 @@ def packed(pushes: Sequence[Push]) -> Packed:
     rows: list[Any] = []
     offset, with_options = 0, False
     for push in pushes:
-        if push.traceparent or push.content_type:
-            trace, kind = push.traceparent.encode(), push.content_type.encode()
+        options = push.options
+        if push.traceparent or push.content_type or options is not None:
+            trace, kind = origin.written(push).encode(), push.content_type.encode()
             envelopes.append(b"%d:%d:%d:%b%b%b" % (offset, len(trace), len(kind), trace, kind, push.body))
         else:
             envelopes.append(b"%d:0:0:%b" % (offset, push.body))
         offset += len(push.body)
-        options = push.options
         if options is not None:
             with_options = True
-            rows += (len(envelopes) - 1, push.span, options.delay_ms, options.ttl_ms, options.key, options.dedupe)
+            rows += (
+                len(envelopes) - 1, push.span, options.delay_ms, options.ttl_ms, options.key, options.dedupe,
+                options.only, round(options.dedupe_s * 1000),
+            )
         elif push.span > 1:
-            rows += (len(envelopes) - 1, push.span, 0, 0, "", "")
+            rows += (len(envelopes) - 1, push.span, 0, 0, "", "", "", 0)
     return Packed(envelopes, offset, with_options, rows)
 
 
@@ -99,7 +105,7 @@ def groups(pushes: Sequence[Push]) -> list[int]:
 
 def open_envelope(envelope: bytes) -> tuple[bytes, str, str]:
     """
-    Body, traceparent and content type.
+    Body, origin (origin.py) and content type.
 
     Raises:
         ValueError: these bytes are no envelope (somebody else wrote into the log).
@@ -147,18 +153,19 @@ def deliveries(want: Want, back: Sequence[bytes], fresh: Sequence[bytes]) -> lis
     for at in range(0, len(back), 3):
         state = read_state(back[at + 1])
         body, traceparent, content_type = open_envelope(open_packed(back[at + 2])[2])
-        found.append(Delivery(
+        found.append(origin.told(Delivery(
             back[at].decode(), want.queue, want.topic, body, state.attempts + 1, state.crashes, state.redelivered,
             traceparent, content_type, state.first_ms, want.owner, state.key, state.forgiven,
-        ))
+        )))
     for at in range(0, len(fresh), 2):
         envelope, key = fresh[at + 1], ""
         if envelope[0] == _OPTIONS:
             _, key, envelope = open_packed(envelope)
-        body, traceparent, content_type = open_envelope(envelope)
-        found.append(Delivery(
-            fresh[at].decode(), want.queue, want.topic, body, 1, 0, False, traceparent, content_type, 0, want.owner, key
-        ))
+        body, text, content_type = open_envelope(envelope)
+        delivery = Delivery(
+            fresh[at].decode(), want.queue, want.topic, body, 1, 0, False, text, content_type, 0, want.owner, key
+        )
+        found.append(origin.told(delivery) if text else delivery)
     return found
 
 
@@ -235,8 +242,9 @@ def _place(kind: str, state: bytes, detail: int, owner: str) -> Place:
         return Place("dead", past.attempts, past.crashes, past.redelivered, past.first_ms, at_ms=detail,
                      reason=read.reason, error=read.error, fingerprint=read.fingerprint)
     past = read_state(state)
+    waits = kind == "waiting"
     return Place(_STATES.get(kind, kind), past.attempts, past.crashes, past.redelivered, past.first_ms,
-                 due_ms=detail, owner=owner)
+                 due_ms=detail, owner="" if waits else owner, behind=owner if waits else "")
 
 
 def entry(job_id: bytes, fields: Sequence[bytes]) -> Entry:
@@ -246,17 +254,21 @@ def entry(job_id: bytes, fields: Sequence[bytes]) -> Entry:
         body, traceparent, _ = open_envelope(fields[-1])
     except ValueError:
         return Entry(job_id.decode(), fields[-1])
-    return Entry(job_id.decode(), body, traceparent, key.decode("utf-8", "surrogateescape"))
+    return Entry(
+        job_id.decode(), body, origin.read(traceparent).traceparent, key.decode("utf-8", "surrogateescape")
+    )
 
 
 def job_record(queue: str, row: Sequence[Any]) -> JobRecord:
     """A row of records.lua."""
     job_id = row[0].decode()
     ttl_ms, key, envelope = open_packed(row[1])
-    body, traceparent, content_type = open_envelope(envelope)
+    body, text, content_type = open_envelope(envelope)
+    traceparent, replay_of, only = origin.read(text)
     topics = {
         name.decode(): _place(kind.decode(), state, int(detail), owner.decode())
         for name, kind, state, detail, owner in row[2:]
+        if not only or name.decode() == only
     }
     expires_ms = id_order(job_id)[0] + ttl_ms if ttl_ms else 0
-    return JobRecord(job_id, queue, body, traceparent, content_type, key, expires_ms, topics)
+    return JobRecord(job_id, queue, body, traceparent, content_type, key, expires_ms, topics, replay_of)

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from pbus.core.job import Move, Settlement
 from pbus.core.names import Owner
+from pbus.storage.documents import MOST
 from pbus.storage.driver import CLAIM_BYTES, DeadLetter, QueueSpec, TopicNumbers, Want
 from pbus.storage.keys import BEATS, ENDINGS, FENCED, QueueKeys
-from pbus.storage.redis_codec import Packed
+from pbus.storage.redis_codec import ROW, Packed
 from pbus.storage.redis_link import Words
 
 ANSWER_MS: Final = 600_000
@@ -91,7 +92,7 @@ class Group:
 NAMES: Final = (
     "append", "claim", "settle", "declare", "due", "promote", "trim", "numbers", "queue_numbers", "held", "owners",
     "beat", "fence", "forget", "cancel", "purge", "dead", "dead_page", "dead_groups", "records", "pause", "drop",
-    "holders", "running", "statistics",
+    "holders", "running", "statistics", "document",
 )
 """Every script; library.lua is part of others."""
 
@@ -119,7 +120,7 @@ class Scripts:
             keys.append(queue.queue)
             arguments += (queue.name, pushes.size, len(pushes.envelopes))
             arguments += pushes.envelopes
-            arguments += (int(pushes.with_options), len(pushes.rows) // 6)
+            arguments += (int(pushes.with_options), len(pushes.rows) // ROW)
             arguments += pushes.rows
         arguments += groups
         return Call(self._scripts["append"], keys, arguments)
@@ -232,6 +233,11 @@ class Scripts:
             arguments += (key, until_s, len(of_bucket), *(word for item in of_bucket for word in item))
         return self._call("statistics", queue, *arguments)
 
+    def document(self, key: str, name: str, version: int, word: str, text: bytes | None) -> Call:
+        """*text* None: drop it. *word*: no other call has it."""
+        written = () if text is None else (text,)
+        return Call(self._scripts["document"], (key,), (name, version, word, MOST, *written))
+
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
@@ -259,7 +265,7 @@ def grouped(settlements: Sequence[tuple[int, Settlement]]) -> list[Group]:
 def read_numbers(row: Sequence[int]) -> TopicNumbers:
     """A topic's row of the script's answer."""
     ready, running, delayed, dead, oldest_ms, paused_ms, done, failed, died, redelivered, *ends = row
-    cancelled, expired, forgotten = ends
+    cancelled, expired, forgotten, waiting = ends
     return TopicNumbers(
         ready=ready,
         running=running,
@@ -274,4 +280,5 @@ def read_numbers(row: Sequence[int]) -> TopicNumbers:
         expired_total=expired,
         forgotten_total=forgotten,
         paused_ms=paused_ms,
+        waiting=waiting,
     )

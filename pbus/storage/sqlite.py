@@ -21,9 +21,10 @@ from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.statistics import Bucket
 from pbus.errors import MaybeStored, Unavailable
 from pbus.storage import (
-    sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_jobs, sqlite_log, sqlite_numbers, sqlite_owners, sqlite_people,
-    sqlite_settle, sqlite_spans, sqlite_statistics, sqlite_trim,
+    sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_documents, sqlite_jobs, sqlite_log, sqlite_numbers,
+    sqlite_owners, sqlite_people, sqlite_settle, sqlite_spans, sqlite_statistics, sqlite_trim,
 )
+from pbus.storage.documents import Document, check
 from pbus.storage.driver import (
     Appended, Bell, Capabilities, DeadGroup, DeadLetter, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers,
     QueueSpec, Running, TopicNumbers, Want,
@@ -216,6 +217,23 @@ class SqliteDriver:
         """See ``Driver.statistics``."""
         with self._file.read() as db:
             return sqlite_statistics.read(db, queue, topic, window(since_s, until_s, span_s))
+
+    def documents(self, kind: str, names: Sequence[str] | None = None) -> list[Document]:
+        """See ``Driver.documents``."""
+        with self._file.read() as db:
+            return sqlite_documents.read(db, kind, names)
+
+    def write_document(self, kind: str, name: str, text: str, version: int) -> int:
+        """See ``Driver.write_document``."""
+        check(kind, name, text)
+        with self._file.write(durable=True) as write:
+            return sqlite_documents.write(write.db, kind, name, text, version)
+
+    def drop_document(self, kind: str, name: str, version: int) -> bool:
+        """See ``Driver.drop_document``."""
+        check(kind, name, "")
+        with self._file.write(durable=True) as write:
+            return sqlite_documents.drop(write.db, kind, name, version)
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
         """See ``Driver.cancel``."""

@@ -23,6 +23,9 @@ _SEQUENCES: Final = 1 << SEQUENCE_BITS
 _LARGEST_MS: Final = 1 << 43
 _LONGEST_ID: Final = len("99999999999999-1048575")
 
+ONLY_MS: Final = 1 << 62
+"""``due_ms`` of an entry for one topic only: no topic finds it in the log."""
+
 SIZE_BITS: Final = 30
 """Of a number that says where a body is, for its size: SQLite keeps none that is larger."""
 
@@ -274,18 +277,19 @@ def _from_history(db: apsw.Connection, qid: int, topic: tuple[Any, ...], now_ms:
     A topic that begins with what the log still holds.
 
     Marked entries that are due it finds where they are (``sqlite_claims`` compares with born_ms); those
-    that are not get a delayed delivery now.
+    that are not get a delayed delivery now. Those for one topic only it has taken.
     """
     log = f"log_{qid}"
     db.execute(
         _NEW_TOPIC + f"SELECT qid, ?1, ?2, ?3, 0, last_id, ?4, 0, "
-        f"plain - (pushed - trimmed - (SELECT count(*) FROM {log} WHERE due_ms > ?4)), trimmed, trimmed_bytes "
-        "FROM queues WHERE qid = ?5", (*topic, now_ms, qid),
+        f"plain - (pushed - trimmed - (SELECT count(*) FROM {log} WHERE due_ms > ?4)), trimmed + o.count, "
+        f"trimmed_bytes + o.bytes FROM queues, (SELECT count(*) AS count, coalesce(sum(length(body)), 0) AS bytes "
+        f"FROM {log} WHERE due_ms = {ONLY_MS}) o WHERE qid = ?5", (*topic, now_ms, qid),
     )
     tid = db.last_insert_rowid()
     db.execute(
         f"INSERT INTO delayed SELECT ?1, id, 0, 0, 0, 0, 0, 0, coalesce(expires_ms, 0), coalesce(key, ''), 1, due_ms "
-        f"FROM {log} WHERE due_ms > ?2", (tid, now_ms),
+        f"FROM {log} WHERE due_ms > ?2 AND due_ms < {ONLY_MS}", (tid, now_ms),
     )
     db.execute("UPDATE topics SET delayed = ? WHERE tid = ?", (db.changes(), tid))
 

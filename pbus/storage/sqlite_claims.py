@@ -17,6 +17,7 @@ import apsw
 
 from pbus.core.job import Delivery
 from pbus.errors import Unavailable
+from pbus.storage import origin
 from pbus.storage.driver import CLAIM_BYTES, Want
 from pbus.storage.sqlite_catalog import CARRIED, Catalog, QueueRow, id_text, told_text
 from pbus.storage.sqlite_keys import Meeting, meet, release
@@ -322,15 +323,16 @@ def _is_others(db: apsw.Connection, topic: _Topic, oid: int) -> bool:
 def _plain(want: Want, row: Sequence[Any]) -> Delivery:
     """An entry of the log that has nothing but a body, and metadata."""
     number, body, traceparent, content_type, *_ = row
-    return Delivery(
+    delivery = Delivery(
         id_text(number), want.queue, want.topic, body, 1, 0, False, traceparent or "", content_type or "", 0, want.owner
     )
+    return origin.told(delivery) if traceparent else delivery
 
 
 def _delivery(want: Want, found: _Found) -> Delivery:
     number, attempts, crashes, forgiven, redelivered, first_ms, _, _, key = found.carried
     body, traceparent, content_type = found.content
-    return Delivery(
+    return origin.told(Delivery(
         id_text(number), want.queue, want.topic, body, attempts + 1, crashes, bool(redelivered),
         traceparent or "", content_type or "", first_ms, want.owner, told_text(key), forgiven,
-    )
+    ))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import apsw
 
+from pbus.storage import origin
 from pbus.storage.driver import Entry, JobRecord, Place
 from pbus.storage.sqlite_catalog import QueueRow, id_bound, id_number, id_text, told_text
 
@@ -26,6 +27,10 @@ _COUNTS = "attempts, crashes, redelivered, first_ms"
 _RUNNING = (
     f"SELECT c.id, {_COUNTS}, o.name FROM owners o CROSS JOIN claims c ON c.oid = o.oid "
     "AND c.tid = ?1 AND c.id IN (SELECT value FROM json_each(?2))"
+)
+_WAITING = (
+    f"SELECT w.id, {_COUNTS}, coalesce(k.holder, 0) FROM waiting w LEFT JOIN keys k ON k.tid = w.tid AND k.key = w.key "
+    "WHERE w.tid = ?1 AND w.id IN (SELECT value FROM json_each(?2))"
 )
 _IN_LOG = (
     "SELECT l.id FROM json_each(?2) j CROSS JOIN {log} l ON l.id = j.value JOIN topics t ON t.tid = ?1 "
@@ -60,7 +65,7 @@ def entries(
     bounds = (least if is_id else least + 1, id_bound(last)[0], limit)
     rows = _page(_of_log(db, queue, "DESC" if newest else "ASC", bounds), limit)
     return [
-        Entry(id_text(number), body, traceparent or "", told_text(key or ""))
+        Entry(id_text(number), body, origin.read(traceparent or "").traceparent, told_text(key or ""))
         for number, body, traceparent, _, _, key in rows
     ]
 
@@ -104,24 +109,26 @@ def _records(db: apsw.Connection, queue: QueueRow, rows: Sequence[Any]) -> list[
         "SELECT name, tid, since FROM topics WHERE qid = ? ORDER BY name", (queue.qid,)
     ).fetchall()
     places = {name: _places(db, queue, tid, numbers) for name, tid, _ in topics}
-    return [
-        JobRecord(
-            id_text(number), queue.name, body, traceparent or "", content_type or "", told_text(key or ""),
-            expires_ms or 0,
-            # A job that is older than a topic is not on its way there.
-            {name: places[name].get(number, Place("ended")) for name, _, since in topics if number > since},
-        )
-        for number, body, traceparent, content_type, expires_ms, key in rows
-    ]
+    records = []
+    for number, body, text, content_type, expires_ms, key in rows:
+        traceparent, replay_of, only = origin.read(text or "")
+        # A job that is older than a topic is not on its way there.
+        meant = [name for name, _, since in topics if number > since and only in ("", name)]
+        records.append(JobRecord(
+            id_text(number), queue.name, body, traceparent, content_type or "", told_text(key or ""),
+            expires_ms or 0, {name: places[name].get(number, Place("ended")) for name in meant}, replay_of,
+        ))
+    return records
 
 
 def _places(db: apsw.Connection, queue: QueueRow, tid: int, numbers: Sequence[int]) -> dict[int, Place]:
     """Where those of *numbers* are that have not ended."""
     these = (tid, str(list(numbers)))
     places = {number: Place("ready") for (number,) in db.execute(_IN_LOG.format(log=queue.log), these)}
-    for table in ("again", "waiting"):
-        for number, *counts in db.execute(f"SELECT id, {_COUNTS} FROM {table} WHERE {_THESE}", these):
-            places[number] = _place("ready", counts)
+    for number, *counts in db.execute(f"SELECT id, {_COUNTS} FROM again WHERE {_THESE}", these):
+        places[number] = _place("ready", counts)
+    for number, *counts, holder in db.execute(_WAITING, these):
+        places[number] = _place("ready", counts, behind=id_text(holder) if holder else "")
     for number, *counts, due_ms in db.execute(f"SELECT id, {_COUNTS}, due_ms FROM delayed WHERE {_THESE}", these):
         places[number] = _place("delayed", counts, due_ms=due_ms)
     for number, *counts, owner in db.execute(_RUNNING, these):

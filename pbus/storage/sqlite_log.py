@@ -25,6 +25,7 @@ _READ_STATE = (
     "SELECT q.last_id, q.pushed, q.pushed_bytes, q.plain, q.max_backlog, q.max_backlog_bytes, q.dedupe_window_ms, "
     "count(t.tid), min(t.taken), min(t.taken_bytes) FROM queues q LEFT JOIN topics t USING (qid) WHERE q.qid = ?"
 )
+_READ_TAKEN = "SELECT min(taken), min(taken_bytes) FROM topics WHERE qid = ?"
 _WRITE_STATE = "UPDATE queues SET last_id = ?, pushed = ?, pushed_bytes = ?, plain = ? WHERE qid = ?"
 _WRITE_ANSWER = "UPDATE owners SET batch = ?, answer = ? WHERE oid = ?"
 _DUPLICATE, _REFUSED = "=", "!"
@@ -78,6 +79,10 @@ class QueueState:
         return (not self.max_backlog or self.pushed - self.taken + jobs <= self.max_backlog) and (
             not self.max_backlog_bytes or self.pushed_bytes - self.taken_bytes + size <= self.max_backlog_bytes
         )
+
+    def look_again(self, db: apsw.Connection, qid: int) -> None:
+        """What the slowest topic has taken, after some took what is not for them."""
+        self.taken, self.taken_bytes = db.execute(_READ_TAKEN, (qid,)).get
 
     def backlog(self, stored: int) -> int:
         """For the answer to a call that stored so many: without topics those count."""

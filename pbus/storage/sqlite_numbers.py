@@ -18,7 +18,7 @@ from pbus.storage.sqlite_catalog import id_ms, id_number, id_text, told_text
 _TOPICS = (
     "SELECT q.name, t.name, t.qid, t.tid, q.plain - t.passed - t.holes, t.again, t.waiting, t.delayed, t.running, "
     "t.dead, t.done_total, t.failed_total, t.dead_total, t.redelivered_total, t.cancelled_total, t.expired_total, "
-    "t.forgotten_total, t.paused_ms FROM topics t JOIN queues q USING (qid)"
+    "t.forgotten_total, t.paused_ms, t.waiting FROM topics t JOIN queues q USING (qid)"
 )
 _OF_QUEUES = " WHERE q.name IN (SELECT value FROM json_each(?))"
 _FIRST_IN_LOG = (

@@ -19,16 +19,30 @@ from typing import Any, NamedTuple
 import apsw
 
 from pbus.core.job import Push
-from pbus.storage.sqlite_catalog import SIZE_BITS, QueueRow, id_ms, kept_text
+from pbus.storage import origin
+from pbus.storage.sqlite_catalog import ONLY_MS, SIZE_BITS, QueueRow, id_ms, kept_text
 from pbus.storage.sqlite_log import Part, QueueAnswer, QueueState, append_plain, is_plain
 
 _KNOWN_KEYS = (
     "SELECT json_group_object(d.key, d.id) FROM json_each(?2) j CROSS JOIN dedupe d "
     "ON d.qid = ?1 AND d.key = j.value AND +d.at_ms > ?3"
 )
-_KEEP_KEYS = "INSERT OR REPLACE INTO dedupe SELECT ?1, value ->> 0, value ->> 1, ?2 FROM json_each(?3)"
+_KEEP_KEYS = "INSERT OR REPLACE INTO dedupe SELECT ?1, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?2)"
 _NUL = "\\u0000"
 _DELAYED_TOPICS = "UPDATE topics SET delayed = delayed + ? WHERE qid = ?"
+# What is for one topic only is what came back to it; the others have taken it.
+_TO_ONE = {
+    False: "INSERT INTO again SELECT tid, ?3, 0, 0, 0, 0, 0, 0, ?4, ?5, 1 FROM topics WHERE qid = ?1 AND name = ?2",
+    True: (
+        "INSERT INTO delayed SELECT tid, ?3, 0, 0, 0, 0, 0, 0, ?4, ?5, 1, ?6 FROM topics WHERE qid = ?1 AND name = ?2"
+    ),
+}
+_COUNT_ONE = {
+    False: "UPDATE topics SET again = again + 1 WHERE qid = ? AND name = ?",
+    True: "UPDATE topics SET delayed = delayed + 1 WHERE qid = ? AND name = ?",
+}
+_IS_TOPIC = "SELECT EXISTS (SELECT 1 FROM topics WHERE qid = ? AND name = ?)"
+_NOT_TO_OTHERS = "UPDATE topics SET taken = taken + 1, taken_bytes = taken_bytes + ?3 WHERE qid = ?1 AND name <> ?2"
 _WHOLE = "whole"
 """``Appended.refused`` of those whose group is refused because of another one."""
 
@@ -44,6 +58,17 @@ class _Mark(NamedTuple):
     last: Part | None
 
 
+class _Given(NamedTuple):
+    """A push for one topic only, as that one gets it."""
+
+    topic: str
+    number: int
+    size: int
+    expires_ms: int
+    key: str
+    due_ms: int | None
+
+
 class _Run:
     """The pushes of one queue in one call, on their way into it."""
 
@@ -54,8 +79,9 @@ class _Run:
         self.state = state
         self._rows: list[tuple[Any, ...]] = []
         self._delayed = 0
+        self._only: list[_Given] = []
         self._known: dict[str, int] = {}
-        self._new_keys: list[tuple[str, int]] = []
+        self._new_keys: list[tuple[str, int, int]] = []
         self.parts: list[Part] = []
 
     def look_up(self, keys: Sequence[str]) -> None:
@@ -75,13 +101,20 @@ class _Run:
         if known is not None:
             self.parts.append(Part(1, known, duplicate=True))
             return ""
+        only = span[0].options.only if span[0].options else ""
+        if only and not self._db.execute(_IS_TOPIC, (self._queue.qid, only)).get:
+            return "topic"
         refused = self.state.refusal(len(span), sum(len(push.body) for push in span))
         if refused:
             return refused
         first = self.store(span)
         if key:
             self._known[key] = first
-            self._new_keys.append((key, first))
+            options = span[0].options
+            window_ms = self.state.dedupe_window_ms
+            # It is judged by the window: one that counts for longer was pushed later.
+            later_ms = round(options.dedupe_s * 1000) - window_ms if options and options.dedupe_s else 0
+            self._new_keys.append((key, first, self._now_ms + later_ms))
         return ""
 
     def offer(self, span: Sequence[Push]) -> None:
@@ -103,8 +136,9 @@ class _Run:
         """Undo what was added since *mark*; nothing of it is in the file yet."""
         self.state = mark.state
         self._delayed = mark.delayed
-        for key, _ in self._new_keys[mark.keys:]:
+        for key, *_ in self._new_keys[mark.keys:]:
             del self._known[key]
+        self._only = [one for one in self._only if one.number <= mark.state.last_id]
         del self._rows[mark.stored:], self._new_keys[mark.keys:], self.parts[mark.parts:]
         if mark.last is not None:
             self.parts[-1] = mark.last
@@ -126,15 +160,28 @@ class _Run:
         self.state.write(self._db, self._queue.qid)
         self._insert()
         if self._new_keys:
-            self._db.execute(_KEEP_KEYS, (self._queue.qid, self._now_ms, json.dumps(self._new_keys)))
+            self._db.execute(_KEEP_KEYS, (self._queue.qid, json.dumps(self._new_keys)))
         if self._delayed:
             # In the same write every topic gets them, not taken so far.
             self._db.execute(
                 "INSERT INTO delayed SELECT t.tid, l.id, 0, 0, 0, 0, 0, 0, coalesce(l.expires_ms, 0), "
                 f"coalesce(l.key, ''), 1, l.due_ms FROM {self._queue.log} l JOIN topics t ON t.qid = ? "
-                "WHERE l.id >= ? AND l.due_ms IS NOT NULL", (self._queue.qid, self._rows[0][0]),
+                f"WHERE l.id >= ? AND l.due_ms < {ONLY_MS}", (self._queue.qid, self._rows[0][0]),
             )
             self._db.execute(_DELAYED_TOPICS, (self._delayed, self._queue.qid))
+        if self._only:
+            self._give_to_one()
+
+    def _give_to_one(self) -> None:
+        """In the same write: what is for one topic only."""
+        qid = self._queue.qid
+        for one in self._only:
+            is_delayed = one.due_ms is not None
+            values = (qid, one.topic, one.number, one.expires_ms, one.key)
+            self._db.execute(_TO_ONE[is_delayed], (*values, one.due_ms) if is_delayed else values)
+            self._db.execute(_COUNT_ONE[is_delayed], (qid, one.topic))
+            self._db.execute(_NOT_TO_OTHERS, (qid, one.topic, one.size))
+        self.state.look_again(self._db, qid)
 
     def _insert(self) -> None:
         first, upto, body, *_ = self._rows[0]
@@ -161,9 +208,13 @@ class _Run:
             due_ms = self._now_ms + options.delay_ms if options.delay_ms > 0 else None
             expires_ms = id_ms(number) + options.ttl_ms if options.ttl_ms > 0 else None
             key = kept_text(options.key) or None
+            if options.only:
+                self._only.append(_Given(options.only, number, len(push.body), expires_ms or 0, key or "", due_ms))
+                return (number, state.pushed_bytes, push.body, origin.written(push), push.content_type or None,
+                        ONLY_MS, expires_ms, key)
         state.plain += due_ms is None
         self._delayed += due_ms is not None
-        return (number, state.pushed_bytes, push.body, push.traceparent or None, push.content_type or None,
+        return (number, state.pushed_bytes, push.body, origin.written(push) or None, push.content_type or None,
                 due_ms, expires_ms, key)
 
     def _note(self, part: Part) -> None:
@@ -209,6 +260,9 @@ def _append(
     run, has_keys = _run(db, queue, pushes, state, now_ms)
     if fits and not has_keys:
         run.store(pushes)
+    elif fits:  # no group is refused, and those of several queues are not whole here
+        for span in _spans(pushes):
+            run.offer(span)
     else:
         _offer({queue.name: run}, pushes)
     return run.end()
@@ -259,12 +313,12 @@ def _add_group(runs: dict[str, _Run], group: Sequence[Push]) -> None:
 def _run(
     db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push], state: QueueState, now_ms: int
 ) -> tuple[_Run, bool]:
-    """A run for *pushes* that knows their dedupe keys; whether there are any."""
+    """A run for *pushes* that knows their dedupe keys; whether one may be answered other than as stored."""
     run = _Run(db, queue, state, now_ms)
     keys = [kept_text(push.options.dedupe) for push in pushes if push.options and push.options.dedupe]
     if keys:
         run.look_up(keys)
-    return run, bool(keys)
+    return run, bool(keys) or any(push.options.only for push in pushes if push.options)
 
 
 def _spans(pushes: Sequence[Push]) -> Iterator[Sequence[Push]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.core.statistics import Bucket
+from pbus.storage.documents import Document
 from pbus.storage.driver import (
     Appended, Bell, DeadGroup, DeadLetter, Driver, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
     Running, TopicNumbers, Want,
@@ -116,6 +117,18 @@ class Threaded:
 
     def statistics(self, queue: str, topic: str | None, since_s: int, until_s: int, span_s: int) -> list[Bucket]:
         answer: list[Bucket] = self._apply(self._driver.statistics, (queue, topic, since_s, until_s, span_s))
+        return answer
+
+    def documents(self, kind: str, names: Sequence[str] | None = None) -> list[Document]:
+        answer: list[Document] = self._apply(self._driver.documents, (kind, names))
+        return answer
+
+    def write_document(self, kind: str, name: str, text: str, version: int) -> int:
+        answer: int = self._apply(self._driver.write_document, (kind, name, text, version))
+        return answer
+
+    def drop_document(self, kind: str, name: str, version: int) -> bool:
+        answer: bool = self._apply(self._driver.drop_document, (kind, name, version))
         return answer
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:

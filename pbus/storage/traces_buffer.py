@@ -10,8 +10,8 @@ is counted and forgotten. The greenlet that drains and writes is the role's.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 from pbus.clock import Clock
 from pbus.codec import trace_block
@@ -23,6 +23,8 @@ MOST_RECORDS: Final = 20_000
 MOST_TEXT_BYTES: Final = 4 * 1024 * 1024
 """Of what failures say, held at once."""
 _MOST_SECONDS: Final = 10
+_MOST_GAPS: Final = 1_000
+_LEFT_OUT: Final = trace_block.pack_marks((), (), ())
 _MS_DIGITS: Final = 3
 """What an id's time has behind its second."""
 
@@ -55,28 +57,37 @@ class TraceBuffer:
 
     Attributes:
         dropped_total: Records that nobody will see, for want of room; those left out by sampling as well.
+        drained: Records in the blocks of the last drain.
+        wake: Called when there is something to drain again.
     """
 
     def __init__(self, by: str, limits: TraceLimits, writers: int, clock: Clock) -> None:
         self.dropped_total = 0
+        self.drained = 0
+        self.wake: Callable[[], None] = _nobody
         self._by = by
         self._clock = clock
-        self._told: list[tuple[str, Shelf, Record]] = []
+        self._told: list[tuple[str, Shelf, Any]] = []
         self._text_bytes = 0
         self._marks: list[Marks] = []
         self._marked = 0
+        self._gaps: set[tuple[str, int]] = set()
         self._refused: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=REFUSALS)
         now_s = clock.monotonic_s()
         self._budgets = {
             shelf: Budget(cap // max(1, writers), limits.keep_of(shelf), now_s) for shelf, cap in limits.caps().items()
         }
 
-    def tell(self, queue: str, record: Record, shelf: Shelf = Shelf.RECENT, text_bytes: int = 0) -> None:
-        """Keep *record* for the next drain; *text_bytes*: about what it says to people."""
+    def tell(
+        self, queue: str, record: Record | tuple[Any, ...], shelf: Shelf = Shelf.RECENT, text_bytes: int = 0
+    ) -> None:
+        """Keep *record* (or an ``Attempt``'s fields) for the next drain; *text_bytes*: about what it says to people."""
         if len(self._told) >= MOST_RECORDS or self._text_bytes + text_bytes > MOST_TEXT_BYTES:
             self.dropped_total += 1
             return
         self._text_bytes += text_bytes
+        if not self._told:
+            self.wake()
         self._told.append((queue, shelf, record))
 
     def mark(self, marks: Marks) -> None:
@@ -84,17 +95,41 @@ class TraceBuffer:
         jobs = _jobs(marks.runs)
         if self._marked + jobs > MOST_RECORDS:
             self.dropped_total += jobs
+            self.left_out(marks.queue, _second(marks.runs[0].first))
             return
         self._marked += jobs
+        if not self._marks:
+            self.wake()
         self._marks.append(marks)
+
+    def left_out(self, queue: str, second: int) -> None:
+        """Marks of jobs of *queue* and that second are missing: whoever looks for a value is told so."""
+        if len(self._gaps) < _MOST_GAPS:
+            self._gaps.add((queue, second))
 
     def refused(self, queue: str, text: bytes) -> None:
         """A push was refused; only the newest are kept."""
+        if not self._refused:
+            self.wake()
         self._refused.append((queue, text))
 
-    def drain(self) -> tuple[list[Block], list[tuple[str, bytes]]]:
-        """Blocks and refusals for ``Traces.put``; what the budgets do not allow is dropped and counted."""
-        blocks = self._packed() + self._packed_marks()
+    @property
+    def has_marks(self) -> bool:
+        """Marks wait for a drain."""
+        return bool(self._marks or self._gaps)
+
+    def drain(self, *, marks: bool = True) -> tuple[list[Block], list[tuple[str, bytes]]]:
+        """
+        Blocks and refusals for ``Traces.put``; what the budgets do not allow is dropped and counted.
+
+        Without *marks* those of the index wait for a later one: few large blocks are found faster than many.
+        """
+        self.drained = 0
+        blocks = self._packed()
+        if marks:
+            blocks += self._packed_marks()
+            gaps, self._gaps = self._gaps, set()
+            blocks += [Block(queue, Shelf.INDEX, second, _LEFT_OUT) for queue, second in sorted(gaps)]
         refusals = list(self._refused)
         self._refused.clear()
         return blocks, refusals
@@ -104,15 +139,20 @@ class TraceBuffer:
         self._text_bytes = 0
         now_s = self._clock.monotonic_s()
         shares = {shelf: budget.share(now_s) for shelf, budget in self._budgets.items()}
-        groups: dict[tuple[str, Shelf, str], list[Record]] = {}
+        groups: dict[tuple[str, Shelf, str], list[Any]] = {}
+        is_short = min(shares.values()) < 1.0
+        last, group = ("", Shelf.RECENT, ""), list[Any]()
         for queue, shelf, record in told:
-            if shares[shelf] < 1.0 and not _wanted(record, shares[shelf]):
+            if is_short and shares[shelf] < 1.0 and not _wanted(record, shares[shelf]):
                 self.dropped_total += 1
                 continue
             job = record[0]
             second = job[: job.index("-") - _MS_DIGITS]
-            groups.setdefault((queue, shelf, second), []).append(record)
-            if isinstance(record, Received) and not record.last.startswith(second):
+            if second != last[2] or shelf is not last[1] or queue != last[0]:    # nearly always as the one before
+                last = queue, shelf, second
+                group = groups.setdefault(last, [])
+            group.append(record)
+            if type(record) is Received and not record.last.startswith(second):
                 for later in _later(int(second), record):
                     groups.setdefault((queue, shelf, str(later)), []).append(record)
         blocks = []
@@ -129,6 +169,8 @@ class TraceBuffer:
         for queue, runs, paths, columns in marks:
             at = 0
             for run in runs:
+                if share < 1.0:
+                    self.left_out(queue, _second(run.first))
                 for part, places in _kept_parts(run, at, share):
                     place = queue, _second(part.first), paths
                     kept, kept_columns = groups.setdefault(place, ([], [[] for _ in paths]))
@@ -145,9 +187,16 @@ class TraceBuffer:
 
     def _allowed(self, block: Block, records: int, now_s: float) -> list[Block]:
         if self._budgets[block.shelf].spend(len(block.data) + BLOCK_COST, now_s):
+            self.drained += records
             return [block]
         self.dropped_total += records
+        if block.shelf is Shelf.INDEX:
+            self.left_out(block.queue, block.second)
         return []
+
+
+def _nobody() -> None:
+    """Nobody waits for it."""
 
 
 def _kept_parts(run: Run, at: int, share: float) -> list[tuple[Run, slice]]:
@@ -163,10 +212,10 @@ def _jobs(runs: Sequence[Run]) -> int:
     return sum([jobs for _, jobs in runs])
 
 
-def _wanted(record: Record, share: float) -> bool:
+def _wanted(record: Any, share: float) -> bool:
     if isinstance(record, Received):
         return keeps_any(record.first, record.last, share)
-    return is_kept(record.id, share)
+    return is_kept(record[0], share)
 
 
 def _later(second: int, record: Received) -> range:

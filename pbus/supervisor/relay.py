@@ -31,6 +31,7 @@ ends the master.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -79,10 +80,14 @@ class Relay:
         self._clock = clock
         self._log = logs.get()
         self.door = DoorBook(clock)
+        self._dropped: collections.Counter[str] = collections.Counter()  # storage -> records of stories
         self._news: dict[tuple[str, ...], dict[str, Any]] = {}
         self._table: dict[str, Act] = {
             "ready": self._ready,
             "door": lambda _, frame: self.door.heard(frame),
+            "traces": lambda _, frame: self._dropped.update(
+                {str(name): int(count) for name, count in frame["dropped"].items()}
+            ),
             "problem": self._problem,
             "fail": self._fail,
             "fenced": lambda child, _: fence(child),
@@ -185,7 +190,7 @@ class Relay:
     def _tell_metrics(self, child: Handle) -> None:
         for other in self._children.hearing(SAMPLE):
             other.tell(SAMPLE)
-        child.tell(METRICS, **self._metrics())
+        child.tell(METRICS, **self._metrics(), dropped=dict(self._dropped))
 
     def _sampled(self, _: Handle, frame: Mapping[str, Any]) -> None:
         fields = {name: value for name, value in frame.items() if name != "kind"}

@@ -141,6 +141,11 @@ class Rollouts:
             if rollout.stage == rules.FAILED and kind == role
         }
 
+    @property
+    def codes(self) -> dict[Key, int]:
+        """How often the code of each role and path has changed, of those of which it has."""
+        return {key: rollout.code for key, rollout in self._rollouts.items() if rollout.code}
+
     def rows(self) -> dict[Key, dict[str, Any]]:
         """Of each role and path that ever had one: ``stage``, ``code``, ``files``, ``reason``, ``old``."""
         return {key: self.row(key) for key in self._rollouts}

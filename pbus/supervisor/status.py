@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pbus.core.names import Owner
 from pbus.supervisor.backends import merged
 from pbus.supervisor.children import CONSUMER
 from pbus.supervisor.handle import Handle
@@ -82,7 +83,10 @@ class Facts:
 
 
 def build(facts: Facts) -> dict[str, Any]:
-    """The document of ``pbus status -o json`` without its ``v``; processes also carry their index and path."""
+    """
+    The document of ``pbus status -o json`` without its ``v``. Processes also carry their index and path, the name that
+    their claims have in the store, and of consumers the job that they run, and for how long.
+    """
     orphans = _orphans(facts)
     crew, lanes = _by_topic(facts.children)
     topics = [
@@ -121,6 +125,9 @@ def _process(facts: Facts, child: Handle) -> dict[str, Any]:
         "running": row.running,
         "index": child.index,
         "path": child.spec.path,
+        "owner": str(Owner(facts.node, child.boot, child.slot.slot, child.n)),
+        "job": row.current,
+        "job_s": round(max(0.0, facts.now_s - row.since_s), 3) if row.current else None,
     }
 
 

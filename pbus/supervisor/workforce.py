@@ -22,10 +22,12 @@ from pbus.supervisor.leftovers import Leftovers
 from pbus.supervisor.machine import Machine
 from pbus.supervisor.rollouts import Rollouts
 from pbus.supervisor.scaling import Scaling
+from pbus.supervisor.topics import badness, worst
 from pbus.telemetry import log as logs
 
 MACHINE: Final = "machine"
 _MARGIN_BYTES: Final = 32 << 20
+_LEFT_ALONE: Final = ("open", "probing")
 _NEW_S: Final = 10.0
 """A scheduler begins where the last one has left off, within its first seconds; then it knows what it has planned."""
 
@@ -108,7 +110,29 @@ class Workforce:
             for planner in planners:
                 is_new = planner.ready_s is None or now - planner.ready_s < _NEW_S
                 said = _with_wanted(topics, self.scaling.decided) if is_new else topics
-                planner.tell(MACHINE, **machine, topics=said)
+                planner.tell(MACHINE, **machine, topics=said, **self._standing_still(children))
+
+    def _standing_still(self, children: Sequence[Handle]) -> dict[str, Any]:
+        """
+        What alarms are about.
+
+        ``stopped``: path -> state and reason; ``circuits``: backend -> why it is left alone; ``codes``: path -> how
+        often its code has changed.
+        """
+        lanes: dict[str, list[Mapping[str, Any]]] = {}
+        circuits: dict[str, str] = {}
+        for child in children:
+            for (queue, topic), lane in child.lanes.items():
+                lanes.setdefault(f"{queue}/{topic}", []).append(lane)
+            for (backend, address), row in child.backends.items():
+                if row["state"] in _LEFT_ALONE:
+                    circuits[backend] = f"{address}: {row.get('reason') or row['state']}"
+        stopped = {path: worst(of_topic) for path, of_topic in lanes.items()}
+        stopped |= {path: ("fatal", why) for (role, path), why in self._children.given_up().items() if role == CONSUMER}
+        return {
+            "stopped": {path: list(each) for path, each in stopped.items() if badness(each[0]) > badness("draining")},
+            "circuits": circuits, "codes": {path: code for (_, path), code in self.rollouts.codes.items()},
+        }
 
 
 def hard_limit(max_rss_bytes: int) -> int:

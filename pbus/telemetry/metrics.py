@@ -136,6 +136,10 @@ OF_NODE: Final = (
         "pbus_storage_age_seconds", GAUGE, "seconds", ("storage",),
         "how old its numbers are: they stay as they were while it is away",
     ),
+    Metric(
+        "pbus_trace_dropped_total", COUNTER, "records", ("storage",),
+        "records of jobs' stories that were left out: `trace.max_bytes`, a rush, a store that is away",
+    ),
     Metric("pbus_processes", GAUGE, "processes", ("role",), "living processes"),
     Metric(
         "pbus_process_restarts_total", COUNTER, "processes", ("role", "reason"),

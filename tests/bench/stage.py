@@ -34,10 +34,11 @@ _FILL_PIPELINE = 32
 
 
 class Stage:
-    """A context manager; everything it started ends with it."""
+    """A context manager; everything it started ends with it. *name*: of its bus, where a test has several."""
 
-    def __init__(self, folder: Path, bus_factory: BusFactory) -> None:
+    def __init__(self, folder: Path, bus_factory: BusFactory, name: str = "bus") -> None:
         self.folder = folder
+        self._name = name
         self._bus_factory = bus_factory
         self._stack = contextlib.ExitStack()
 
@@ -77,7 +78,7 @@ class Stage:
         tree: dict[str, Any] = {"queue": {QUEUE: {**UNBOUNDED, "topic": dict(topics)}}, **more}
         if store is not None:
             tree["storage"] = {"main": {"url": store.url}}
-        bus = self._bus_factory(tree, environment=environment)
+        bus = self._bus_factory(tree, name=self._name, environment=environment)
         self.driver = self._stack.enter_context(_driver(bus))
         return bus
 

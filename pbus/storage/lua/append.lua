@@ -3,12 +3,13 @@
 -- KEYS     a queue 1: queue
 -- ARGV     1 owner, 2 its boot, 3 number of the batch, 4 ms that its answer is kept, then
 --          a queue: name, bytes of the bodies, count n, n envelopes, 1 when some have options (else 0), count m,
---          and m times 6 of what is no plain push of one job: place (from 0), span, delay ms, ttl ms, key, dedupe key;
+--          and m times 8 of what is no plain push of one job: place (from 0), span, delay ms, ttl ms, key, dedupe key,
+--          the topic that it is only for (empty: all), ms that the dedupe key counts (0: as the queue says);
 --          then a group (stored all or none): count s of its stretches, s times number of the queue in KEYS, place
 --          of its first push there, place after its last
 -- returns  a queue "batch ms seq n backlog topics": its stored ids are ms-seq .. ms-(seq+n-1). Then, for what was
---          not stored, in order: " place:J", " place:B" or " place:W" (refused, one each push; W: because of
---          another one of its group), " place:=id" (duplicate)
+--          not stored, in order: " place:J", " place:B", " place:W" or " place:T" (refused, one each push; W: because
+--          of another one of its group; T: the queue has no such topic), " place:=id" (duplicate)
 -- errors   LATE batch (a later one was answered); FENCED boot; NODECL queue. Nothing was written; at
 --          maxmemory neither, because the first XADD is refused.
 
@@ -60,7 +61,7 @@ for i = 1, #KEYS do
     local part = part_of(i, root, at, count, head)
     parts[#parts + 1], answers[i], all_fit = part, false, all_fit and part.fits
   end
-  at = at + 5 + count + 6 * ARGV[at + 4 + count]
+  at = at + 5 + count + 8 * ARGV[at + 4 + count]
 end
 
 -- Pushes with options, or pushes near a bound of their queue: one span after the other. Made when needed.
@@ -74,9 +75,10 @@ local function careful(part)
 
   local function read_rows()
     local from = part.at + 5 + part.count
-    for i = from, from + 6 * ARGV[from - 1] - 1, 6 do
+    for i = from, from + 8 * ARGV[from - 1] - 1, 8 do
       rows[tonumber(ARGV[i])] = {span = tonumber(ARGV[i + 1]), delay = tonumber(ARGV[i + 2]),
-        ttl = tonumber(ARGV[i + 3]), key = ARGV[i + 4], dedupe = ARGV[i + 5]}
+        ttl = tonumber(ARGV[i + 3]), key = ARGV[i + 4], dedupe = ARGV[i + 5], only = ARGV[i + 6],
+        dedupe_ms = tonumber(ARGV[i + 7])}
     end
   end
 
@@ -100,20 +102,33 @@ local function careful(part)
     return size - low > most_bytes and 'B' or nil
   end
 
-  -- A push with options; a delayed one is given to every topic now.
+  -- A push with options; a delayed one, and one for one topic only, is given to its topics now.
   local function store_special(id, envelope, row)
-    if row.delay + row.ttl == 0 and row.key == '' then return redis.call('XADD', log, id, 'j', envelope) end
-    local text = string.format('%.0f:%.0f:%s', row.delay, row.ttl, row.key)
+    if row.delay + row.ttl == 0 and row.key == '' and row.only == '' then
+      return redis.call('XADD', log, id, 'j', envelope)
+    end
+    local mark = row.only == '' and '' or '@' .. row.only
+    local text = string.format('%.0f%s:%.0f:%s', row.delay, mark, row.ttl, row.key)
     redis.call('XADD', log, id, 'o', text, 'j', envelope)
-    if row.delay == 0 then return end
-    local options = lib.options(text, id)
-    local state = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0, expires = options.expires,
-      where = string.format('%.0f', lib.body_bytes(envelope)), key = row.key}
+    local options, bytes = lib.options(text, id), lib.body_bytes(envelope)
+    if not options.marked then return end
     for _, name in ipairs(redis.call('HKEYS', part.root .. $taken)) do
       local t = lib.topic(name)
-      redis.call('HSET', t.base .. $bodies, id, lib.packed(text, envelope))
-      lib.delay(t, id, state, options.due)
-      lib.set_aside(t, 0, false)
+      if row.only == '' or row.only == name then
+        local state = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0,
+          expires = options.expires, where = string.format('%.0f', bytes), key = row.key}
+        redis.call('HSET', t.base .. $bodies, id, lib.packed(text, envelope))
+        lib.set_aside(t, 0, false)
+        if row.delay > 0 then lib.delay(t, id, state, options.due) else lib.ready(t, id, state) end
+      else
+        -- The cursor goes over it as over a cancelled one.
+        redis.call('HINCRBY', part.root .. $taken, name, 1)
+        redis.call('HINCRBY', t.base .. $facts, 'bytes', 0 - bytes)
+      end
+    end
+    if row.only ~= '' then
+      redis.call('HSET', part.root .. $queue, 'only', 1)
+      least, exact, part.only = slowest(redis.call('HVALS', part.root .. $taken)), false, true
     end
   end
 
@@ -145,7 +160,8 @@ local function careful(part)
   local function offer(place)
     local span, bytes, dedupe, row = span_at(place)
     local first = dedupe and redis.call('GET', dedupe)
-    local no = first and '=' .. first or refused(span, bytes, nothing)
+    local none = row and row.only ~= '' and redis.call('HEXISTS', part.root .. $taken, row.only) == 0
+    local no = first and '=' .. first or none and 'T' or refused(span, bytes, nothing)
     if no then
       leave_out(place, span, no)
       return span
@@ -154,7 +170,7 @@ local function careful(part)
     store(place, span, row)
     if dedupe then
       dedupe_ms = dedupe_ms or redis.call('HGET', part.root .. $queue, 'dedupe_ms') or 600000
-      redis.call('SET', dedupe, id, 'PX', dedupe_ms)
+      redis.call('SET', dedupe, id, 'PX', row.dedupe_ms > 0 and row.dedupe_ms or dedupe_ms)
     end
     part.pushed, part.bytes = part.pushed + span, part.bytes + bytes
     return span
@@ -241,6 +257,7 @@ for _, part in ipairs(parts) do
       'ms', string.format('%.0f', part.ms), 'seq', seq + part.stored - 1, 'bytes', string.format('%.0f', part.bytes))
     redis.call('PUBLISH', root .. $bell, '')
   end
+  if part.only then part.least = slowest(redis.call('HVALS', root .. $taken)) end
   local answer = string.format('%s %.0f %.0f %d %.0f %d',
     batch, part.ms, seq, part.stored, part.least and part.pushed - part.least or part.stored, part.topics)
   if part.gaps then answer = answer .. table.concat(part.gaps) end

@@ -80,8 +80,8 @@ local function special()
     local options = lib.options(text, id)
     local s = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0, expires = options.expires,
       where = string.format('%.0f', bytes), key = options.key}
-    if options.marked and lib.pad(id) > lib.born(place) then
-      redis.call('HINCRBY', place.base .. $facts, 'bytes', bytes)  -- it came to the topic when it was pushed
+    if lib.elsewhere(place, id, options) then
+      redis.call('HINCRBY', place.base .. $facts, 'bytes', bytes)  -- it came to its topics when it was pushed
       return nil
     end
     if options.due > lib.now_ms then return lib.shelve(place, id, s, text, envelope, options.due) end

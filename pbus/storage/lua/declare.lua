@@ -102,6 +102,23 @@ local function entries_after(id)
   return count
 end
 
+-- Of the entries after an id, how many are for other topics only, and bytes of their bodies; to a
+-- new topic those for one of its name are, too.
+local function of_others(id, topic, is_new)
+  local count, bytes, page = 0, 0, {}
+  if redis.call('HGET', queue, 'only') ~= '1' then return 0, 0 end
+  repeat
+    page = redis.call('XRANGE', log, '(' .. id, '+', 'COUNT', 100)
+    for _, entry in ipairs(page) do
+      local text, envelope = lib.fields(entry)
+      local only = text ~= '' and lib.options(text, entry[1]).only
+      if only and (is_new or only ~= topic) then count, bytes = count + 1, bytes + lib.body_bytes(envelope) end
+    end
+    if #page > 0 then id = page[#page][1] end
+  until #page < 100
+  return count, bytes
+end
+
 local function make(topic, facts, start, seen)
   local has_cursor, has_taken = redis.call('HGET', cursors, topic), redis.call('HEXISTS', taken, topic) == 1
   if has_cursor and has_taken then return end
@@ -115,7 +132,9 @@ local function make(topic, facts, start, seen)
   end
   local behind = cursor == '0-0' and length or cursor == last and 0 or entries_after(cursor)
   redis.call('HSET', cursors, topic, cursor)
-  redis.call('HSET', taken, topic, string.format('%.0f', head[1] - behind))
+  local others, bytes = of_others(cursor, topic, not lost)
+  redis.call('HSET', taken, topic, string.format('%.0f', head[1] - behind + others))
+  if others > 0 and not lost then redis.call('HINCRBY', facts, 'bytes', 0 - bytes) end
   redis.call('HSET', queue, 'low', 0)
   if lost then
     remade[#remade + 1] = topic

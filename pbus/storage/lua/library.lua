@@ -51,10 +51,16 @@ local function library(root, now_ms)
   end
 
   function lib.options(options, id)
-    local delay, ttl, key = string.match(options, '^(%d+):(%d+):(.*)$')
+    local delay, only, ttl, key = string.match(options, '^(%d+)(@?[^:]*):(%d+):(.*)$')
     local ms, ttl_ms = tonumber(string.match(id, '^%d+')), tonumber(ttl or 0)
+    local is_only = only ~= nil and only ~= ''
     return {due = ms + tonumber(delay or 0), expires = ttl_ms > 0 and ms + ttl_ms or 0, key = key or '',
-      marked = tonumber(delay or 0) > 0}
+      marked = is_only or tonumber(delay or 0) > 0, only = is_only and string.sub(only, 2) or nil}
+  end
+
+  -- Whether a topic finds an entry with these options elsewhere than in the log, or not at all.
+  function lib.elsewhere(t, id, options)
+    return options.marked and (options.only or lib.pad(id) > lib.born(t)) and true or false
   end
 
   -- As it lies in bodies.
@@ -266,7 +272,7 @@ local function library(root, now_ms)
     local entry = call('XRANGE', root .. $log, id, id)[1]
     if not entry or call('SISMEMBER', t.base .. $cancelled, id) == 1 then return nil end
     local options = lib.options(lib.fields(entry), id)
-    if options.marked and padded > lib.born(t) then return nil end
+    if lib.elsewhere(t, id, options) then return nil end
     return 'log', lib.read('0:0:0:0:0:' .. string.format('%.0f', options.expires) .. ':l:' .. options.key), entry
   end
 

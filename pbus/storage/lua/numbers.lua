@@ -3,7 +3,8 @@
 -- KEYS     1 queue
 -- ARGV     names of topics
 -- returns  a topic {ready, running, delayed, dead, ms of the oldest wait, ms since it is paused, then the totals: done,
---          failed, dead, redelivered, cancelled, expired, forgotten}; false: there is none of that name
+--          failed, dead, redelivered, cancelled, expired, forgotten, then how many of the ready ones wait for their
+--          key}; false: there is none of that name
 --
 -- The oldest wait is looked for among the first of each place only.
 
@@ -46,8 +47,9 @@ local function age_in_log(t)
     local entries = entries_after(cursor, page)
     for _, entry in ipairs(entries) do
       local passed = side and redis.call('SISMEMBER', t.base .. $cancelled, entry[1]) == 1
-      if not passed and entry[2][1] == 'o' and lib.pad(entry[1]) > born then
-        passed = lib.options(entry[2][2], entry[1]).marked
+      if not passed and entry[2][1] == 'o' then
+        local options = lib.options(entry[2][2], entry[1])
+        passed = options.only or (options.marked and lib.pad(entry[1]) > born)
       end
       if not passed then return age_ms(entry[1]) end
     end
@@ -76,12 +78,14 @@ local function row(t)
   local delayed, due = redis.call('ZCARD', t.base .. $delayed), 0
   if delayed > 0 then due = redis.call('ZCOUNT', t.base .. $delayed, '-inf', now_ms) end
   local ready = behind + redis.call('ZCARD', t.base .. $again) + due
-  if side then ready = ready + redis.call('ZCARD', t.base .. $waiting) end
+  local waiting = side and redis.call('ZCARD', t.base .. $waiting) or 0
+  ready = ready + waiting
   local answer = {ready, running(t), delayed - due, redis.call('ZCARD', t.base .. $dead),
     oldest_ms(t, behind, due), tonumber(facts[2] or 0)}
   local totals = redis.call('HMGET', t.base .. $totals,
     'done', 'failed', 'dead', 'redelivered', 'cancelled', 'expired', 'forgotten')
   for i = 1, #totals do answer[#answer + 1] = tonumber(totals[i] or 0) end
+  answer[#answer + 1] = waiting
   return answer
 end
 

@@ -3,8 +3,8 @@
 -- KEYS     1 queue
 -- ARGV     1 name of the queue, 2 bytes of bodies after which it stops, then ids in order
 -- returns  a job {id, body as in bodies, a topic {name, place, state, detail, owner}}; place: again, delayed (detail:
---          due, ms), waiting, log, dead (detail: since, ms; state: the letter), claims (owner), ended. Jobs without a
---          body and topics that never were to get it are left out.
+--          due, ms), waiting (owner: id of the job that holds its key), log, dead (detail: since, ms; state: the
+--          letter), claims (owner), ended. Jobs without a body and topics that never were to get it are left out.
 -- errors   NODECL queue
 
 local root, most_bytes = string.sub(KEYS[1], 1, -1 - #$queue), tonumber(ARGV[2])
@@ -38,7 +38,10 @@ local function place_of(t, id)
     return {t.name, place, redis.call('HGET', t.base .. $notes, lib.pad(id)) or '0:0:0:',
       redis.call('ZSCORE', t.base .. $dead, lib.pad(id)), ''}
   end
-  if place then return {t.name, place, lib.write(s), place == 'delayed' and member or '0', ''} end
+  if place then
+    local holder = place == 'waiting' and redis.call('HGET', t.base .. $holders, s.key) or ''
+    return {t.name, place, lib.write(s), place == 'delayed' and member or '0', holder}
+  end
   if lib.pad(id) > t.start then return {t.name, 'ended', '0:0:0:0:0:0::', '0', ''} end
 end
 

@@ -79,7 +79,9 @@ class Topic:
     arrivals: int = 0
 
     def push(self, job_id: str, body: bytes, options: PushOptions = PLAIN, *, from_history: bool = False) -> None:
-        place = Place(job_id, body, options.key, late=0 < options.ttl_ms < LONG_MS)
+        if options.only and from_history:
+            return
+        place = Place(job_id, body, options.key, late=0 < options.ttl_ms < LONG_MS, in_log=not options.only)
         if options.delay_ms and not (from_history and options.delay_ms < LONG_MS):
             place.state, place.in_log, place.hidden = State.DELAYED, False, from_history
             place.due = options.delay_ms < LONG_MS
@@ -313,8 +315,9 @@ class Queue:
         self.pushed[job_id] = (body, options)
         if options.dedupe:
             self.dedupe[options.dedupe] = job_id
-        for topic in self.topics.values():
-            topic.push(job_id, body, options)
+        for name, topic in self.topics.items():
+            if options.only in ("", name):
+                topic.push(job_id, body, options)
 
     @property
     def backlog(self) -> int:
@@ -376,10 +379,11 @@ def _refusals(queues: Mapping[str, Queue], unit: Sequence[Push]) -> list[str]:
     keys: set[tuple[str, str]] = set()
     for command in commands(unit):
         name, bodies = command[0].queue, [push.body for push in command]
+        only = command[0].options.only if command[0].options else ""
         dedupe = command[0].options.dedupe if command[0].options else ""
         if dedupe in queues[name].dedupe or (name, dedupe) in keys:
             continue
-        why = queues[name].refusal(bodies, ahead[name])
+        why = queues[name].refusal(bodies, ahead[name]) if only in ("", *queues[name].topics) else "topic"
         if why:
             return [why if any(push is one for one in command) else "whole" for push in unit]
         ahead[name] += bodies

@@ -29,14 +29,23 @@ def test_job_shows_where_it_is_in_each_topic(world: World) -> None:
     assert (record.topics["dead"].reason, record.topics["dead"].error) == ("failed", "no")
 
 
-def test_job_that_waits_for_its_key_is_ready(world: World) -> None:
-    world.ask("a", key="k")
+def test_job_that_waits_for_its_key_is_ready_and_tells_who_holds_it(world: World) -> None:
+    holder = world.ask("a", key="k")
     pushed = world.ask("b", key="k")
-    world.claim(5)
+    before = world.store.job("gift", pushed.id)
+    (running,) = world.claim(5)
 
     record = world.store.job("gift", pushed.id)
+    assert before is not None
     assert record is not None
-    assert record.topics["credit"].state == "ready"
+    assert (before.topics["credit"].state, before.topics["credit"].behind) == ("ready", "")
+    assert (record.topics["credit"].state, record.topics["credit"].behind) == ("ready", holder.id)
+    assert record.topics["credit"].owner == ""
+
+    world.settle(running, Move.RETRY, delay_s=60.0, counts=True, reason="failed", error="no")
+    delayed = world.store.job("gift", pushed.id)
+    assert delayed is not None
+    assert delayed.topics["credit"].behind == holder.id, "a holder that waits for its next try holds it still"
 
 
 @pytest.mark.parametrize("job_id", NOBODYS)

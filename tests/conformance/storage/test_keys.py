@@ -45,6 +45,7 @@ def test_other_keys_and_plain_jobs_go_past_a_held_key(world: World) -> None:
 
     assert world.bodies(10) == ["k1", "plain", "other"]
     assert world.where() == (2, 3, 0, 0)
+    assert world.numbers().waiting == 2
 
 
 @pytest.mark.parametrize("move", ENDS)

@@ -148,10 +148,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def unit(self) -> list[Push]:
         if self.rarely(0.7):
-            return self.command()
+            return self.command(self.chance.choice(("", "", "", "credit", "mail", "ship")))
         return group(*[self.command() for _ in range(self.chance.randint(1, 4))])
 
-    def command(self) -> list[Push]:
+    def command(self, only: str = "") -> list[Push]:
         queue = self.chance.choice(("gift", "order"))
         asked = PLAIN
         if self.rarely(0.6):
@@ -159,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
                 delay_ms=self.chance.choice((0, 0, 0, 0, SHORT_MS, SHORT_MS, LONG_MS)),
                 ttl_ms=self.chance.choice((0, 0, 0, 0, 0, SHORT_MS, LONG_MS)),
                 key=self.chance.choice(("", "k", "k", "k", "o")),
-                dedupe=self.chance.choice(("", "", "", "", "", "", "d1", f"d{next(self.numbers)}")),
+                dedupe=self.chance.choice(("", "", "", "", "", "", "d1", f"d{next(self.numbers)}")), only=only,
             )
         count = 1 if asked.dedupe else self.chance.randint(1, 3)
         return [Push(queue, f"job {next(self.numbers)}".encode(), options=None if asked is PLAIN else asked,

@@ -82,6 +82,18 @@ def test_append_whose_reply_is_lost_answers_what_was_stored_and_stores_it_once(
     assert [(one.id, one.body) for one in claim(driver)] == list(zip(ids, [b"a", b"b"], strict=True))
 
 
+def test_document_whose_reply_is_lost_is_written_once_and_answered(
+    proxy: FaultProxy, driver: RedisStreamsDriver
+) -> None:
+    proxy.cut_replies(2)
+
+    version = driver.write_document("alarm", "a", "x", 0)
+
+    assert proxy.cuts == 2
+    assert [(one.version, one.text) for one in driver.documents("alarm")] == [(version, "x")]
+    assert driver.write_document("alarm", "a", "x", 0) == 0
+
+
 def test_append_cut_in_the_middle_of_its_reply_is_stored_once(proxy: FaultProxy, driver: RedisStreamsDriver) -> None:
     proxy.cut_after(3)
 

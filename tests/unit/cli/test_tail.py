@@ -113,3 +113,88 @@ def test_names_that_are_nearly_right_are_told_what_is_there(conf: Path, capsys: 
     said = capsys.readouterr().err
     assert "did you mean gift/credit?" in said
     assert "there are: gift/credit" in said
+
+
+# -- filters --------------------------------------------------------------------------------------
+
+
+MORE = [
+    {"ts": "2027-01-15T08:00:03.000Z", "level": "warning", "event": "topic.down", "queue": "gift", "topic": "credit"},
+    {"ts": "2027-01-15T08:00:04.000Z", "level": "warning", "event": "topic.down", "queue": "mail", "topic": "smtp"},
+    {"ts": "2027-01-15T08:00:05.000Z", "level": "error", "event": "store.queue_failed", "queue": "gift"},
+    {"ts": "2027-01-15T08:00:06.000Z", "level": "info", "event": "order.made", "path": "gift/notify"},
+    {"ts": "2027-01-15T08:00:07.000Z", "level": "warning", "event": "job.dead", "queue": "mail", "topic": "smtp",
+     "job": "17-2", "verdict": "timeout"},
+]  # fmt: skip
+
+
+def add(conf: Path, *lines: dict[str, str]) -> None:
+    with (conf.parent / "pbus.log").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize(("args", "events"), [
+    (["log", "--topic", "gift/*"], ["job.failed", "topic.down", "store.queue_failed", "order.made"]),
+    (["log", "--topic", "mail/smtp"], ["topic.down", "job.dead"]),
+    (["log", "--topic", "*/s*"], ["topic.down", "store.queue_failed", "job.dead"]),
+    (["log", "--topic", "nobody/*"], []),
+    (["log", "--job", "17-2"], ["job.dead"]),
+    (["--job", "17-2"], ["job.dead"]),
+    (["log", "--topic", "gift/*", "--job", "17-2"], []),
+    (["log", "--only", "timeout", "--only", "store.away"], ["store.away", "job.dead"]),
+    (["log", "--only", "timeout,store.away"], ["store.away", "job.dead"]),
+    (["errors", "--topic", "gift/credit"], ["job.failed", "topic.down", "store.queue_failed"]),
+])
+def test_filters_keep_what_is_about_the_topic_the_job_and_the_word(
+    conf: Path, capsys: pytest.CaptureFixture[str], args: list[str], events: list[str]
+) -> None:
+    add(conf, *MORE)
+    assert [json.loads(line)["event"] for line in tail(conf, capsys, *args, "-o", "json")] == events
+
+
+def test_last_lines_are_those_that_are_wanted(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(conf, *[{**LINES[0], "event": "child.ready"}] * 50)
+    assert [line.split()[3] for line in tail(conf, capsys, "errors")] == ["job.failed", "store.away"]
+
+
+def test_lines_of_the_text_format_are_filtered_as_well(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf.parent / "pbus.log").write_text(
+        "2027-01-15 08:00:00.000 WARNING job.dead gift/credit role=delivery pid=4 job=17-1 verdict=failed "
+        'error="a b=c"\n'
+        "2027-01-15 08:00:01.000 WARNING job.dead mail/smtp role=delivery pid=4 job=17-2 verdict=timeout\n"
+        "2027-01-15 08:00:02.000 INFO    child.ready role=master pid=1 child=scheduler\n"
+    )
+    (line,) = tail(conf, capsys, "log", "--job", "17-1", "--topic", "gift/*", "--only", "failed", "-o", "json")
+    assert json.loads(line) == {
+        "v": 1, "ts": "2027-01-15T08:00:00.000Z", "level": "warning", "event": "job.dead", "queue": "gift",
+        "topic": "credit", "role": "delivery", "pid": "4", "job": "17-1", "verdict": "failed", "error": "a b=c",
+    }
+    assert len(tail(conf, capsys, "log", "--only", "child.ready")) == 1
+
+
+def test_several_topics_are_merged_by_time_and_named(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "b.toml").write_text('[queue.gift.topic.mail]\nhttp = { url = "http://127.0.0.1:1/y" }\n')
+    (conf.parent / "topic/gift.mail.log").write_text(
+        "2027-01-14T08:00:00.000Z 43 17-1 INFO first\n2027-01-16T08:00:00.000Z 43 17-2 INFO last\n"
+    )
+    lines = tail(conf, capsys, "gift/*")
+    assert [line.split()[0] for line in lines] == ["gift/mail", "gift/credit", "gift/mail"]
+    documents = [json.loads(line) for line in tail(conf, capsys, "gift/*", "--job", "17-1", "-o", "json")]
+    assert [document["topic"] for document in documents] == ["mail", "credit"]
+
+
+def test_program_shows_what_it_said(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "b.toml").write_text('[program.cache]\nargv = ["sleep"]\n[program.mute]\nargv = ["sleep"]\nlog = false\n')
+    (conf.parent / "program").mkdir()
+    (conf.parent / "program/cache.log").write_text("2027-01-15T08:00:00.000Z 42 - INFO ready\n")
+    assert tail(conf, capsys, "program:cache")[0].endswith("42 - INFO ready")
+    for name, said in (("none", "there are: cache, mute"), ("mute", "log = false")):
+        assert main(["tail", "-c", str(conf), f"program:{name}"]) == 5
+        assert said in capsys.readouterr().err
+    assert main(["tail", "-c", str(conf), "cache"]) == 2
+    assert "did you mean program:cache?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["--job", "rubbish"], ["gift/credit", "--topic", "gift/*"]])
+def test_filter_that_makes_no_sense_is_said(conf: Path, args: list[str]) -> None:
+    assert main(["tail", "--no-follow", "-c", str(conf), *args]) == 2

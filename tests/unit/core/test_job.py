@@ -142,7 +142,9 @@ def test_a_plain_push_asks_for_nothing() -> None:
     push = Push("gift", b"x")
 
     assert (push.options, push.span) == (None, 1)
-    assert dataclasses.asdict(PushOptions()) == {"delay_ms": 0, "dedupe": "", "ttl_ms": 0, "key": ""}
+    assert dataclasses.asdict(PushOptions()) == {
+        "delay_ms": 0, "dedupe": "", "ttl_ms": 0, "key": "", "only": "", "replay_of": "", "dedupe_s": 0.0,
+    }
 
 
 def test_a_settlement_says_no_more_than_it_is_told() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pbus.core.why import RULES, Facts, FailedAuth, reasons, suspects
+from pbus.core.why import RULES, Address, Facts, FailedAuth, holds_up, reasons, suspects
 
 REST: dict[str, Any] = {
     "ready": 0, "running": 0, "delayed": 0, "dead": 0, "oldest_wait_s": 0.0, "done_total": 7, "pushed_total": 7,
@@ -33,12 +33,23 @@ CASES: dict[str, dict[str, Any]] = {
     "orphaned": {"handler": "", "state": "orphaned", "ready": 3},
     "full": {"backlog": 10, "max_backlog": 10, "ready": 10, "running": 1},
     "paused": {"paused": True, "state": "paused", "ready": 5},
-    "state": {"state": "down", "reason": "Connection refused", "ready": 5},
+    "fatal": {"state": "fatal", "reason": "exit status 1", "ready": 5},
+    "rollout": {"state": "rollout-failed", "reason": "exit status 1"},
+    "braked": {"state": "braked", "reason": "56 of 60 attempts failed", "ready": 5},
+    "circuit": {
+        "state": "down", "handler": "http", "ready": 5, "addresses": [Address("10.0.0.8:80", "open", "refused")],
+    },
+    "down": {"state": "down", "reason": "no consumer process is ready", "ready": 5},
+    "ping": {"state": "paused", "handler": "fastcgi", "reason": "ping: Code: 404; no such topic", "ready": 5},
+    "state": {"state": "strange", "reason": "of a later version", "ready": 5},
     "never": {"pushed_total": 0, "done_total": 0},
     "nobody takes": {"handler": "pull", "ready": 5, "oldest_wait_s": 300.0, "slots": 0, "most": 1000},
     "open claims": {"handler": "pull", "ready": 5, "running": 8, "slots": 0, "most": 8},
     "no consumers": {"ready": 5, "slots": 0, "most": 4},
     "limit": {"ready": 5, "running": 4, "oldest_wait_s": 90.0, "limited_by": "processor"},
+    "keys": {"ready": 5, "waiting": 5, "running": 1, "rate_per_s": 2.5},
+    "rate": {"ready": 5, "waiting": 4, "running": 1, "rate_per_s": 2.5},
+    "addresses": {"handler": "http", "ready": 5, "addresses": [Address("a", "up"), Address("b", "probing", "refused")]},
     "later": {"delayed": 2},
     "dead": {"dead": 3},
     "done": {},
@@ -69,6 +80,16 @@ def test_every_rule_has_its_case() -> None:
     ("store", "its store is away: connection refused",
      "pushes are refused until it is back; 'pbus status' shows when it is"),
     ("paused", "gift/credit is paused, 5 jobs wait", "'pbus topic resume gift/credit'"),
+    ("circuit", "gift/credit is down; no job is spent on 10.0.0.8:80 (refused)",
+     "'pbus backend ls' shows its addresses; they are probed, and it goes on by itself when one answers"),
+    ("ping", "the handler does not take gift/credit: ping: Code: 404; no such topic",
+     "'pbus topic test gift/credit BODY' shows its whole answer; it is asked again by itself"),
+    ("keys", "5 jobs wait for their keys, which others hold that run or wait for their next try, the oldest for 0 s",
+     "'pbus job why ID' says which one a job waits for"),
+    ("rate", "5 jobs wait, the oldest for 0 s: no more than 2.5 a second may begin here",
+     "a higher rate in its section, or a node more"),
+    ("addresses", "a part of its addresses is left alone: b (refused)",
+     "'pbus backend ls' shows them; they are probed by themselves"),
     ("nobody takes", "5 jobs wait for consumers that fetch them, the oldest for 5 min, and none is in anybody's hands",
      "start one: RPOP gift/credit, or XREADGROUP GROUP credit NAME STREAMS gift >"),
     ("limit", "all 4 that it may have at once are busy, 5 jobs wait, the oldest for 90 s; limited by processor",
@@ -97,15 +118,31 @@ def test_nothing_is_said_of_numbers_that_are_not_known() -> None:
     assert [reason.why for reason in reasons(facts(**UNKNOWN))] == ["else"]
 
 
-@pytest.mark.parametrize(("state", "handler", "word"), [
-    ("fatal", "python", "pbus topic restart"), ("rollout-failed", "command", "pbus topic restart"),
-    ("braked", "http", "pbus topic debug"), ("down", "fastcgi", "pbus backend ls"),
-    ("paused", "http", "pbus backend ls"), ("down", "python", "pbus tail gift/credit"),
+@pytest.mark.parametrize(("by", "text"), [
+    ("", "gift/credit was paused 12 min ago, 5 jobs wait"),
+    ("ann on bus-1", "gift/credit was paused by ann on bus-1 12 min ago, 5 jobs wait"),
 ])
-def test_repair_is_by_state_and_handler(state: str, handler: str, word: str) -> None:
-    (reason,) = reasons(facts(state=state, reason="x", handler=handler, ready=1))
+def test_pause_says_who_and_when(by: str, text: str) -> None:
+    assert reasons(facts(paused=True, ready=5, paused_s=740.0, paused_by=by))[0].text == text
 
-    assert (reason.why, reason.text, word in reason.todo) == ("state", f"gift/credit is {state}: x", True)
+
+def test_person_that_paused_a_topic_is_told_and_not_the_state_under_it() -> None:
+    assert [reason.why for reason in reasons(facts(paused=True, state="down", ready=5))] == ["paused"]
+
+
+def test_reason_of_an_address_is_not_said_twice() -> None:
+    addresses = [Address(name, "open", "refused") for name in "abcde"]
+    down = facts(state="down", handler="http", reason="a: refused", addresses=addresses)
+
+    assert reasons(down)[0].text == "gift/credit is down: a: refused; no job is spent on a, b, c, 2 more"
+
+
+@pytest.mark.parametrize(("why", "holds"), [
+    ("auth", False), ("stopped", True), ("store", True), ("paused", True), ("rollout", False), ("limit", True),
+    ("later", False), ("dead", False), ("done", False), ("works", False), ("else", False),
+])
+def test_single_job_is_held_up_by_what_keeps_ready_ones(why: str, holds: bool) -> None:
+    assert (why in [reason.why for reason in holds_up(facts(**CASES[why]))]) is holds
 
 
 # -- who is not let in ----------------------------------------------------------------------------

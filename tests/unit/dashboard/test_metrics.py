@@ -56,6 +56,7 @@ TOPIC = {"queue": "gift", "topic": "credit"}
     ("pbus_circuit_open", {"backend": "php"}, 1),
     ("pbus_backend_calls_total", {"backend": "php"}, 60),
     ("pbus_storage_up", {"storage": "main"}, 1),
+    ("pbus_trace_dropped_total", {"storage": "main"}, 12),
     ("pbus_process_restarts_total", {"role": "delivery", "reason": "signal"}, 2),
     ("pbus_process_resident_bytes", {"role": "master"}, 40_000_000),
     ("pbus_metrics_age_seconds", {"role": "scheduler"}, 0.2),

@@ -11,9 +11,12 @@ from pbus.core.job import Settlement
 from pbus.core.names import Owner
 from pbus.core.statistics import Bucket
 from pbus.scheduler.roster import Store
-from pbus.storage.driver import Capabilities, Held, Promoted, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want
+from pbus.storage.documents import Document
+from pbus.storage.driver import (
+    Capabilities, Fill, Held, Promoted, QueueNumbers, QueueSpec, TopicNumbers, TopicSpec, Want,
+)
 from pbus.storage.statistics import Known
-from tests.support.memory_store import MemoryStore
+from tests.support.memory_store import AWAY, MemoryStore
 
 OWN = Owner("bus-1", "own", 0, 1)
 QUEUES = (QueueSpec("gift", (TopicSpec("credit"),), 3_600.0, 0),)
@@ -27,6 +30,8 @@ class SchedulerStore(MemoryStore):
         given_back: (owner, settlement) that took effect.
         promoted, dropped: Answers to the next calls; the last one stays.
         put_rows: (time, rows, totals) of statistics that were put.
+        texts: Documents, by kind and name.
+        write_limit: So many more documents can be written.
     """
 
     def __init__(self, many_nodes: bool = True) -> None:
@@ -42,6 +47,9 @@ class SchedulerStore(MemoryStore):
         self.put_rows: list[tuple[int, Sequence[Bucket], Mapping[tuple[str, str], Known]]] = []
         self.attempts = 0
         self.crashes = 0
+        self.texts: dict[tuple[str, str], Document] = {}
+        self.write_limit = 1 << 30
+        self._version = 0
 
     def claimed_by(self, owner: Owner, *ids: str) -> None:
         """*owner* holds claims on these jobs of gift/credit."""
@@ -97,6 +105,37 @@ class SchedulerStore(MemoryStore):
     ) -> None:
         self._enter("put_statistics")
         self.put_rows.append((at_s, rows, known or {}))
+
+    def fill(self) -> Fill:
+        self._enter("fill")
+        return Fill()
+
+    def documents(self, kind: str, names: Sequence[str] | None = None) -> list[Document]:
+        self._enter("documents")
+        return [
+            one for _, one in sorted(self.texts.items()) if one.kind == kind and (names is None or one.name in names)
+        ]
+
+    def write_document(self, kind: str, name: str, text: str, version: int) -> int:
+        """Fails when ``write_limit`` writes are done: as if the process died there."""
+        self._enter("write_document")
+        if self.write_limit <= 0:
+            raise AWAY
+        known = self.texts.get((kind, name))
+        if (known.version if known else 0) != version:
+            return 0
+        self.write_limit -= 1
+        self._version += 1
+        self.texts[kind, name] = Document(kind, name, self._version, text)
+        return self._version
+
+    def drop_document(self, kind: str, name: str, version: int) -> bool:
+        self._enter("drop_document")
+        known = self.texts.get((kind, name))
+        if known is None or known.version != version:
+            return False
+        del self.texts[kind, name]
+        return True
 
     def beat(self, node: str, boot: str) -> None:
         self._enter("beat")

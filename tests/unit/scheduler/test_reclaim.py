@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -317,3 +318,14 @@ def test_dead_process_of_a_program_crashed_with_what_its_program_was_handed(
     unknown = Move.BURY if hold else Move.RELEASE      # it may have been handed over, and nobody lived to write it down
     assert moves == {"1000-1": (unknown, False), "1000-2": (Move.BURY if hold else Move.RETRY, True)}
     handed.close()
+
+
+def test_stories_have_how_claims_of_the_dead_end(scene: Scene) -> None:
+    duty, told = scene.duty(), []
+    traces = SimpleNamespace(reclaimed=lambda attempt, one: told.append((attempt, one.id, one.move)))
+    duty._store.traces = traces  # type: ignore[assignment]
+    owner, slot = scene.child("ingest")
+    scene.driver.claimed_by(owner, "1000-1")
+    scene.board.bury(slot, KILLED)
+    scene.run(duty, 1)
+    assert told == [(1, "1000-1", Move.RELEASE)]

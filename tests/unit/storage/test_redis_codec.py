@@ -44,10 +44,10 @@ def test_groups_are_stretches_of_their_queues() -> None:
 def test_what_is_no_plain_push_has_a_row() -> None:
     packed = redis_codec.packed([
         Push("gift", b"a"), Push("gift", b"b", span=2), Push("gift", b"c", span=0),
-        Push("gift", b"d", options=PushOptions(delay_ms=5, ttl_ms=7, key="k", dedupe="d")),
+        Push("gift", b"d", options=PushOptions(5, "d", 7, "k", only="credit", dedupe_s=9.0)),
     ])
 
-    assert packed.rows == [1, 2, 0, 0, "", "", 3, 1, 5, 7, "k", "d"]
+    assert packed.rows == [1, 2, 0, 0, "", "", "", 0, 3, 1, 5, 7, "k", "d", "credit", 9_000]
     assert packed.with_options
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
@@ -27,7 +27,8 @@ _MOVE_S: Final = 2.0
 
 _BLOCK_BYTES: Final = 256 * 1024
 _TOPIC_LINE: Final = re.compile(r"(\S+) (\d+|-) (\S+) ([A-Z]+) (.*)\Z")
-_TEXT_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) ([A-Z]+) +(\S+)")
+_TEXT_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) ([A-Z]+) +(\S+)(?: (\S+)(?= |\Z))?")
+_TEXT_FIELD: Final = re.compile(r"(?<!\S)([a-z_]+)=(\"(?:[^\"\\]|\\.)*\"|\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,22 @@ def log_entry(line: str) -> Entry:
     match = _TEXT_LINE.match(line)
     if match is None:
         return Entry(line, {})
-    return Entry(line, {"ts": match[1].replace(" ", "T") + "Z", "level": match[2].lower(), "event": match[3]})
+    ts, level, event, who = match.groups()
+    fields = {"ts": ts.replace(" ", "T") + "Z", "level": level.lower(), "event": event}
+    if who and "=" not in who:
+        queue, _, topic = who.partition("/")
+        fields |= {"queue": queue, "topic": topic} if topic else {"queue": queue}
+    return Entry(line, fields | {key: _bare(value) for key, value in _TEXT_FIELD.findall(line[match.end(3):])})
+
+
+def _bare(value: str) -> Any:
+    """A value of a text line, as ``telemetry.lines.text_line`` wrote it."""
+    if value.startswith('"'):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
 
 
 def topic_entry(line: str) -> Entry:
@@ -82,14 +98,15 @@ class LogReader:
         self._renamed_s: float | None = None
         self._open()
 
-    def past(self, since_s: float | None) -> Iterator[str]:
+    def past(self, since_s: float | None, keep: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
         """
         Lines that may be as young as *since_s* (unix seconds), from the files of earlier days too.
 
-        Without *since_s*: the last LAST_LINES. Call it first, or not at all.
+        Without *since_s*: the last LAST_LINES of those that *keep* wants, of the last quarter of a MiB. Call it first,
+        or not at all.
         """
         if since_s is None:
-            yield from deque(self._last_block(), LAST_LINES)
+            yield from deque(filter(keep, self._last_block()), LAST_LINES)
             return
         first_day = datetime.datetime.fromtimestamp(since_s, datetime.UTC).date().isoformat()
         for old in sorted(glob.glob(glob.escape(self._path) + ".????-??-??*")):
@@ -100,11 +117,17 @@ class LogReader:
 
     def coming(self) -> Iterator[str]:
         """Lines as they are appended, for ever; waits for a file that is not there yet."""
-        while True:
-            fresh = self._read()
-            yield from fresh
-            if not fresh and not self._next_file():
-                self._clock.sleep(_PAUSE_S)
+        for _, line in coming([self], self._clock):
+            yield line
+
+    def to_end(self) -> None:
+        """Pass over what is there. Call it first, or not at all."""
+        if self._file is not None:
+            self._file.seek(0, os.SEEK_END)
+
+    def fresh(self) -> list[str] | None:
+        """Complete lines that have come; empty: there may be more at once; None: there is nothing now."""
+        return self._read() or ([] if self._next_file() else None)
 
     def close(self) -> None:
         """Give the descriptor back; idempotent."""
@@ -165,6 +188,18 @@ class LogReader:
             self._file = open(self._path, "rb")  # noqa: SIM115 - kept open
         except FileNotFoundError:
             self._file = None
+
+
+def coming(readers: Sequence[LogReader], clock: Clock) -> Iterator[tuple[int, str]]:
+    """Lines of several files as they are appended, each with the place of its reader, for ever."""
+    while True:
+        idle = True
+        for place, reader in enumerate(readers):
+            fresh = reader.fresh()
+            idle = idle and fresh is None
+            yield from ((place, line) for line in fresh or ())
+        if idle:
+            clock.sleep(_PAUSE_S)
 
 
 def _text(line: bytes) -> str:

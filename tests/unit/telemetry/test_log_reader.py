@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pbus.cli.log_reader import LAST_LINES, LogReader, log_entry, topic_entry
+from pbus.telemetry.log_reader import LAST_LINES, LogReader, log_entry, topic_entry
+from pbus.telemetry.log_reader import coming as follow
 from pbus.clock import FakeClock
 
 
@@ -116,3 +117,13 @@ def test_topic_entry_reads_its_columns() -> None:
     assert dict(entry.fields) == {
         "ts": "2027-01-15T08:00:00.000Z", "level": "error", "pid": 42, "job": "17-1", "message": "PHP Warning: x",
     }
+
+
+def test_several_files_are_followed_at_once(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.log", tmp_path / "two.log"
+    clock = ActingClock(append(two, "first\n"), append(one, "second\nthird\n"), append(two, "fourth\n"))
+    readers = [LogReader(str(path), clock) for path in (one, two)]
+    lines = list(itertools.islice(follow(readers, clock), 4))
+    for reader in readers:
+        reader.close()
+    assert lines == [(1, "first"), (0, "second"), (0, "third"), (1, "fourth")]

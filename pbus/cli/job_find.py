@@ -1,0 +1,323 @@
+"""
+``pbus job find QUEUE [PATH=VALUE ..]``: whether a job reached the bus, and what became of it.
+
+    marks of the index --candidates--> bodies --match?--> found: where it is, and the command that repairs it
+    no index of that path: the queue's log, as far as it is kept
+    refusals of the queue, of that time and those values --> refused, with the word
+    neither, and nothing was left out --> never reached the bus
+
+Rule: "never" is said only of a time for which everything is known; else it says since when, and what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pbus.cli.output import escape
+from pbus.clock import SystemClock
+from pbus.core import index
+from pbus.core.story import at
+from pbus.errors import Exit
+
+if TYPE_CHECKING:
+    from pbus.cli.context import Context
+    from pbus.cli.output import Output
+    from pbus.cli.stores import Stock
+    from pbus.storage.driver import Driver, Entry
+    from pbus.storage.traces import Traces
+
+STEP_S: Final = 600
+LOOKED_BACK_S: Final = 7_200
+"""A beat of the index is looked for so long before the time that is asked for, at most as long as marks are kept."""
+MOST_READ: Final = 100_000
+"""Jobs of a log, where nothing is indexed."""
+MOST_REFUSALS: Final = 1_000
+PAGE: Final = 1_000
+_COLUMNS: Final = ("queue", "id", "pushed", "topics", "repair")
+
+
+@dataclass(slots=True)
+class Search:
+    """
+    What is looked for, and what is known.
+
+    Attributes:
+        queue: Where.
+        wanted: Path -> value.
+        since_s, until_s: Unix seconds, both included.
+        jobs: Ids that have it.
+        sure_from_s: Everything pushed since then is known; None: nothing is.
+        gaps: Seconds of which jobs were left out.
+        cut: The log was not read to its end.
+    """
+
+    queue: str
+    wanted: Mapping[str, str]
+    since_s: int
+    until_s: int
+    jobs: dict[str, None] = field(default_factory=dict)
+    sure_from_s: int | None = None
+    gaps: set[int] = field(default_factory=set)
+    cut: bool = False
+
+
+def find(context: Context, queue: str, pairs: Sequence[str], since: str, until: str, limit: int) -> int:
+    """Print what became of the jobs that are meant; see ``pbus job find``."""
+    from pbus.cli.stores import queue_driver, take_stock
+    from pbus.cli.traces import opened_traces
+
+    stock = take_stock(context.settings())
+    queue = stock.queue(queue)
+    search = Search(queue, _wanted(pairs), *_times(since, until))
+    section = stock.section(queue)
+    is_indexed = bool(search.wanted) and section is not None and set(search.wanted) <= set(section.index)
+    with queue_driver(stock, queue) as driver, opened_traces(stock.settings, stock.storage_of[queue]) as kept:
+        if is_indexed and kept is not None:
+            _by_index(search, kept, driver)
+        else:
+            _by_log(search, driver, limit)
+        refused = _refusals(search, kept) if kept is not None else []
+        strangers = _strangers(search, kept) if kept is not None and not search.jobs else 0
+    jobs = list(search.jobs)[-limit:]
+    _tell(context.output, search, _rows(stock, search, jobs), refused, strangers, is_indexed)
+    return Exit.DONE if jobs else Exit.NOT_FOUND
+
+
+# -- what is asked --------------------------------------------------------------------------------
+
+
+def _wanted(pairs: Sequence[str]) -> dict[str, str]:
+    wanted = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        path = path if path.startswith("$") else f"$.{path}"
+        if not equals or not index.PATH.match(path):
+            raise click.UsageError(f"{pair!r} is no PATH=VALUE, such as uid=88123 or order.id=7")
+        wanted[path] = value
+    return wanted
+
+
+def _times(since: str, until: str) -> tuple[int, int]:
+    now_s = SystemClock().wall_s()
+    first, last = _moment(since, "--since", now_s), _moment(until, "--until", now_s) if until else now_s
+    if first > now_s:
+        raise click.UsageError(f"--since is in the future: {at(int(first * 1000))}")
+    if first > last:
+        raise click.UsageError(f"--since ({at(int(first * 1000))}) is after --until ({at(int(last * 1000))})")
+    return int(first), int(last)
+
+
+def _moment(text: str, option: str, now_s: float) -> float:
+    """Unix seconds of a duration back from now, or of a moment (ISO 8601; without a zone: UTC)."""
+    import datetime
+
+    from pbus.config.values import duration_s
+
+    with contextlib.suppress(ValueError):
+        return now_s - duration_s(text)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"{option} takes a duration such as 2h, or a moment such as 2026-11-23T14:03") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+# -- where it may be ------------------------------------------------------------------------------
+
+
+def _by_index(search: Search, kept: Traces, driver: Driver) -> None:
+    from pbus.codec.trace_block import marked
+    from pbus.core.trace import Shelf
+
+    marks = {index.mark(path.encode()): index.mark(value.encode()) for path, value in search.wanted.items()}
+    candidates: list[str] = []
+    for first in range(search.since_s, search.until_s + 1, STEP_S):
+        last = min(first + STEP_S - 1, search.until_s)
+        for block in kept.blocks(search.queue, Shelf.INDEX, first, last):
+            with contextlib.suppress(ValueError):
+                candidates += _candidates(block.data, marks)
+                paths, _ = marked(block.data)
+                if not paths:
+                    search.gaps.add(block.second)
+                elif search.sure_from_s is None and marks.keys() <= set(paths):
+                    search.sure_from_s = block.second
+    if search.sure_from_s is None or search.sure_from_s > search.since_s:
+        _look_back(search, kept, set(marks))
+    for job in sorted(dict.fromkeys(candidates), key=_order):
+        record = driver.job(search.queue, job)
+        # What retention has dropped cannot be compared; two values of one mark are one in four thousand million.
+        if record is None or all(index.matches(record.body, *pair) for pair in search.wanted.items()):
+            search.jobs[job] = None
+
+
+def _candidates(block: bytes, marks: Mapping[int, int]) -> list[str]:
+    from pbus.codec.trace_block import find_marks
+
+    found: list[str] | None = None
+    for path, value in marks.items():
+        these = find_marks(block, path, value)
+        found = these if found is None else [job for job in found if job in set(these)]
+        if not found:
+            return []
+    return found or []
+
+
+def _look_back(search: Search, kept: Traces, paths: set[int]) -> None:
+    """Whether these paths were indexed before the time that is asked for: then all of it is known."""
+    from pbus.codec.trace_block import marked
+    from pbus.core.trace import Shelf
+
+    for last in range(search.since_s - 1, search.since_s - LOOKED_BACK_S, -STEP_S):
+        for block in kept.blocks(search.queue, Shelf.INDEX, last - STEP_S + 1, last):
+            with contextlib.suppress(ValueError):
+                if paths <= set(marked(block.data)[0]):
+                    search.sure_from_s = search.since_s
+                    return
+
+
+def _by_log(search: Search, driver: Driver, limit: int) -> None:
+    """Read what the log keeps of that time."""
+    for read, entry in enumerate(_entries(driver, search)):
+        if read >= MOST_READ or len(search.jobs) > limit:
+            search.cut = True
+            return
+        if all(index.matches(entry.body, *pair) for pair in search.wanted.items()):
+            search.jobs[entry.id] = None
+    oldest = driver.entries(search.queue, "0-0", "99999999999999-0", 1)
+    if oldest:
+        search.sure_from_s = max(search.since_s, int(oldest[0].id.partition("-")[0]) // 1000)
+
+
+def _entries(driver: Driver, search: Search) -> Iterator[Entry]:
+    after, last = f"{search.since_s * 1000}-0", f"{search.until_s * 1000 + 999}-999999999"
+    while page := driver.entries(search.queue, after, last, PAGE):
+        yield from page
+        ms, _, sequence = page[-1].id.partition("-")
+        after = f"{ms}-{int(sequence) + 1}"
+
+
+# -- who was refused ------------------------------------------------------------------------------
+
+
+def _refusals(search: Search, kept: Traces) -> list[dict[str, Any]]:
+    """Refusals of the queue in that time that are of these values, as far as that is known."""
+    return [
+        told for told in _told(kept.refusals(search.queue, MOST_REFUSALS), search)
+        if told.get("more") or not told.get("marks") or _is_sure(search, told)
+    ]
+
+
+def _strangers(search: Search, kept: Traces) -> int:
+    """Pushes of that time to names that nobody bears: perhaps it was one of them."""
+    return sum(int(told.get("count", 1)) for told in _told(kept.refusals("", MOST_REFUSALS), search))
+
+
+def _told(lines: Iterable[bytes], search: Search) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            told = json.loads(line)
+            if search.since_s <= told["ts"] / 1000 < search.until_s + 1:
+                yield told
+
+
+# -- what is told ---------------------------------------------------------------------------------
+
+
+def _rows(stock: Stock, search: Search, jobs: Sequence[str]) -> list[dict[str, Any]]:
+    from pbus.cli.job_trace import story_of
+
+    rows = []
+    for job in jobs:
+        story = story_of(stock, search.queue, job, children=False)
+        now = dict(story.now()) if story is not None else {}
+        dead = [topic for topic, place in story.places.items() if place.state == "dead"] if story is not None else []
+        waits = [topic for topic, place in story.places.items() if place.state in ("ready", "delayed")] if story else []
+        repair = [f"pbus job retry {search.queue}/{topic} {job}" for topic in dead]
+        repair += [f"pbus job why {search.queue}/{topic} {job}" for topic in waits]
+        rows.append({
+            "queue": search.queue, "id": job, "pushed": at(int(job.partition("-")[0])), "topics": now, "repair": repair,
+        })
+    return rows
+
+
+def _tell(
+    output: Output, search: Search, rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]],
+    strangers: int, is_indexed: bool,
+) -> None:
+    verdict = _verdict(search, refused)
+    if output.form != "table":
+        output.rows(
+            "jobs", _COLUMNS, rows, verdict=verdict, refused=list(refused), since_s=search.since_s,
+            until_s=search.until_s, sure_from_s=search.sure_from_s, left_out=len(search.gaps), indexed=is_indexed,
+        )
+        return
+    for row in rows:
+        output.line(escape(f"found {row['queue']} {row['id']}, pushed {row['pushed']}"))
+        if not row["topics"]:
+            output.line("  the store has it no more; 'pbus job trace' may tell what became of it")
+        for topic, text in row["topics"].items():
+            output.line(escape(f"  {topic}: {text}"))
+        for command in row["repair"]:
+            output.line(escape(f"  {command}"))
+    words: Counter[str] = Counter()
+    for told in refused:
+        words[told["word"]] += int(told.get("count", 1))
+    for word, count in words.items():
+        last = max((told for told in refused if told["word"] == word), key=lambda told: int(told["ts"]))
+        peer = ", ".join(part for part in last.get("peer", ()) if part)
+        sure = "" if _is_sure(search, last) else "; of which values is not known"
+        output.line(escape(f"refused {count} times with {word}, the last {at(int(last['ts']))} from {peer}{sure}"))
+        output.line(escape(f"  {last.get('text', '')}"))
+    if not rows:
+        for line in _nothing(search, verdict, strangers, is_indexed, bool(refused)):
+            output.line(escape(line))
+
+
+def _verdict(search: Search, refused: Sequence[Mapping[str, Any]]) -> str:
+    if search.jobs:
+        return "found"
+    if any(_is_sure(search, told) for told in refused):
+        return "refused"
+    is_sure = search.sure_from_s is not None and search.sure_from_s <= search.since_s
+    return "never" if is_sure and not refused and not search.gaps and not search.cut else "unknown"
+
+
+def _is_sure(search: Search, told: Mapping[str, Any]) -> bool:
+    """Whether that refusal is known to be of the values that are looked for."""
+    values = {index.mark(value.encode()) for value in search.wanted.values()}
+    return not values or any(values <= set(row) for row in told.get("marks", ()))
+
+
+def _nothing(search: Search, verdict: str, strangers: int, is_indexed: bool, refused: bool) -> Iterator[str]:
+    between = f"between {at(search.since_s * 1000)} and {at(search.until_s * 1000 + 999)}"
+    what = ", ".join(f"{path}={value}" for path, value in search.wanted.items()) or "any job"
+    if verdict == "never":
+        yield f"{what} never reached the bus {between}"
+    elif verdict == "unknown":
+        yield f"{what} is not found {between}, which is not to say that it never came:"
+        if refused:
+            yield "  it may have been among those that were refused"
+        if search.cut:
+            yield f"  only the first {MOST_READ} jobs of that time were read; index {' and '.join(search.wanted)}"
+        elif search.sure_from_s is None:
+            why = "the index has no marks of it" if is_indexed else "the log is empty"
+            yield f"  nothing is known of that time: {why}"
+        elif search.sure_from_s > search.since_s:
+            yield f"  {'the index' if is_indexed else 'the log'} begins at {at(search.sure_from_s * 1000)}"
+        if search.gaps:
+            yield (f"  in {len(search.gaps)} seconds jobs were left out of the index (the first "
+                   f"{at(min(search.gaps) * 1000)}): raise trace.max_bytes")
+    if strangers:
+        yield f"  {strangers} pushes to names that nobody bears were refused in that time"
+
+
+def _order(job: str) -> tuple[int, int]:
+    ms, _, sequence = job.partition("-")
+    return int(ms), int(sequence)

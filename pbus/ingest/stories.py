@@ -1,0 +1,204 @@
+"""
+What an ingest child tells to the trace of jobs: who pushed them, by which values they are found, who was refused.
+
+    batch that is stored --> Received, a ticket; marks of indexed values, a queue -+
+    pushes that are refused --of one kind and client as one--> refusals ----------+--> TraceWriter
+    attempts of programs and pull consumers, cancelled jobs ----------------------+
+
+Rule: lossy and bounded, and after the replies: no producer waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pbus.clock import Clock
+from pbus.core import index
+from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.outcome import Outcome
+from pbus.core.trace import Received, Run, Shelf, decision, is_run
+from pbus.ingest.whole import Whole
+from pbus.storage.driver import Appended
+from pbus.storage.traces import REFUSAL_BYTES
+from pbus.storage.traces_buffer import Marks
+from pbus.storage.traces_writer import TraceWriter
+
+if TYPE_CHECKING:
+    from pbus.ingest.committer import Ticket
+    from pbus.ingest.connection import Connection
+    from pbus.ingest.transactions import Transaction
+
+Peer = tuple[str, str, str, str]
+
+KINDS: Final = 20
+"""Refusals of a queue that are told apart within one turn of the writer; further ones are counted into the last."""
+MARKED: Final = 8
+"""Bodies of one refusal that can be found by their values."""
+BEAT_S: Final = 600.0
+_TEXT_CHARS: Final = 160
+_NAME_CHARS: Final = 40
+
+
+class Stories:
+    """
+    One per store of an ingest child. One owner: the store.
+
+    Args:
+        writer: Where everything goes.
+        indexed: Queue -> paths of the values by which its jobs are found; only queues that have any.
+        clock: When a push was refused.
+    """
+
+    def __init__(self, writer: TraceWriter, indexed: Mapping[str, Sequence[str]], clock: Clock) -> None:
+        self._writer = writer
+        self._tell = writer.buffer.tell
+        self._clock = clock
+        self._columns = {queue: [index.column(path) for path in paths] for queue, paths in indexed.items()}
+        self._paths = {queue: tuple(index.mark(path.encode()) for path in paths) for queue, paths in indexed.items()}
+        self._beat_s = 0.0
+        self._refused: dict[str, dict[tuple[str, Peer], dict[str, Any]]] = {}
+
+    # -- pushes -----------------------------------------------------------------------------------
+
+    def received(self, batch: Sequence[Ticket], appended: Sequence[Appended], all_stored: bool) -> None:
+        """The tickets of an append were answered; *all_stored*: none of them was refused or a duplicate."""
+        at = 0
+        tell, marked = self._tell, self._columns
+        for ticket in batch:
+            pushes = ticket.pushes
+            end = at + len(pushes)
+            if not pushes:
+                continue
+            if all_stored and type(ticket) is not Whole:
+                peer = peer_of(ticket.connection)
+                first = appended[at].id
+                last = first if end - at == 1 else appended[end - 1].id
+                queue = pushes[0].queue
+                tell(queue, Received(first, last, peer))
+                if queue in marked:
+                    self._mark(queue, pushes, [first, last])
+            else:
+                self._received_some(ticket, appended[at:end])
+            at = end
+
+    def _received_some(self, ticket: Ticket, appended: Sequence[Appended]) -> None:
+        """Of several queues, or not all of them: those that were stored now, one by one."""
+        submitter: Any = ticket.connection
+        peer = peer_of(submitter.client if type(ticket) is Whole else submitter)
+        stored: dict[str, list[tuple[Push, str]]] = {}
+        for push, answer in zip(ticket.pushes, appended, strict=True):
+            if not answer.refused and not answer.duplicate:
+                stored.setdefault(push.queue, []).append((push, answer.id))
+        for queue, jobs in stored.items():
+            for _, job in jobs:
+                self._tell(queue, Received(job, job, peer))
+            if queue in self._columns:
+                self._mark(queue, [push for push, _ in jobs], [job for _, job in jobs])
+
+    def _mark(self, queue: str, pushes: Sequence[Push], ids: Sequence[str]) -> None:
+        """*ids*: of each push, or the first and the last one of pushes that follow one another."""
+        count, bodies = len(pushes), [push.body for push in pushes]
+        if is_run(ids[0], ids[-1], count):
+            runs = [Run(ids[0], count)]
+        elif len(ids) == count:
+            runs = [Run(job, 1) for job in ids]
+        else:
+            return                                    # they span two ms, and nobody knows where the first one ends
+        columns = [make(bodies) for make in self._columns[queue]]
+        self._writer.buffer.mark(Marks(queue, runs, self._paths[queue], columns))
+
+    def refused(
+        self, queue: str, text: str, connection: Connection | Transaction, bodies: Sequence[bytes] = (),
+    ) -> None:
+        """
+        A push was refused with *text*.
+
+        Args:
+            queue: A name of the configuration; empty: nobody bears the name that was asked for.
+            bodies: As far as they are known.
+        """
+        peer = peer_of(getattr(connection, "client", connection))
+        kinds = self._refused.setdefault(queue, {})
+        if not kinds:
+            self._writer.stir()
+        kind = (text.partition(" ")[0], peer)
+        told = kinds.get(kind)
+        if told is None and len(kinds) >= KINDS:
+            told = kinds[next(reversed(kinds))]
+        if told is None:
+            told = kinds[kind] = {
+                "ts": int(self._clock.wall_s() * 1000), "word": kind[0], "text": text[:_TEXT_CHARS], "peer": peer,
+                "size": 0, "count": 0, "marks": [],
+            }
+        told["count"] += 1
+        told["size"] = max(told["size"], sum(map(len, bodies)))
+        marks = told["marks"]
+        some = bodies[: MARKED - len(marks)] if queue in self._columns else ()
+        if some:
+            marks += zip(*[make(some) for make in self._columns[queue]], strict=True)
+        if not bodies or len(some) < len(bodies):
+            told["more"] = 1                          # of which nobody knows the values
+
+    def flush(self) -> None:
+        """What was refused since the last turn of the writer becomes records."""
+        if self._refused:
+            refused, self._refused = self._refused, {}
+            for queue, kinds in refused.items():
+                for told in kinds.values():
+                    self._writer.buffer.refused(queue, _packed(told))
+
+    def beat(self) -> None:
+        """Note now and then that these queues are indexed: then nothing found means that nothing came."""
+        now_s = self._clock.monotonic_s()
+        if self._columns and now_s >= self._beat_s:
+            self._beat_s = now_s + BEAT_S
+            job = f"{int(self._clock.wall_s() * 1000)}-0"
+            for queue, paths in self._paths.items():
+                self._writer.buffer.mark(Marks(queue, [Run(job, 0)], paths, [[] for _ in paths]))
+
+    # -- deliveries -------------------------------------------------------------------------------
+
+    def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
+        """An attempt of a program or of a pull consumer is over, and the store has it."""
+        self._writer.ended(delivery, outcome, settlement, self._clock.wall_s())
+
+    def popped(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """These were handed out, and are done by that."""
+        now_s = self._clock.wall_s()
+        for each in deliveries:
+            ack = Settlement(owner=each.owner, queue=each.queue, topic=each.topic, id=each.id, move=Move.ACK)
+            self._writer.ended(each, outcome, ack, now_s)
+
+    def cancelled(self, queue: str, topic: str, ids: Sequence[str]) -> None:
+        """A client has cancelled these, of all topics where none is named."""
+        now_s = self._clock.wall_s()
+        for job in ids:
+            self._tell(queue, decision(job, topic, Move.CANCEL.value, now_s, "a client"), Shelf.KEPT)
+
+
+def peer_of(client: Any) -> Peer:
+    """Address, identity, client name and library of a connection, made once for as long as they do not change."""
+    known = client.who
+    if known is not None and known[0] is client.access and known[1] is client.name and known[2] is client.library:
+        made: Peer = known[3]
+        return made
+    access, library = client.access, client.library or {}
+    lib = " ".join([text for text in (library.get("lib-name", ""), library.get("lib-ver", "")) if text])
+    peer = (
+        client.peer[:_NAME_CHARS], "" if access.kind == "nobody" else access.name[:_NAME_CHARS],
+        client.name[:_NAME_CHARS].decode("utf-8", "replace"), lib[:_NAME_CHARS],
+    )
+    client.who = (access, client.name, client.library, peer)
+    return peer
+
+
+def _packed(told: dict[str, Any]) -> bytes:
+    """At most ``REFUSAL_BYTES`` of JSON: a record that is cut cannot be read."""
+    for text in (told["text"], told["word"]):
+        data = json.dumps({**told, "text": text}, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+        if len(data) <= REFUSAL_BYTES:
+            return data
+    bare = {**{name: told[name] for name in ("ts", "word", "size", "count")}, "more": 1}
+    return json.dumps(bare, separators=(",", ":")).encode()

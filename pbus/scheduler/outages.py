@@ -1,0 +1,56 @@
+"""
+The alarm that a store cannot keep: that it is away. Each node decides and tells it by itself, out of its memory.
+
+Rule: a restart tells it anew, and so does each node: nobody could know what others have said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pbus.clock import Clock
+from pbus.core import notices
+from pbus.core.alarms import Because, Board, Policy, Reading
+from pbus.core.notices import Message
+from pbus.scheduler.notify import Post
+
+
+class Outages:
+    """One owner: the scheduler, that calls ``tick`` about once a second."""
+
+    def __init__(
+        self, up: Mapping[str, Callable[[], bool]], policy: Policy, node: str, post: Post, clock: Clock
+    ) -> None:
+        """*up*: storage -> whether it did what it was asked last."""
+        self._up = up
+        self._board = Board(policy)
+        self._policy = policy
+        self._node = node
+        self._post = post
+        self._clock = clock
+        self._messages: dict[str, Message] = {}
+        self._ended: list[tuple[Message, str]] = []
+
+    def tick(self) -> None:
+        """Look, and tell what is to be told."""
+        now_s = self._clock.wall_s()
+        readings = [Reading(kind="storage", subject=name, value=float(not is_up())) for name, is_up in self._up.items()]
+        self._board.look(readings, now_s, lambda _: Because(cause=f"so it is on node {self._node}"))
+        for batch in self._board.due(now_s):
+            name = f"{int(now_s * 1000)}-{batch.status}-{self._node}"
+            self._board.told(batch, name, now_s)
+            for notifier, alarms in batch.by_notifier(self._policy).items():
+                message = notices.composed(name, notifier, batch.status, alarms, now_s, self._node)
+                self._messages[message.name] = message
+        self._deliver(now_s)
+
+    def _deliver(self, now_s: float) -> None:
+        ends, self._ended[:] = self._ended[:], []
+        for message, error in ends:
+            self._messages[message.name] = notices.ended(message, now_s, error)
+        for name, message in list(self._messages.items()):
+            if not message.is_open:
+                del self._messages[name]
+            elif message.next_s <= now_s and self._post.has_room:
+                self._messages[name] = notices.tried(message, now_s, self._post.lease_s(message))
+                self._post.send(self._messages[name], self._ended)

@@ -1,0 +1,88 @@
+"""
+Everything about alarms that a scheduler child has, put together: a duty a store, one post, one eye on outages.
+
+Rule: assembles; the parts decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from pbus.clock import Clock
+from pbus.config.schema import Alarm, Node
+from pbus.core.alarms import Policy
+from pbus.core.names import Owner
+from pbus.errors import StorageError
+from pbus.scheduler.alarms import Alarms
+from pbus.scheduler.conditions import Conditions
+from pbus.scheduler.looks import Looks
+from pbus.scheduler.notify import Post
+from pbus.scheduler.outages import Outages
+from pbus.scheduler.readings import Path, Readings
+from pbus.scheduler.returned import Returned
+from pbus.scheduler.roster import Roster, Store
+from pbus.supervisor.histograms import Totals
+
+
+class Watch:
+    """One owner: the scheduler."""
+
+    def __init__(
+        self, args: Mapping[str, Any], owner: Owner, read: Callable[[], Mapping[Path, Totals]], clock: Clock,
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        """
+        Args:
+            args: Those of the role.
+            read: What the children of this node counted.
+        """
+        self._args = args
+        self._owner = owner
+        self._read = read
+        self._clock = clock
+        self._log = log
+        self._bounds: Alarm = args["alarm"]
+        self._node: Node = args["node"]
+        self._policy = _policy(args)
+        self._post = Post(args["notify"], clock)
+        self._duties: dict[str, Alarms] = {}
+        self.conditions = Conditions(self._node.name, owner.boot, clock)
+
+    def duty(self, store: Store, looks: Looks) -> Alarms:
+        """The duty of *store*."""
+        queues = {name: queue for name, queue in self._args["queues"].items() if queue.storage == store.name}
+        is_first = store.name == next(iter(self._args["stores"]))
+        returned = Returned(store.driver, queues) if self._bounds.error_back else None
+        readings = Readings(queues, self._args["systems"], self._bounds, looks, self._read, is_first=is_first,
+                            deployed_s=self.conditions.deployed_s, returned=returned)
+        made = self._duties[store.name] = Alarms(
+            store, str(self._owner), self._policy, readings, self.conditions, self._post, self._node.heartbeat_s,
+            self._node.lost_after_s, self._clock, self._log,
+        )
+        return made
+
+    def outages(self, rosters: Mapping[str, Roster]) -> Outages | None:
+        """The eye on stores that are away; None: nobody wants to know."""
+        if not self._bounds.storage or not self._args["notify"]:
+            return None
+        up = {name: (lambda roster=roster: roster.is_up) for name, roster in rosters.items()}
+        return Outages(up, self._policy, self._node.name, self._post, self._clock)
+
+    def leave(self, store: Store) -> None:
+        """This node ends in good order."""
+        try:
+            self._duties[store.name].leave()
+        except StorageError as error:
+            self._log.warning("alarm.late", storage=store.name, error=str(error))
+
+
+def _policy(args: Mapping[str, Any]) -> Policy:
+    bounds: Alarm = args["alarm"]
+    return Policy(
+        group_wait_s=bounds.group_wait_s, escalate_after_s=bounds.escalate_after_s,
+        escalate_to=tuple(bounds.escalate_to), default=tuple(bounds.oncall),
+        oncall={name: tuple(system.oncall) for name, system in args["systems"].items() if system.oncall},
+    )

@@ -1,0 +1,208 @@
+"""
+Writes what one process has to tell of its jobs: the one caller of ``Traces.put``.
+
+    TraceBuffer --drain, 5 times a second--> [the role's thread, if the store blocks] --> Traces.put
+
+Rule: nothing waits for it, and no error leaves it. What the store does not take is counted and forgotten. No gevent
+here: the role runs ``run`` in a greenlet and passes ``apply`` of a one-thread pool of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pbus.clock import Clock
+from pbus.core.job import Delivery, Settlement
+from pbus.core.outcome import Outcome
+from pbus.core.trace import Shelf, attempt_of, plain_of, reclaim_of, shelf_of, text_bytes
+from pbus.errors import StorageError
+from pbus.storage.open import StoreTarget
+from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
+from pbus.storage.traces_buffer import TraceBuffer
+
+FLUSH_S: Final = 0.2
+MARKS_EACH: Final = 5
+"""Turns: a look-up by value reads every block of marks, so they are made larger."""
+AGAIN_S: Final = 1.0
+"""After the store refused: what comes meanwhile is kept as far as there is room."""
+_NAP_S: Final = 0.01
+
+Apply = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TracePlan:
+    """``[trace]`` for one node: its limits, and how many processes of the node write to each storage."""
+
+    limits: TraceLimits
+    writers: int
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is kept."""
+        return self.limits.max_bytes > 0
+
+
+class TraceWriter:
+    """
+    One per process and storage.
+
+    Args:
+        traces: Where to; not opened yet.
+        buffer: What to; this is woken by it.
+        apply: Calls a function with arguments where the store may block.
+        clock: Its ``sleep`` yields.
+
+    Attributes:
+        buffer: Where the role tells.
+        before: Each is called at each turn before the buffer is drained.
+        slow_us: (queue, topic) -> from which run time on an attempt is slow, microseconds.
+        refused: Why the store took nothing at the last turn; empty: it did.
+    """
+
+    def __init__(self, traces: Traces, buffer: TraceBuffer, apply: Apply, clock: Clock) -> None:
+        self.buffer = buffer
+        self.before: list[Callable[[], None]] = []
+        self.slow_us: Mapping[tuple[str, str], int] = {}
+        self.refused = ""
+        self._traces = traces
+        self._apply = apply
+        self._clock = clock
+        self._turn = 0
+        self._lost = 0
+        self._writing = 0
+        self._told = 0
+        self._filled = threading.Event()              # a green one where gevent is patched in
+        buffer.wake = self._filled.set
+
+    @property
+    def dropped_total(self) -> int:
+        """Records that nobody will see: sampled, without room, or refused by the store."""
+        return self.buffer.dropped_total + self._lost
+
+    def news(self) -> int:
+        """How many records were dropped since the last call."""
+        told, self._told = self._told, self.dropped_total
+        return self._told - told
+
+    def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement, ended_s: float) -> None:
+        """An attempt is over since *ended_s* (unix seconds), and the store has it."""
+        plain = plain_of(delivery, outcome, ended_s)
+        if plain is not None:
+            self.buffer.tell(delivery.queue, plain)
+            return
+        attempt = attempt_of(delivery, outcome, settlement, ended_s)
+        shelf = shelf_of(attempt, self.slow_us.get((delivery.queue, delivery.topic), 0))
+        self.buffer.tell(delivery.queue, attempt, shelf, text_bytes(attempt) if attempt.more else 0)
+
+    def reclaimed(self, attempt: int, settlement: Settlement) -> None:
+        """The claim of a dead process was ended like that, before attempt number *attempt* or during it."""
+        now_ms = int(self._clock.wall_s() * 1000)
+        record = reclaim_of(attempt, settlement, now_ms)
+        self.buffer.tell(settlement.queue, record, Shelf.KEPT, text_bytes(record))
+
+    def stir(self) -> None:
+        """``before`` has something to add."""
+        self._filled.set()
+
+    def run(self) -> None:
+        """Write for ever, 5 times a second while there is something; the life of a greenlet."""
+        while True:
+            self._filled.wait()
+            self._clock.sleep(AGAIN_S if self.refused else FLUSH_S)
+            self._filled.clear()
+            self.write()
+            if self.buffer.has_marks:
+                self._filled.set()
+
+    def write(self, *, last: bool = False) -> None:
+        """One turn; *last*: with everything there is. Never raises."""
+        self._turn += 1
+        for act in self.before:
+            act()
+        blocks, refusals = self.buffer.drain(marks=last or self._turn % MARKS_EACH == 0)
+        if not blocks and not refusals:
+            return
+        told = self.buffer.drained
+        self._writing += 1
+        answer = self._apply(_put, (self._traces, blocks, refusals))
+        self._writing -= 1
+        if isinstance(answer, Put):
+            self.refused = ""
+            if answer.dropped:
+                self._lost += -(-told * answer.dropped // len(blocks))
+                self._note_gaps(blocks)
+            return
+        self.refused = str(answer)
+        self._lost += told
+        self._note_gaps(blocks)
+
+    def _note_gaps(self, blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            if block.shelf is Shelf.INDEX:
+                self.buffer.left_out(block.queue, block.second)
+
+    def close(self) -> None:
+        """Write what is left, and give the store back; who is writing just now has a second."""
+        until_s = self._clock.monotonic_s() + AGAIN_S
+        while self._writing and self._clock.monotonic_s() < until_s:
+            self._clock.sleep(_NAP_S)
+        self.write(last=True)
+        self._apply(self._traces.close, ())
+
+
+def make_writer(
+    target: StoreTarget, plan: TracePlan, by: str, pool: Callable[[], Apply], clock: Clock
+) -> TraceWriter | None:
+    """
+    The writer of a process; None: nothing is kept, or the storage keeps no traces.
+
+    Args:
+        by: Whose it is: node and process.
+        pool: Makes ``apply`` of a thread, for a store that blocks.
+    """
+    traces = make(target, plan.limits) if plan.is_on else None
+    if traces is None:
+        return None
+    buffer = TraceBuffer(by, plan.limits, plan.writers, clock)
+    return TraceWriter(traces, buffer, pool() if traces.blocking else _here, clock)
+
+
+def make_trimmer(target: StoreTarget, plan: TracePlan, pool: Callable[[], Apply]) -> Callable[[], None] | None:
+    """What drops the stories that are too old, and raises what it could not; None: there is nothing to drop."""
+    traces = make(target, plan.limits) if plan.is_on else None
+    if traces is None:
+        return None
+    apply = pool() if traces.blocking else _here
+
+    def trim() -> None:
+        error = apply(_trim, (traces,))
+        if error is not None:
+            raise error
+
+    return trim
+
+
+def _trim(traces: Traces) -> Exception | None:
+    try:
+        traces.trim()
+    except Exception as error:  # noqa: BLE001 - see _put
+        return error
+    return None
+
+
+def _put(traces: Traces, blocks: Sequence[Block], refusals: Sequence[tuple[str, bytes]]) -> Put | Exception:
+    """An error as a value: whoever waits for a thread would print it at each turn."""
+    try:
+        return traces.put(blocks, refusals)
+    except StorageError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a bug of a trace store costs traces, never the process
+        return error
+
+
+def _here(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)

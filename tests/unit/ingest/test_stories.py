@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pbus.codec.trace_block import find_marks, marked, unpack
+from pbus.core import index
+from pbus.core.job import Push
+from pbus.core.trace import Attempt, Received, Shelf
+from pbus.errors import Unavailable
+from pbus.ingest.committer import Ticket
+from pbus.ingest.stories import KINDS, Stories
+from pbus.storage.driver import Appended
+from pbus.storage.traces import Block, Put, TraceLimits
+from pbus.storage.traces_buffer import TraceBuffer
+from pbus.storage.traces_writer import TraceWriter
+from tests.unit.ingest.door import MovableClock
+
+T0 = 1_800_000_000_000
+UID = index.mark(b"$.uid")
+
+
+class FakeTraces:
+    """Keeps what it is given; fails while told to."""
+
+    blocking = False
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self.refusals: list[tuple[str, dict[str, Any]]] = []
+        self.fail: Exception | None = None
+
+    def put(self, blocks: Any, refusals: Any = ()) -> Put:
+        if self.fail is not None:
+            raise self.fail
+        self.blocks += blocks
+        self.refusals += [(queue, json.loads(text)) for queue, text in refusals]
+        return Put(len(blocks), 0)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class FakeClient:
+    """A connection as its stories see it."""
+
+    def __init__(self, peer: str = "10.0.0.1:5", name: bytes = b"shop") -> None:
+        self.peer, self.name, self.library, self.who = peer, name, {"lib-name": "phpredis", "lib-ver": "6"}, None
+        self.access = type("Access", (), {"kind": "system", "name": "live"})()
+
+
+class Desk:
+    """Stories, their writer and what it has written."""
+
+    def __init__(self, max_bytes: int = 1 << 20) -> None:
+        self.clock = MovableClock()
+        limits = TraceLimits(3_600.0, 604_800.0, max_bytes)
+        self.kept = FakeTraces()
+        self.writer = TraceWriter(
+            self.kept, TraceBuffer("n1/ingest.0", limits, 1, self.clock),  # type: ignore[arg-type]
+            lambda function, arguments: function(*arguments), self.clock,
+        )
+        self.stories = Stories(self.writer, {"gift": ["$.uid"]}, self.clock)
+        self.writer.before.append(self.stories.flush)
+
+    def write(self) -> None:
+        self.writer.write(last=True)
+
+    def records(self) -> list[Any]:
+        return [
+            told.record for block in self.kept.blocks if block.shelf is not Shelf.INDEX for told in unpack(block.data)
+        ]
+
+    def found(self, value: bytes) -> list[str]:
+        blocks = [block.data for block in self.kept.blocks if block.shelf is Shelf.INDEX]
+        return [job for block in blocks for job in find_marks(block, UID, index.mark(value))]
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    return Desk()
+
+
+def ticket(*bodies: str, queue: str = "gift") -> Ticket:
+    return Ticket(FakeClient(), [Push(queue, body.encode()) for body in bodies])  # type: ignore[arg-type]
+
+
+def stored(*numbers: int) -> list[Appended]:
+    return [Appended(f"{T0}-{number}", 1, 1) for number in numbers]
+
+
+def test_pushes_of_a_command_are_one_record_and_found_by_their_values(desk: Desk) -> None:
+    desk.stories.received([ticket('{"uid":1}', '{"uid":2}'), ticket('{"uid":3}')], stored(0, 1, 2), True)
+    desk.write()
+    peer = ("10.0.0.1:5", "live", "shop", "phpredis 6")
+    assert desk.records() == [Received(f"{T0}-0", f"{T0}-1", peer), Received(f"{T0}-2", f"{T0}-2", peer)]
+    assert desk.found(b"2") == [f"{T0}-1"]
+    assert desk.found(b"4") == []
+
+
+def test_what_was_refused_or_there_before_was_not_received(desk: Desk) -> None:
+    answers = [*stored(7), Appended(f"{T0}-3", 1, 1, duplicate=True), Appended("", 1, 1, refused="jobs")]
+    desk.stories.received([ticket('{"uid":1}', '{"uid":2}', '{"uid":3}')], answers, False)
+    desk.write()
+    assert [(one.first, one.last) for one in desk.records()] == [(f"{T0}-7", f"{T0}-7")]
+    assert (desk.found(b"1"), desk.found(b"2"), desk.found(b"3")) == ([f"{T0}-7"], [], [])
+
+
+def test_a_name_that_a_client_takes_later_is_told_from_then_on(desk: Desk) -> None:
+    made = ticket("{}")
+    desk.stories.received([made], stored(0), True)
+    made.connection.name = b"other"  # type: ignore[attr-defined]
+    desk.stories.received([made], stored(1), True)
+    desk.write()
+    assert [one.peer[2] for one in desk.records()] == ["shop", "other"]
+
+
+def test_refusals_of_one_kind_and_client_are_one_with_their_number(desk: Desk) -> None:
+    client: Any = FakeClient()
+    for number in range(30):
+        desk.stories.refused("gift", "QUEUEFULL gift has 5 jobs", client, [b'{"uid":%d}' % number])
+    desk.stories.refused("", "NOQUEUE there is no queue 'gfit'", client, [b"x"])
+    desk.write()
+    (queue, full), (nobody, lost) = desk.kept.refusals
+    assert (queue, full["word"], full["count"], full["size"]) == ("gift", "QUEUEFULL", 30, 10)
+    assert full["marks"][3] == [index.mark(b"3")]
+    assert (len(full["marks"]), full["more"]) == (8, 1)
+    assert (nobody, lost["word"], lost["count"]) == ("", "NOQUEUE", 1)
+
+
+def test_refusals_are_bounded_and_can_always_be_read(desk: Desk) -> None:
+    for number in range(3 * KINDS):
+        client: Any = FakeClient("é" * 300, b"\xff" * 200)
+        client.peer = f"{number:03}" + client.peer
+        desk.stories.refused("gift", f"BADVALUE {'é' * 1000}", client, [b"{}"] * 100)
+    desk.write()
+    assert len(desk.kept.refusals) == KINDS
+    assert sum(told["count"] for _, told in desk.kept.refusals) == 3 * KINDS
+
+
+def test_a_store_that_is_away_costs_the_stories_and_says_that_they_are_missing(desk: Desk) -> None:
+    desk.kept.fail = Unavailable("away")
+    desk.stories.received([ticket('{"uid":1}')], stored(0), True)
+    desk.write()
+    assert desk.writer.refused == "away"
+    assert desk.writer.dropped_total == 2
+    desk.kept.fail = None
+    desk.write()
+    assert [(block.second, marked(block.data)) for block in desk.kept.blocks] == [(T0 // 1000, ((), 0))]
+
+
+def test_the_index_says_now_and_then_that_it_is_there(desk: Desk) -> None:
+    for _ in range(3):
+        desk.stories.beat()
+    desk.write()
+    (note,) = desk.kept.blocks
+    assert (note.queue, marked(note.data)) == ("gift", ((UID,), 0))
+    desk.clock.ahead_s += 601
+    desk.stories.beat()
+    desk.write()
+    assert len(desk.kept.blocks) == 2
+
+
+def test_cancelled_jobs_are_told(desk: Desk) -> None:
+    desk.stories.cancelled("gift", "", [f"{T0}-0"])
+    desk.write()
+    (record,) = desk.records()
+    assert isinstance(record, Attempt)
+    assert (record.attempt, record.topic, record.verdict) == (0, "", "cancel")
