@@ -135,8 +135,17 @@ def _show_some(context: Context, driver: Driver, queue: str, topic: str, ids: Se
         for row in rows:
             _show_one(context, row)
     for job_id in missing:
-        context.output.say(f"pbus: {queue}/{topic} {job_id} is not dead")
+        context.output.say(f"pbus: {queue}/{topic} {job_id} is not dead{_but(context, queue, topic, job_id)}")
     return Exit.NOT_FOUND if missing else Exit.DONE
+
+
+def _but(context: Context, queue: str, topic: str, job_id: str) -> str:
+    """What became of a dead letter that a replay has handled."""
+    from pbus.cli.traces import replays_of
+
+    section = context.settings().queue.get(queue)
+    again = replays_of(context.settings(), section.storage, queue, job_id).get(topic) if section else None
+    return f" any more: {again}" if again else ""
 
 
 def _show_one(context: Context, row: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import fnmatch
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -19,11 +19,11 @@ from pbus.cli.grid import Cell, count, duration, plain, show
 from pbus.cli.output import escape, output_option
 from pbus.clock import SystemClock
 from pbus.core.replay import OPEN, SOURCES, Replay, guard, stages
-from pbus.errors import Exit, NotFound, Unavailable
+from pbus.errors import Exit, NotFound, PbusError, Unavailable
 
 if TYPE_CHECKING:
     from pbus.cli.stores import Stock
-    from pbus.config.schema import Node
+    from pbus.config.schema import Node, Settings
     from pbus.storage.documents import Document
     from pbus.storage.driver import Driver
 
@@ -32,6 +32,7 @@ _COLUMNS: Final = ("name", "state", "source", "topics", "replayed", "total", "do
                    "made_ms", "reason")
 _HEADS: Final = ("replay", "state", "from", "topics", ">replayed", ">of", ">failed", ">rate", "by", ">age", "reason")
 _GOOD: Final = {"running": "green", "done": "green", "tripped": "red", "paused": "yellow"}
+_WAKE_S: Final = 2.0
 _TRIES: Final = 20
 """A document that changes all the time is read again so often."""
 
@@ -79,6 +80,7 @@ def start(context: Context, /, glob: str, dry_run: bool, **asked: str) -> int:
         if not dry_run and plan.total:
             _store(driver, plan)
             unused.clear()
+            _wake(context.settings())
     _tell(context, plan, counts, dry_run)
     return Exit.DONE
 
@@ -255,6 +257,14 @@ def _store(driver: Driver, plan: Replay) -> None:
         raise click.UsageError(f"there is a replay {plan.name} already: say another --name")
 
 
+def _wake(settings: Settings) -> None:
+    """The scheduler of this node looks at once, those of others within ten seconds."""
+    from pbus.supervisor.control import call
+
+    with suppress(PbusError):                         # no bus runs here, or it is not ours to wake
+        call(settings.node.run_dir, "look", _WAKE_S, look="replays")
+
+
 def _tell(context: Context, plan: Replay, counts: Mapping[str, int], dry_run: bool) -> None:
     if context.output.form != "table":
         rows = [{"topic": path, "jobs": jobs} for path, jobs in counts.items()]
@@ -388,10 +398,12 @@ def _change(context: Context, name: str, state: str, allowed: Sequence[str]) -> 
                 context.output.say(f"pbus: replay {name} is {known.state}")
                 return Exit.FAILED
             before, known.state, known.reason = known.state, state, ""
+            known.changed_ms = int(SystemClock().wall_s() * 1000)
             if before == "tripped":
                 known.done = known.failed = 0
                 known.watched = []
             if driver.write_document(KIND, name, known.text(), document.version):
+                _wake(context.settings())
                 context.output.say(f"replay {name}: {state}, {known.replayed} of {known.total} were replayed")
                 return Exit.DONE
             # Its scheduler was faster.

@@ -70,6 +70,16 @@ def told_of(settings: Settings, storage: str, queue: str, job_id: str) -> list[T
     return told
 
 
+def replays_of(settings: Settings, storage: str, queue: str, job_id: str) -> dict[str, str]:
+    """Topic -> as what, and by which replay, it was run again there, as far as that is kept and can be read."""
+    from pbus.core.story import run_again
+    from pbus.core.trace import REPLAYED, Attempt
+
+    told = tried(lambda: told_of(settings, storage, queue, job_id)) or []
+    attempts = (one for _, one in told if isinstance(one, Attempt))
+    return {one.topic: run_again(one) for one in attempts if one.verdict == REPLAYED}
+
+
 def tell(settings: Settings, storage: str, queue: str, records: Sequence[Record]) -> None:
     """Add *records* of jobs of *queue*, to be kept as failures are; what cannot be written is left out."""
     from pbus.codec import trace_block

@@ -49,6 +49,7 @@ def tell_job(context: Context, words: Sequence[str]) -> int:
     """
     from pbus.cli.job import split
     from pbus.cli.stores import take_stock
+    from pbus.cli.traces import replays_of
     from pbus.core import why_job
 
     stock = take_stock(context.settings())
@@ -56,18 +57,22 @@ def tell_job(context: Context, words: Sequence[str]) -> int:
     record, topics = _found(stock, path, job_id)
     status = _status(stock.settings)
     jobs = [_job(stock, record, topic, status) for topic in topics or _topics(stock, record)]
+    again = replays_of(stock.settings, stock.storage_of[record.queue], record.queue, record.id)
     rows = [
         {"topic": job.topic.topic, "state": job.state or "-", **row}
         for job in jobs for row in _rows(why_job.reasons(job))
     ]
     if context.output.form != "table":
-        context.output.rows("reasons", _COLUMNS, rows, queue=record.queue, id=record.id, replay_of=record.replay_of)
+        context.output.rows(
+            "reasons", _COLUMNS, rows, queue=record.queue, id=record.id, replay_of=record.replay_of, replayed=again
+        )
         return Exit.DONE
     replay = f"; it is a replay of {record.replay_of}" if record.replay_of else ""
     context.output.line(escape(f"{record.queue} {record.id}: {why_job.age_of(record.id, _now_ms())}{replay}"))
     for job in jobs:
         mine = [row for row in rows if row["topic"] == job.topic.topic]
-        context.output.line(f"{escape(job.topic.path)}  {job.state or 'not on its way there'}")
+        state, replayed = job.state or "not on its way there", again.get(job.topic.topic)
+        context.output.line(escape(f"{job.topic.path}  {state}{f', {replayed}' if replayed else ''}"))
         _say(context, mine, "  ")
     if not jobs:
         context.output.line(f"  {escape(record.queue)} has no topics: nobody is to get it")

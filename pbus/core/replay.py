@@ -120,7 +120,8 @@ class Replay:
         stage: Number of the stage, from 0.
         done, failed: Of the watched jobs of this stage, judged. All stages: done_total, failed_total.
         watched: Ids (``queue/topic id``) that are not judged yet.
-        settle: Dead letters of topic ``settle_of`` that were replayed last, and may not be settled yet.
+        settle, copies: Jobs of topic ``settle_of`` that were replayed last, and as which: dead letters may not be
+            settled yet, and their stories may not say it.
         p90_s: Of run times before it began; 0.0: not known.
         first, last: Ids of the first and the last job that it made.
         changed_ms: When the text was written.
@@ -155,6 +156,7 @@ class Replay:
     failed_total: int = 0
     watched: list[str] = field(default_factory=list)
     settle: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
     settle_of: str = ""
     p90_s: float = 0.0
     first: str = ""

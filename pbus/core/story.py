@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from pbus.core.trace import Attempt, Received, Record
+from pbus.core.trace import REPLAY, REPLAYED, Attempt, Received, Record
 
 _TEXTS: Final = ("status", "reason", "error", "headers", "output", "stderr", "fingerprint")
 _AGAIN: Final = {
@@ -98,10 +98,7 @@ class Story:
 
     def attempts(self) -> list[tuple[str, Attempt]]:
         """(writer, attempt), once each, in the order of their ends; decisions of people among them."""
-        found = {
-            (by, one.topic, one.attempt, one.ended_ms, one.verdict): (by, one)
-            for by, one in self.told if isinstance(one, Attempt)
-        }
+        found = {_once(by, one): (by, one) for by, one in self.told if isinstance(one, Attempt)}
         return sorted(found.values(), key=lambda each: each[1].ended_ms)
 
     def hops(self) -> list[Hop]:
@@ -164,6 +161,13 @@ def at(ms: int) -> str:
     return when.strftime("%Y-%m-%d %H:%M:%S.") + f"{ms % 1000:03} UTC"
 
 
+def _once(by: str, one: Attempt) -> tuple[Any, ...]:
+    """What makes it another one than all others: who goes on with a replay after a kill tells of a job anew."""
+    if one.verdict in (REPLAYED, REPLAY):
+        return one.topic, one.target, one.verdict
+    return by, one.topic, one.attempt, one.ended_ms, one.verdict
+
+
 def _received(by: str, one: Received, pushed_ms: int) -> Hop:
     address, identity, client, library = one.peer
     whom = ", ".join(part for part in (identity and f"as {identity}", client and f"client {client}", library) if part)
@@ -173,9 +177,20 @@ def _received(by: str, one: Received, pushed_ms: int) -> Hop:
 
 
 def _decision(by: str, one: Attempt) -> Hop:
-    text = f"{_DECIDED.get(one.verdict, one.verdict)} by {one.target or by}"
-    facts = {"decision": one.verdict, "who": one.target, "by": by}
+    match one.verdict:
+        case "replayed":
+            text = run_again(one)
+        case "replay":
+            text = f"made by replay {one.target} of {one.more.get('of', '')}"
+        case _:
+            text = f"{_DECIDED.get(one.verdict, one.verdict)} by {one.target or by}"
+    facts = {"decision": one.verdict, "who": one.target, "by": by, **one.more}
     return Hop(one.ended_ms, "decision", one.topic or _ALL, text, (), facts)
+
+
+def run_again(one: Attempt) -> str:
+    """Of a record whose verdict is REPLAYED."""
+    return f"run again as {one.more.get('as', '')} by replay {one.target}"
 
 
 def _attempt(by: str, one: Attempt, due: dict[str, int], pushed_ms: int) -> Hop:
@@ -224,6 +239,8 @@ def _where(place: Whereabouts, last: Attempt | None, story: Story) -> str:
             return f"delayed until {relative(place.due_ms - story.pushed_ms)}{why}"
         case "dead":
             return f"dead letter since {relative(place.at_ms - story.pushed_ms)}: {_last(place.error) or place.reason}"
+    if last is not None and last.verdict == REPLAYED:
+        return run_again(last)
     if last is not None and last.move in ("ack", "accept"):
         return "done"
     if last is not None and last.move == "cancel":

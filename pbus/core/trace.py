@@ -27,6 +27,9 @@ INDEX_PART: Final = 0.2
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 EXCERPT_BYTES: Final = 4096
 """Of an answer's body, of STDERR and of an error."""
+REPLAYED: Final = "replayed"
+REPLAY: Final = "replay"
+"""Verdicts of number 0: a replay runs this job again as another one; this job was made by a replay."""
 _HEADER_CHARS: Final = 200
 _SLOW_TIMES: Final = 10
 SLOW_S: Final = 1.0
@@ -187,6 +190,14 @@ def plain_of(delivery: Delivery, outcome: Outcome, ended_s: float) -> tuple[Any,
 def decision(id: str, topic: str, word: str, at_s: float, by: str) -> Attempt:
     """What a person decided about a delivery: *word* is a ``core.job.Move``, *by* says who and where."""
     return Attempt(id, topic, 0, int(at_s * 1000), 0, 0, 0, word, word, by)
+
+
+def replayed(old: str, copy: str, topic: str, at_s: float, by: str) -> tuple[Attempt, Attempt]:
+    """What is told of job *old*, which the replay *by* runs again, and of the job *copy* that it made."""
+    return (
+        decision(old, topic, REPLAYED, at_s, by)._replace(more={"as": copy}),
+        decision(copy, topic, REPLAY, at_s, by)._replace(more={"of": old}),
+    )
 
 
 def reclaim_of(attempt: int, settlement: Settlement, now_ms: int) -> Attempt:

@@ -151,7 +151,9 @@ class Scheduler:
             looks, *duties, *traces, *self._teller(store), self._reclaim(store), Due(store), Trim(store),
             Checkpoint(store), Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
-            Replays(store, str(child.owner), child.histograms.read, child.clock, child.log, node.data_dir),
+            Replays(
+                store, str(child.owner), child.histograms.read, node.lost_after_s, child.clock, child.log, node.data_dir
+            ),
             self._watch.duty(store, looks),
         ]
 
@@ -224,7 +226,12 @@ class Scheduler:
                 self._child.log.exception("scheduler.duty_failed", duty="outages")
 
     def _hear_order(self, frame: Mapping[str, Any]) -> None:
-        """Somebody's order is answered when it is on the disk."""
+        """Somebody's order is answered when it is on the disk. Or: documents of replays have changed, look at them."""
+        if frame.get("look") == Replays.name:
+            for roster in self._rosters:
+                roster.hasten(Replays.name, 0.0)
+            self._child.tell("ordered", id=frame["id"])
+            return
         _spawn(lambda: self._child.tell("ordered", id=frame["id"], **self._orders.take(frame)))
 
     def _fenced(self) -> None:

@@ -6,7 +6,7 @@ Replays of one store, a batch a turn; what is known of each is a document, so an
 Rule: jobs are pushed before the document says so, under a key of their own a replay; whoever repeats a batch, after a
 kill or because two nodes think that it is theirs, is answered with the copies that are there. The document says whom
 to settle before anybody is settled. So nothing is replayed twice, forgotten or counted wrong. A person's word (pause,
-cancel) in the document wins over ours.
+cancel) in the document wins over ours. Documents of replays that have ended go after KEEP_S, or when there are MOST.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import structlog
 
 from pbus.clock import Clock
 from pbus.core.job import Push, PushOptions
-from pbus.core.names import Owner
+from pbus.core.names import JOB_ID, Owner
 from pbus.core.replay import DEDUPE_S, OPEN, SAMPLE, Replay, guard, trips
 from pbus.core.statistics import DAY_S, quantile, total
+from pbus.core.trace import Shelf, replayed
 from pbus.errors import Conflict, StorageError
 from pbus.scheduler.roster import Store
 from pbus.storage.documents import Document
@@ -33,13 +34,20 @@ from pbus.telemetry.metrics import BOUNDS
 
 KIND: Final = "replay"
 LOOK_S: Final = 1.0
-"""How often documents are read while nothing runs, and replays are judged."""
+"""How often documents are read while a replay runs somewhere, and replays are judged."""
+WAIT_S: Final = 3.0
+"""The same while one waits for a person."""
+IDLE_S: Final = 10.0
+"""The same while there is none; whoever makes or resumes one has this duty hastened."""
 BUSY_S: Final = 0.1
 """Between two batches."""
-LOST_S: Final = 15.0
-"""A replay whose document nobody has written for so long is taken over."""
-BEAT_S: Final = 4.0
-"""It is written so often, even when nothing happened."""
+BEATS: Final = 4
+"""A document is written so many times before its replay would be taken over, even when nothing happened."""
+KEEP_S: Final = 30 * DAY_S
+MOST: Final = 100
+"""Documents of replays that have ended; the oldest go first."""
+_DROPS: Final = 20
+"""So many are dropped in a turn."""
 JUDGED: Final = 50
 """Watched jobs that are looked at in a turn."""
 _FULL_S: Final = 1.0
@@ -68,30 +76,45 @@ class Replays:
     name = "replays"
 
     def __init__(
-        self, store: Store, owner: str, read: Callable[[], Mapping[tuple[str, str], Totals]], clock: Clock,
-        log: structlog.typing.FilteringBoundLogger, data_dir: str = "",
+        self, store: Store, owner: str, read: Callable[[], Mapping[tuple[str, str], Totals]], lost_after_s: float,
+        clock: Clock, log: structlog.typing.FilteringBoundLogger, data_dir: str = "",
     ) -> None:
         """
         Args:
             owner: Of this process; nobody else appends under it.
             read: What handlers of this node did so far (``Histograms.read``).
+            lost_after_s: A replay whose document nobody has written for so long is taken over.
             data_dir: Where the files of this node are.
         """
         self._store = store
         self._owner = owner
         self._read = read
+        self._lost_after_s = lost_after_s
         self._clock = clock
         self._data_dir = data_dir
         self._log = log.bind(storage=store.name)
         self._hands: dict[str, _Hand] = {}
+        self._ended: dict[str, tuple[Document, int]] = {}       # and when, unix ms; nothing is to be done about them
+        self._unreadable: set[int] = set()                      # versions of documents that were told of
         self._batch = 0
 
     def turn(self) -> float:
         documents = self._store.driver.documents(KIND)
         known = {document.name for document in documents}
         self._hands = {name: hand for name, hand in self._hands.items() if name in known}
+        self._ended = {name: ended for name, ended in self._ended.items() if name in known}
         waits = [self._step(document) for document in documents]
-        return min(waits, default=2 * LOOK_S)
+        self._drop_ended()
+        return min(waits, default=IDLE_S)
+
+    def _drop_ended(self) -> None:
+        """Those that nobody will look at any more."""
+        oldest = sorted(self._ended.items(), key=lambda ended: ended[1][1])
+        too_old_ms = 1000 * (self._clock.wall_s() - KEEP_S)
+        for place, (name, (document, ended_ms)) in enumerate(oldest[:_DROPS]):
+            if place < len(oldest) - MOST or ended_ms < too_old_ms:
+                self._store.driver.drop_document(KIND, name, document.version)
+                del self._ended[name]
 
     def interrupted(self) -> None:
         """Nothing is concluded from its silence: who has written while it was away is seen anew."""
@@ -102,25 +125,35 @@ class Replays:
     # -- one replay
 
     def _step(self, document: Document) -> float:
+        ended = self._ended.get(document.name)
+        if ended is not None and ended[0].version == document.version:
+            return IDLE_S
         try:
             replay = Replay.read(document.text)
         except ValueError as error:
-            self._log.error("replay.unreadable", replay=document.name, error=str(error))
-            return 10.0
+            if document.version not in self._unreadable:
+                self._unreadable.add(document.version)
+                self._log.error("replay.unreadable", replay=document.name, error=str(error))
+            return IDLE_S
+        return self._take(document, replay)
+
+    def _take(self, document: Document, replay: Replay) -> float:
         now_s = self._clock.monotonic_s()
         hand = self._hands.get(document.name)
         if hand is None:
             hand = self._hands[document.name] = _Hand(document.version, now_s)
         if document.version != hand.version:
             hand.version, hand.seen_s = document.version, now_s
-        is_free = self._is_ours(replay) or now_s - hand.seen_s >= LOST_S
-        if replay.node not in ("", Owner.parse(self._owner).node):
-            return 2 * LOOK_S
-        if replay.source == "file" and replay.state not in OPEN:
-            with contextlib.suppress(OSError):
-                os.unlink(file_of(self._data_dir, replay.name))
-        if not is_free or (replay.state != "running" and not replay.settle):
-            return LOOK_S if replay.state == "running" else 2 * LOOK_S
+        is_elsewhere = replay.node not in ("", Owner.parse(self._owner).node)
+        is_free = self._is_ours(replay) or now_s - hand.seen_s >= self._lost_after_s
+        if replay.state not in OPEN and not replay.settle:
+            if replay.source == "file" and not is_elsewhere:
+                with contextlib.suppress(OSError):
+                    os.unlink(file_of(self._data_dir, replay.name))
+            self._ended[replay.name] = document, max(replay.changed_ms, replay.made_ms)
+            return IDLE_S
+        if is_elsewhere or not is_free or (replay.state != "running" and not replay.settle):
+            return LOOK_S if replay.state == "running" and not is_elsewhere else WAIT_S
         try:
             return self._work(replay, hand, now_s)
         except Conflict:
@@ -184,7 +217,7 @@ class Replays:
             replay.go_on()
         elif replay.room and now_s >= hand.again_s:
             self._push_some(replay, hand, now_s)
-        if (replay != before or now_s - hand.wrote_s >= BEAT_S) and self._write(replay, hand):
+        if (replay != before or now_s - hand.wrote_s >= self._lost_after_s / BEATS) and self._write(replay, hand):
             self._settle(replay, hand)
         return LOOK_S if replay.state != "running" or not replay.room else BUSY_S
 
@@ -247,8 +280,8 @@ class Replays:
             replay.reason = ""
         if not picked:
             return 0
-        if replay.source == "dead":
-            replay.settle, replay.settle_of = [one.id for one in picked], path
+        replay.settle, replay.settle_of = [one.id for one in picked], path
+        replay.copies = [one.id for one in answers[: len(picked)]]
         replay.replayed += len(picked)
         replay.first, replay.last = replay.first or answers[0].id, answers[len(picked) - 1].id
         replay.cursor_ms, replay.cursor = picked[-1].at_ms, picked[-1].id
@@ -260,13 +293,31 @@ class Replays:
         return len(picked)
 
     def _settle(self, replay: Replay, hand: _Hand) -> None:
-        """What was replayed is dead no more: settled as handled. What somebody else has settled or revived is left."""
+        """
+        The stories of what was replayed say so; a dead letter is dead no more: settled as handled. What somebody else
+        has settled or revived is left.
+        """
         if replay.settle and hand.settled != hand.version:
             queue, _, topic = replay.settle_of.rpartition("/")
-            handled = self._store.driver.accept(queue, topic, replay.settle)
-            self._log.info("replay.handled", replay=replay.name, queue=queue, topic=topic, jobs=sum(handled))
+            self._tell(replay, queue, topic)
+            if replay.source == "dead":
+                handled = self._store.driver.accept(queue, topic, replay.settle)
+                self._log.info("replay.handled", replay=replay.name, queue=queue, topic=topic, jobs=sum(handled))
             hand.settled = hand.version
-        replay.settle, replay.settle_of = [], ""
+        replay.settle, replay.settle_of, replay.copies = [], "", []
+
+    def _tell(self, replay: Replay, queue: str, topic: str) -> None:
+        """Written before anything is settled: who is killed in between tells it anew."""
+        traces = self._store.traces
+        if traces is None:
+            return
+        for old, copy in zip(replay.settle, replay.copies, strict=False):
+            if JOB_ID.match(old):
+                of_old, of_copy = replayed(old, copy, topic, self._clock.wall_s(), replay.name)
+                traces.buffer.tell(queue, of_copy, Shelf.KEPT, 2 * len(old))
+                if replay.source != "file":           # those may be of another environment
+                    traces.buffer.tell(queue, of_old, Shelf.KEPT, 2 * len(copy))
+        traces.write()
 
     # -- how it goes
 

@@ -104,6 +104,7 @@ class Master:
             "watch": Request(self._followers.begin, reads=True),
             "stop": Request(self._asked_to_stop),
             "scale": Request(self._errands.send),
+            "look": Request(self._errands.send),
             "restart": Request(restarts.begin),
             "restarted": Request(restarts.ask, reads=True),
         })

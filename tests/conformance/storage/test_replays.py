@@ -14,8 +14,9 @@ from pbus.clock import FakeClock
 from pbus.core.job import Move, Push
 from pbus.core.replay import Replay
 from pbus.core.statistics import Bucket
+from pbus.core.trace import REPLAY, REPLAYED, Attempt, Shelf
 from pbus.errors import Unavailable
-from pbus.scheduler.replays import KIND, LOST_S, Replays
+from pbus.scheduler.replays import IDLE_S, KEEP_S, KIND, MOST, Replays
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import Appended, Driver
 from pbus.supervisor.histograms import Totals
@@ -23,6 +24,7 @@ from pbus.telemetry.metrics import BOUNDS
 from tests.conformance.storage.world import World, gift, pushes, settlement
 
 FOR_EVER_MS = 99_999_999_999_999
+LOST_S = 15.0
 
 
 class Killed(BaseException):
@@ -54,6 +56,31 @@ class Mortal:
         return call if callable(method) else method
 
 
+class Told:
+    """A writer of stories that remembers what was written."""
+
+    def __init__(self) -> None:
+        self.buffer = self
+        self.written: list[Attempt] = []
+        self._waiting: list[Attempt] = []
+
+    def tell(self, queue: str, record: Attempt, shelf: Shelf, text_bytes: int) -> None:
+        assert (queue, shelf) == ("gift", Shelf.KEPT)
+        self._waiting.append(record)
+
+    def write(self) -> None:
+        self.written += self._waiting
+        self._waiting = []
+
+    def copies(self) -> dict[str, str]:
+        """Which job each was run again as."""
+        return {one.id: one.more["as"] for one in self.written if one.verdict == REPLAYED}
+
+    def of(self) -> dict[str, str]:
+        """Which job each is a replay of."""
+        return {one.id: one.more["of"] for one in self.written if one.verdict == REPLAY}
+
+
 class Bench:
     """A store with dead letters, and processes that replay."""
 
@@ -61,6 +88,7 @@ class Bench:
         self.world = world
         self.clock = FakeClock()
         self.lives = 0
+        self.told = Told()
         self.counted: dict[tuple[str, str], Totals] = {}
         self.driver = Mortal(world.store)
         self.duty = self.born()
@@ -70,7 +98,9 @@ class Bench:
         self.lives += 1
         self.driver = Mortal(self.world.store)
         store = Store("main", self.driver, ())  # type: ignore[arg-type] # it passes all on
-        return Replays(store, f"{node}/r{self.lives}/1.1", lambda: self.counted, self.clock, structlog.get_logger())
+        store.traces = self.told  # type: ignore[assignment] # what of a writer is used here
+        owner, log = f"{node}/r{self.lives}/1.1", structlog.get_logger()
+        return Replays(store, owner, lambda: self.counted, LOST_S, self.clock, log)
 
     def start(self, **values: Any) -> None:
         plan = {"source": "dead", "topics": ["gift/credit"], "until_ms": FOR_EVER_MS} | values
@@ -120,6 +150,8 @@ def test_dead_letters_are_replayed_once_and_are_dead_no_more(bench: Bench) -> No
 
     assert bench.copies() == ids[::-1]
     assert bench.world.where() == (3, 0, 0, 0)
+    copies = {one.replay_of: one.id for one in bench.world.store.jobs("gift", limit=1000) if one.replay_of}
+    assert (bench.told.copies(), bench.told.of()) == (copies, {copy: old for old, copy in copies.items()})
     replay = bench.replay()
     assert (replay.state, replay.replayed, replay.settle) == ("done", 3, [])
     assert [(one.body, one.attempt, one.replay_of) for one in bench.world.claim(9)] == [
@@ -143,6 +175,7 @@ def test_whoever_is_killed_replays_nothing_twice_and_forgets_nothing(
     assert collections.Counter(bench.copies()) == collections.Counter(ids)
     assert bench.world.where() == (25, 0, 0, 0)
     assert (bench.replay().state, bench.replay().replayed) == ("done", 25)
+    assert bench.told.copies().keys() == set(ids), "nobody's story misses what he was run again as"
 
 
 def test_another_process_goes_on_only_when_the_first_is_silent(bench: Bench) -> None:
@@ -174,6 +207,30 @@ def test_two_that_both_think_it_is_theirs_replay_each_job_once(bench: Bench) -> 
 
     assert collections.Counter(bench.copies()) == collections.Counter(ids)
     assert bench.world.where() == (40, 0, 0, 0)
+
+
+def test_replays_that_ended_long_ago_or_before_many_others_are_forgotten(bench: Bench) -> None:
+    now_ms = int(1000 * bench.clock.wall_s())
+    for number in range(MOST + 5):
+        replay = Replay(f"r{number:03}", "dead", ["gift/credit"], state="done", changed_ms=now_ms - 1000 + number)
+        assert bench.world.store.write_document(KIND, replay.name, replay.text(), 0)
+    waiting = Replay("waits", "dead", ["gift/credit"], state="paused")
+    assert bench.world.store.write_document(KIND, waiting.name, waiting.text(), 0)
+    bench.duty.turn()
+    names = {document.name for document in bench.world.store.documents(KIND)}
+    assert names == {"waits", *(f"r{number:03}" for number in range(5, MOST + 5))}
+
+    bench.clock.advance(KEEP_S)
+    for _ in range(MOST):
+        bench.duty.turn()
+    assert [document.name for document in bench.world.store.documents(KIND)] == ["waits"], "it has not ended"
+
+
+def test_what_has_ended_costs_a_read_each_ten_seconds(bench: Bench) -> None:
+    bench.start(state="done", made_ms=int(1000 * bench.clock.wall_s()))
+    assert [bench.duty.turn() for _ in range(3)] == [IDLE_S] * 3
+    bench.change(state="paused")
+    assert bench.duty.turn() < IDLE_S / 2, "a person may let it go on"
 
 
 def test_what_is_paused_waits_and_goes_on_where_it_was(bench: Bench) -> None:

@@ -7,7 +7,9 @@ import pytest
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome, Verdict
 from pbus.core.story import ChildJob, Story, Whereabouts, at, lasting, lines
-from pbus.core.trace import Attempt, Received, Shelf, attempt_of, decision, plain_of, reclaim_of, shelf_of, slow_us
+from pbus.core.trace import (
+    Attempt, Received, Shelf, attempt_of, decision, is_plain, reclaim_of, replayed, shelf_of, slow_us,
+)
 from pbus.telemetry.metrics import BOUNDS
 
 T0 = 1_800_000_000_000
@@ -39,6 +41,16 @@ ran 3 ms: failed, again at +60 ms
                      money
       +80 ms  credit: attempt 2 at unix:/php.sock, claimed by n1/delivery.0 after 15 ms, 2 ms until there was a place, \
 ran 3 ms: done"""
+
+
+def test_replays_are_told_at_both_ends_and_once() -> None:
+    copy = f"{T0 + 9}-0"
+    first, of_copy = replayed(JOB, copy, "credit", T0 / 1000 + 2, "r1")
+    again = first._replace(ended_ms=T0 + 7_000)
+    old = story(first, again, places={"credit": Whereabouts("ended")})
+    assert text_of(old).count(f"credit: run again as {copy} by replay r1") == 1
+    assert dict(old.now()) == {"credit": f"run again as {copy} by replay r1"}
+    assert f"credit: made by replay r1 of {JOB}" in text_of(story(of_copy))
 
 
 def test_children_and_decisions_are_hops() -> None:
@@ -125,19 +137,12 @@ def test_slow_is_ten_medians_and_a_second_at_least() -> None:
     assert slow_us(counts, BOUNDS) == 1_000_000
 
 
-@pytest.mark.parametrize("claimed_s", [T0 / 1000 + 0.020, T0 / 1000 - 5.0, 0.0])
-def test_the_short_way_tells_the_same_of_a_plain_success(claimed_s: float) -> None:
-    job, outcome, ended_s = delivery(1, claimed_s), Outcome(verdict=Verdict.DONE, run_s=0.004), T0 / 1000 + 0.030
-    short = plain_of(job, outcome, ended_s)
-    assert short == attempt_of(job, outcome, settled(Move.ACK), ended_s)
-
-
 @pytest.mark.parametrize(("number", "outcome"), [
     (2, Outcome(verdict=Verdict.DONE)), (1, Outcome(verdict=Verdict.DONE, stderr=b"x")),
     (1, Outcome(verdict=Verdict.DONE, run_s=1.0)), (1, Outcome(verdict=Verdict.FAILED)),
 ])
 def test_the_short_way_is_for_plain_successes_only(number: int, outcome: Outcome) -> None:
-    assert plain_of(delivery(number), outcome, T0 / 1000) is None
+    assert not is_plain(delivery(number), outcome)
 
 
 def test_a_claim_of_a_dead_process_is_told_without_times() -> None:
