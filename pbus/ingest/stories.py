@@ -18,7 +18,7 @@ from pbus.clock import Clock
 from pbus.core import index
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.outcome import Outcome
-from pbus.core.trace import Received, Run, Shelf, decision, is_run
+from pbus.core.trace import Received, Run, Shelf, Stored, decision, is_run
 from pbus.ingest.whole import Whole
 from pbus.storage.driver import Appended
 from pbus.storage.traces import REFUSAL_BYTES
@@ -37,6 +37,8 @@ KINDS: Final = 20
 MARKED: Final = 8
 """Bodies of one refusal that can be found by their values."""
 BEAT_S: Final = 600.0
+_PART_BYTES: Final = 64
+"""What one client of an append takes until it is written."""
 _TEXT_CHARS: Final = 160
 _NAME_CHARS: Final = 40
 
@@ -64,24 +66,44 @@ class Stories:
 
     def received(self, batch: Sequence[Ticket], appended: Sequence[Appended], all_stored: bool) -> None:
         """The tickets of an append were answered; *all_stored*: none of them was refused or a duplicate."""
-        at = 0
-        tell, marked = self._tell, self._columns
+        at = begin = 0
+        queue = ""
+        group: list[Ticket] = []
         for ticket in batch:
             pushes = ticket.pushes
-            end = at + len(pushes)
             if not pushes:
                 continue
-            if all_stored and type(ticket) is not Whole:
-                peer = peer_of(ticket.connection)
-                first = appended[at].id
-                last = first if end - at == 1 else appended[end - 1].id
-                queue = pushes[0].queue
-                tell(queue, Received(first, last, peer))
-                if queue in marked:
-                    self._mark(queue, pushes, [first, last])
-            else:
-                self._received_some(ticket, appended[at:end])
-            at = end
+            if not all_stored or type(ticket) is Whole:
+                self._received_some(ticket, appended[at : at + len(pushes)])
+            elif group and pushes[0].queue == queue:
+                group.append(ticket)
+                at += len(pushes)
+                continue
+            if group:
+                self._received_group(queue, group, appended[begin:at])
+            plain = all_stored and type(ticket) is not Whole
+            queue, group, begin = pushes[0].queue, [ticket] if plain else [], at
+            at += len(pushes)
+        if group:
+            self._received_group(queue, group, appended[begin:at])
+
+    def _received_group(self, queue: str, group: Sequence[Ticket], appended: Sequence[Appended]) -> None:
+        """Tickets of one queue, side by side in one append: nearly always ids that follow one another."""
+        count = len(appended)
+        first, last = appended[0].id, appended[count - 1].id
+        if is_run(first, last, count):
+            parts = [(peer_of(ticket.connection), len(ticket.pushes)) for ticket in group]
+            self._tell(queue, Stored(first, parts), text_bytes=_PART_BYTES * len(parts))
+            runs = [Run(first, count)]
+        else:
+            ids, at = [one.id for one in appended], 0
+            for ticket in group:
+                end = at + len(ticket.pushes)
+                self._tell(queue, Received(ids[at], ids[end - 1], peer_of(ticket.connection)))
+                at = end
+            runs = [Run(job, 1) for job in ids]
+        if queue in self._columns:
+            self._mark(queue, [push.body for ticket in group for push in ticket.pushes], runs)
 
     def _received_some(self, ticket: Ticket, appended: Sequence[Appended]) -> None:
         """Of several queues, or not all of them: those that were stored now, one by one."""
@@ -95,17 +117,9 @@ class Stories:
             for _, job in jobs:
                 self._tell(queue, Received(job, job, peer))
             if queue in self._columns:
-                self._mark(queue, [push for push, _ in jobs], [job for _, job in jobs])
+                self._mark(queue, [push.body for push, _ in jobs], [Run(job, 1) for _, job in jobs])
 
-    def _mark(self, queue: str, pushes: Sequence[Push], ids: Sequence[str]) -> None:
-        """*ids*: of each push, or the first and the last one of pushes that follow one another."""
-        count, bodies = len(pushes), [push.body for push in pushes]
-        if is_run(ids[0], ids[-1], count):
-            runs = [Run(ids[0], count)]
-        elif len(ids) == count:
-            runs = [Run(job, 1) for job in ids]
-        else:
-            return                                    # they span two ms, and nobody knows where the first one ends
+    def _mark(self, queue: str, bodies: Sequence[bytes], runs: Sequence[Run]) -> None:
         columns = [make(bodies) for make in self._columns[queue]]
         self._writer.buffer.mark(Marks(queue, runs, self._paths[queue], columns))
 

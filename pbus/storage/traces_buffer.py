@@ -10,12 +10,12 @@ is counted and forgotten. The greenlet that drains and writes is the role's.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pbus.clock import Clock
 from pbus.codec import trace_block
-from pbus.core.trace import Budget, Received, Record, Run, Shelf, is_kept, keeps_any
+from pbus.core.trace import Budget, Done, Received, Record, Run, Shelf, Stored, is_kept, keeps_any
 from pbus.storage.traces import BLOCK_COST, REFUSALS, Block, TraceLimits
 
 MOST_RECORDS: Final = 20_000
@@ -45,6 +45,10 @@ class Marks(NamedTuple):
     columns: Sequence[Sequence[int]]
 
 
+Row = tuple[str, str, str, str, float, float, float]
+"""Queue, topic and place of an attempt that is plainly done, and its row (``core.trace.Done``)."""
+
+
 class TraceBuffer:
     """
     One per process and storage.
@@ -68,6 +72,7 @@ class TraceBuffer:
         self._by = by
         self._clock = clock
         self._told: list[tuple[str, Shelf, Any]] = []
+        self._done: list[Row] = []
         self._text_bytes = 0
         self._marks: list[Marks] = []
         self._marked = 0
@@ -79,9 +84,9 @@ class TraceBuffer:
         }
 
     def tell(
-        self, queue: str, record: Record | tuple[Any, ...], shelf: Shelf = Shelf.RECENT, text_bytes: int = 0
+        self, queue: str, record: Record | Stored, shelf: Shelf = Shelf.RECENT, text_bytes: int = 0
     ) -> None:
-        """Keep *record* (or an ``Attempt``'s fields) for the next drain; *text_bytes*: about what it says to people."""
+        """Keep *record* for the next drain; *text_bytes*: about what it says to people."""
         if len(self._told) >= MOST_RECORDS or self._text_bytes + text_bytes > MOST_TEXT_BYTES:
             self.dropped_total += 1
             return
@@ -89,6 +94,16 @@ class TraceBuffer:
         if not self._told:
             self.wake()
         self._told.append((queue, shelf, record))
+
+    def done(self, row: Row) -> None:
+        """Keep an attempt that is plainly done for the next drain; only this one has to be fast."""
+        done = self._done
+        if len(done) >= MOST_RECORDS:
+            self.dropped_total += 1
+            return
+        if not done:
+            self.wake()
+        done.append(row)
 
     def mark(self, marks: Marks) -> None:
         """Keep the marks of an append for the next drain."""
@@ -139,13 +154,16 @@ class TraceBuffer:
         self._text_bytes = 0
         now_s = self._clock.monotonic_s()
         shares = {shelf: budget.share(now_s) for shelf, budget in self._budgets.items()}
+        if min(shares.values()) < 1.0:
+            told = self._sampled(told, shares)
         groups: dict[tuple[str, Shelf, str], list[Any]] = {}
-        is_short = min(shares.values()) < 1.0
+        counts: dict[tuple[str, Shelf, str], int] = {}
+        for (queue, second, topic, target), rows in self._rows(shares[Shelf.RECENT]).items():
+            place = queue, Shelf.RECENT, second
+            groups.setdefault(place, []).append(Done(topic, target, rows))
+            counts[place] = counts.get(place, 0) + len(rows) - 1
         last, group = ("", Shelf.RECENT, ""), list[Any]()
         for queue, shelf, record in told:
-            if is_short and shares[shelf] < 1.0 and not _wanted(record, shares[shelf]):
-                self.dropped_total += 1
-                continue
             job = record[0]
             second = job[: job.index("-") - _MS_DIGITS]
             if second != last[2] or shelf is not last[1] or queue != last[0]:    # nearly always as the one before
@@ -156,10 +174,41 @@ class TraceBuffer:
                 for later in _later(int(second), record):
                     groups.setdefault((queue, shelf, str(later)), []).append(record)
         blocks = []
-        for (queue, shelf, second), records in groups.items():
+        for place, records in groups.items():
+            queue, shelf, second = place
             block = Block(queue, shelf, int(second), trace_block.pack(self._by, records))
-            blocks += self._allowed(block, len(records), now_s)
+            blocks += self._allowed(block, len(records) + counts.get(place, 0), now_s)
         return blocks
+
+    def _rows(self, share: float) -> dict[tuple[str, str, str, str], list[tuple[str, float, float, float]]]:
+        """What is plainly done and kept, by queue, second, topic and place."""
+        told, self._done = self._done, []
+        if share < 1.0:
+            kept = [row for row in told if is_kept(row[3], share)]
+            self.dropped_total += len(told) - len(kept)
+            told = kept
+        groups: dict[tuple[str, str, str, str], list[tuple[str, float, float, float]]] = {}
+        last, add = ("", "", "", ""), list[tuple[str, float, float, float]]().append
+        for queue, topic, target, job, ended_s, claimed_s, run_s in told:
+            second = job[: job.index("-") - _MS_DIGITS]
+            place = queue, second, topic, target
+            if place != last:                         # nearly always as the one before
+                last = place
+                add = groups.setdefault(place, []).append
+            add((job, ended_s, claimed_s, run_s))
+        return groups
+
+    def _sampled(
+        self, told: Sequence[tuple[str, Shelf, Any]], shares: Mapping[Shelf, float]
+    ) -> list[tuple[str, Shelf, Any]]:
+        kept = []
+        for queue, shelf, record in told:
+            for one in record.received() if type(record) is Stored else (record,):
+                if _wanted(one, shares[shelf]):
+                    kept.append((queue, shelf, one))
+                else:
+                    self.dropped_total += 1
+        return kept
 
     def _packed_marks(self) -> list[Block]:
         marks, jobs, self._marks, self._marked = self._marks, self._marked, [], 0

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Settlement
 from pbus.core.outcome import Outcome
-from pbus.core.trace import Shelf, attempt_of, plain_of, reclaim_of, shelf_of, text_bytes
+from pbus.core.trace import Shelf, attempt_of, is_plain, reclaim_of, shelf_of, text_bytes
 from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
@@ -90,9 +90,12 @@ class TraceWriter:
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement, ended_s: float) -> None:
         """An attempt is over since *ended_s* (unix seconds), and the store has it."""
-        plain = plain_of(delivery, outcome, ended_s)
-        if plain is not None:
-            self.buffer.tell(delivery.queue, plain)
+        if is_plain(delivery, outcome):
+            run_s = outcome.run_s
+            self.buffer.done((
+                delivery.queue, delivery.topic, outcome.target or delivery.owner, delivery.id, ended_s,
+                delivery.claimed_s or ended_s - run_s, run_s,
+            ))
             return
         attempt = attempt_of(delivery, outcome, settlement, ended_s)
         shelf = shelf_of(attempt, self.slow_us.get((delivery.queue, delivery.topic), 0))

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbus.codec.trace_block import MOST_BYTES, Told, find_marks, pack, pack_marks, unpack
-from pbus.core.trace import Attempt, Received, Record, Run
+from pbus.core.job import Delivery, Move, Settlement
+from pbus.core.outcome import Outcome, Verdict
+from pbus.core.trace import Attempt, Done, Received, Record, Run, Stored, attempt_of
 
 PEER = ("10.0.0.7:4711", "gift", "shop", "redis-py 5.0")
 IDS = st.tuples(st.integers(0, 10**14), st.integers(0, 10**6)).map(lambda parts: f"{parts[0]}-{parts[1]}")
@@ -43,7 +45,73 @@ def test_block_is_asked_for_one_job() -> None:
     assert found == [records[1], records[2], ours]
 
 
+ROWS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 9), st.floats(0, 900), st.floats(0, 0.9)), min_size=1,
+                max_size=20, unique_by=lambda row: row[:2])
+
+
+@given(ROWS)
+def test_what_is_plainly_done_is_told_as_any_attempt(drawn: list[tuple[int, int, float, float]]) -> None:
+    t0_s = 1_800_000_000.0
+    rows = [(f"{1_800_000_000_000 + ms}-{number}", t0_s + ms / 1000 + held_s, t0_s + ms / 1000, run_s * min(1, held_s))
+            for ms, number, held_s, run_s in drawn]
+    wanted = [
+        attempt_of(
+            Delivery(id=job, queue="gift", topic="credit", body=b"", attempt=1, crashes=0, redelivered=False,
+                     traceparent="", content_type="", first_ms=0, owner="n1/b/3.1", claimed_s=claimed_s),
+            Outcome(verdict=Verdict.DONE, run_s=run_s, target="pid 7"),
+            Settlement(owner="n1/b/3.1", queue="gift", topic="credit", id=job, move=Move.ACK), ended_s,
+        ) for job, ended_s, claimed_s, run_s in rows
+    ]
+
+    found = [told.record for told in unpack(pack("n1/delivery.0", [Done("credit", "pid 7", rows)]))]
+
+    for one, other in zip(found, wanted, strict=True):
+        assert isinstance(one, Attempt)
+        assert (one[:3], one[7:]) == (other[:3], other[7:])
+        about = 2 + other.pool_ms * 1e-4
+        assert abs(one.ended_ms - other.ended_ms) <= 2 + abs(one.ended_ms - wanted[0].ended_ms) * 1e-4
+        assert abs(one.wait_ms - other.wait_ms) <= about + abs(one.ended_ms - other.ended_ms)
+        assert abs(one.pool_ms - other.pool_ms) <= about
+        assert abs(one.run_us - other.run_us) <= 1 + other.run_us * 1e-4
+
+
+def test_block_of_plain_ones_is_asked_for_one_job() -> None:
+    rows = [(f"1800000000000-{number}", 1_800_000_000.5 + number, 1_800_000_000.25, 0.125) for number in range(12)]
+    block = pack("n1", [attempt("1800000000000-1"), Done("credit", "a", rows[:5]), Done("credit", "b", rows[5:])])
+
+    (told,) = unpack(block, "1800000000000-10")
+
+    assert told.record == Attempt("1800000000000-10", "credit", 1, 1_800_000_010_500, 250, 10_125, 125_000, "done",
+                                  "ack", "b")
+
+
+def test_what_one_append_stored_is_told_by_client() -> None:
+    other = ("10.0.0.8:1", "", "", "")
+    block = pack("n1", [Stored("1800000000000-3", [(PEER, 1), (other, 4), (PEER, 2)])])
+
+    assert [told.record for told in unpack(block)] == [
+        Received("1800000000000-3", "1800000000000-3", PEER), Received("1800000000000-4", "1800000000000-7", other),
+        Received("1800000000000-8", "1800000000000-9", PEER),
+    ]
+    assert [told.record for told in unpack(block, "1800000000000-7")] == [
+        Received("1800000000000-4", "1800000000000-7", other)
+    ]
+
+
+def test_a_damaged_tail_is_an_error() -> None:
+    rows = [("1800000000000-1", 1_800_000_000.5, 1_800_000_000.25, 0.125)]
+    text = zlib.decompress(pack("n1", [Done("credit", "a", rows)]))
+
+    with pytest.raises(ValueError, match="damaged"):
+        unpack(zlib.compress(text.replace(b'"tail":9', b'"tail":5')))
+
+
 def test_block_takes_about_ten_bytes_an_attempt() -> None:
+    rows = [
+        (f"{1_800_000_000_000 + at // 8}-{at % 8}", 1_800_000_002 + at / 8_000,
+         1_800_000_001 + at // 64 * 64 / 8_000, 0.009 + at * 37 % 5_000 / 1e6) for at in range(2_000)
+    ]
+    assert len(pack("n1/delivery.0", [Done("credit", "a", rows)])) < 12 * len(rows)
     records = [attempt(f"{1_800_000_000_000 + at // 8}-{at % 8}")._replace(run_us=9_000 + at * 37 % 5_000)
                for at in range(2_000)]
 

@@ -101,6 +101,27 @@ def test_pushes_of_a_command_are_one_record_and_found_by_their_values(desk: Desk
     assert desk.found(b"4") == []
 
 
+def test_pushes_of_several_queues_are_told_of_their_own() -> None:
+    desk = Desk()
+    batch = [ticket("a"), ticket("b", queue="mail"), ticket("c", queue="mail"), ticket(), ticket('{"uid":4}')]
+    appended = [*stored(0), Appended(f"{T0}-8", 1, 1), Appended(f"{T0}-9", 1, 1), *stored(1)]
+    desk.stories.received(batch, appended, True)
+    desk.write()
+    assert [(block.queue, [told.record.first for told in unpack(block.data)]) for block in desk.kept.blocks
+            if block.shelf is not Shelf.INDEX] == [
+        ("gift", [f"{T0}-0", f"{T0}-1"]), ("mail", [f"{T0}-8", f"{T0}-9"])
+    ]
+    assert desk.found(b"4") == [f"{T0}-1"]
+
+
+def test_pushes_of_one_command_that_were_stored_in_two_milliseconds_are_all_found(desk: Desk) -> None:
+    appended = [Appended(job, 1, 1) for job in (f"{T0}-7", f"{T0}-8", f"{T0 + 1}-0", f"{T0 + 1}-1")]
+    desk.stories.received([ticket('{"uid":1}', '{"uid":2}', '{"uid":3}'), ticket('{"uid":4}')], appended, True)
+    desk.write()
+    assert [desk.found(value) for value in (b"1", b"2", b"3", b"4")] == [[one.id] for one in appended]
+    assert [(one.first, one.last) for one in desk.records()] == [(f"{T0}-7", f"{T0 + 1}-0"), (f"{T0 + 1}-1",) * 2]
+
+
 def test_what_was_refused_or_there_before_was_not_received(desk: Desk) -> None:
     answers = [*stored(7), Appended(f"{T0}-3", 1, 1, duplicate=True), Appended("", 1, 1, refused="jobs")]
     desk.stories.received([ticket('{"uid":1}', '{"uid":2}', '{"uid":3}')], answers, False)
