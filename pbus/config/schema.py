@@ -496,9 +496,13 @@ class Alarm:
     fill_percent: float = setting("a storage that is so full; 0: not told", "float", 85.0, least=0.0, most=100.0)
 
 
+    look_s: float = setting("how often it is looked whether something is wrong; the numbers of a store half as often, where nothing happens", "duration", 1.0, key="look", least=0.1, most=60.0)
+    clear_percent: float = setting("an alarm is over when its value is below so many percent of its limit ..", "float", 80.0, least=1.0, most=100.0)
+    clear_after_s: float = setting(".. for so long; three times as long what is of the last minute, and backends", "duration", 5.0, key="clear_after", least=0, most=3_600.0)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notify:
     """``[notify.NAME]``: where alarms go."""
+    retry_first_s: float = setting("a message that was not taken is sent again after this, then after twice as long, up to 5 min, for 6 h", "duration", 2.0, key="retry_first", least=0.1, most=300.0)
 
     webhook: str = setting("URL that is sent a POST with JSON (http, https); often it is a secret itself", "str", "", secret=True)
     shape: str = setting("what the webhook takes", "str", "json", one_of=("json", "dingtalk", "wecom", "feishu", "slack"))
@@ -514,6 +518,7 @@ class Notify:
     timeout_s: float = setting("longest try", "duration", 10.0, key="timeout", least=0.1, most=60.0)
 
 
+    ca: str = setting("file with the certificates of who vouches for the https or mail server; none: those of this system", "path", "")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole tree. Read-only; a reload makes a new one."""

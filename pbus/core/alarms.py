@@ -1,7 +1,7 @@
 """
 Alarms: what is bad for long enough, who hears of it, when it is over. Pure: readings in, decisions out.
 
-    reading --at its limit for ``for_s``--> firing --below ``clear`` of it for ``clear_s``--> over, told, forgotten
+    reading --at its limit for ``for_s``--> firing --below ``clear`` of it for a while--> over, told, forgotten
                                              |  told to those on call, all that came together in one message
                                              |  not acknowledged for ``escalate_after_s``: told once more, to others
                                              +- silenced: it stands in the list; told when the silence ends, if it lasts
@@ -28,6 +28,7 @@ REFRESH_S: Final = 30.0
 
 _SLACK_S: Final = 0.2
 """Looks are a second apart, more or less."""
+_SLOWLY: Final = 3.0
 
 FIRING: Final = "firing"
 OVER: Final = "over"
@@ -47,7 +48,7 @@ class Kind:
         text: A sentence; *subject*, *value* and *limit* in braces.
         todo: The next command, where the cause does not know a better one; *topic* is the subject up to a blank.
         for_s: It is bad for so long before it fires.
-        clear, clear_s: Good is below that part of the limit, for so long.
+        is_slow: It follows what is so with a delay, or comes and goes: its end is waited for three times as long.
     """
 
     name: str
@@ -55,8 +56,7 @@ class Kind:
     text: str
     todo: str
     for_s: float = 0.0
-    clear: float = 0.8
-    clear_s: float = 5.0
+    is_slow: bool = False
 
 
 KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (
@@ -64,17 +64,17 @@ KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (
          "'pbus topic why {subject}'"),
     Kind("backlog", "jobs", "{subject}: {value} wait, the limit is {limit}", "'pbus topic why {subject}'"),
     Kind("gone_in", "s", "{subject}: at this rate its backlog is gone {value}, the limit is {limit}",
-         "'pbus topic show {subject}' says how many it may have", for_s=15.0, clear_s=15.0),
+         "'pbus topic show {subject}' says how many it may have", for_s=15.0, is_slow=True),
     Kind("failed_percent", "%", "{subject}: {value} of its attempts failed, the limit is {limit}",
-         "'pbus dead show {subject}', 'pbus tail errors'", clear_s=15.0),
+         "'pbus dead show {subject}', 'pbus tail errors'", is_slow=True),
     Kind("latency_p90", "s", "{subject}: one of ten attempts takes longer than {value}, the limit is {limit}",
-         "'pbus topic stats {subject}'", clear_s=15.0),
+         "'pbus topic stats {subject}'", is_slow=True),
     Kind("dead_growth", "jobs", "{subject}: {value} became dead letters within 10 min, the limit is {limit}",
          "'pbus dead show {subject}' tells why"),
     Kind("fatal", "", "{subject} is given up: its processes end again and again",
          "repair its code, then 'pbus topic restart {subject}'"),
     Kind("circuit", "", "backend {subject} is left alone: it does not answer", "'pbus backend ls'", for_s=2.0,
-         clear_s=15.0),
+         is_slow=True),
     Kind("error_back", "", "{subject}: an error that was settled is back", "'pbus dead show {topic}'"),
     Kind("node", "", "node {subject} gives no sign of life", "'pbus status' there"),
     Kind("storage", "", "storage {subject} does not answer, or cannot write", "'pbus status', 'pbus doctor'",
@@ -218,19 +218,26 @@ class Silence:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """
-    Who hears of what.
+    When something is good again, and who hears of what.
 
     Attributes:
+        clear, clear_s: Good is below that part of the limit, for so long (what is slow: three times as long).
         group_wait_s: What comes within that time is told together.
         escalate_after_s: Told further up, to *escalate_to*, when nobody acknowledged it for so long; 0: never.
         oncall: System -> notifiers; others, and what is nobody's, go to *default*.
     """
 
+    clear: float = 0.8
+    clear_s: float = 5.0
     group_wait_s: float = 1.0
     escalate_after_s: float = 900.0
     escalate_to: tuple[str, ...] = ()
     oncall: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     default: tuple[str, ...] = ()
+
+    def ends_after_s(self, kind: Kind) -> float:
+        """An alarm of that *kind* is over when it was good for so long."""
+        return self.clear_s * (_SLOWLY if kind.is_slow else 1.0)
 
     def hears(self, status: str, alarm: Alarm) -> tuple[str, ...]:
         """Names of notifiers."""
@@ -303,7 +310,7 @@ class Board:
             if now_s - since_s >= kind.for_s and (alarm or len(self.alarms) < MOST):
                 self._fire(reading, value, since_s, now_s, because(reading))
             return
-        if value >= reading.limit * kind.clear:
+        if value >= reading.limit * self._policy.clear:
             self._good_since.pop(reading.id, None)
         elif self._calm(alarm, value, now_s):
             return
@@ -314,7 +321,8 @@ class Board:
 
     def _calm(self, alarm: Alarm, value: float, now_s: float) -> bool:
         """It is not bad now; whether it is over by that."""
-        if now_s - self._good_since.setdefault(alarm.id, now_s) < KINDS[alarm.kind].clear_s:
+        since_s = self._good_since.setdefault(alarm.id, now_s)
+        if now_s - since_s < self._policy.ends_after_s(KINDS[alarm.kind]):
             return False
         del self._good_since[alarm.id]
         self._put(replace(alarm, over_s=now_s, value=value, at_s=now_s))

@@ -32,7 +32,7 @@ _WORDED: Final = 15
 _TEXT: Final = 300
 _CHAT_BYTES: Final = 3_900
 """Of the text for a chat: the smallest bound of the services (WeCom, 4,096)."""
-_FIRST_S: Final = 2.0
+FIRST_S: Final = 2.0
 _LONGEST_S: Final = 300.0
 GIVE_UP_S: Final = 6 * 3_600.0
 """A message that could not be told for so long is not told any more."""
@@ -122,11 +122,11 @@ def tried(message: Message, now_s: float, lease_s: float) -> Message:
     return dataclasses.replace(message, tries=message.tries + 1, next_s=now_s + lease_s)
 
 
-def ended(message: Message, now_s: float, error: str) -> Message:
-    """The try has ended; *error* empty: it was taken."""
+def ended(message: Message, now_s: float, error: str, first_s: float = FIRST_S) -> Message:
+    """The try has ended; *error* empty: it was taken. *first_s*: the first wait, each later one is twice as long."""
     if not error:
         return dataclasses.replace(message, sent_s=now_s, error="")
-    wait_s = min(_LONGEST_S, _FIRST_S * 2.0 ** min(message.tries - 1, 16))
+    wait_s = min(_LONGEST_S, first_s * 2.0 ** min(message.tries - 1, 16))
     gave_up = now_s + wait_s - message.made_s > GIVE_UP_S
     return dataclasses.replace(message, next_s=now_s + wait_s, error=error[:_TEXT], gave_up=gave_up)
 

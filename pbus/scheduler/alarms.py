@@ -36,7 +36,6 @@ from pbus.scheduler.readings import Readings
 from pbus.scheduler.roster import Store
 from pbus.storage.documents import TEXT_BYTES, Document
 
-LOOK_S: Final = 1.0
 LATE_S: Final = 5.0
 LEAVE_S: Final = 2.0
 KEEP_S: Final = 3_600.0
@@ -61,11 +60,13 @@ class Alarms:
     def __init__(
         self, store: Store, owner: str, policy: Policy, readings: Readings, conditions: Conditions, post: Post,
         heartbeat_s: float, lost_after_s: float, clock: Clock, log: structlog.typing.FilteringBoundLogger,
+        look_s: float = 1.0,
     ) -> None:
         """
         Args:
             owner: Who decides, as long as nobody else does.
             policy: Who hears of what.
+            look_s: Between two looks.
         """
         self._store = store
         self._driver = store.driver
@@ -89,6 +90,7 @@ class Alarms:
         self._fill_s = 0.0
         self._fill_percent: float | None = None
         self._fails = False
+        self._look_s = look_s
 
     def turn(self) -> float:
         try:
@@ -102,7 +104,7 @@ class Alarms:
             self.interrupted()
             return LATE_S
         self._fails = False
-        return LOOK_S
+        return self._look_s
 
     def _turn(self) -> None:
         self._note_ends()
@@ -285,7 +287,7 @@ class Alarms:
         for message, error in ends:
             version, _ = self._open.pop(message.name, (0, message))
             now_s = self._clock.wall_s()
-            end = notices.ended(message, now_s, error)
+            end = notices.ended(message, now_s, error, self._post.retry_first_s)
             if version:
                 self._driver.write_document(MESSAGE, message.name, end.to_text(), version)
             if error:

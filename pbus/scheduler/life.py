@@ -54,7 +54,6 @@ from pbus.telemetry.log import FILE_NAME
 from pbus.telemetry.log_reader import LogReader
 from pbus.telemetry.sink import STDOUT
 
-_OUTAGES_S: Final = 1.0
 LAST_TURN_S: Final = 3.0
 """How long a drain waits for a turn that hangs in its store."""
 
@@ -219,7 +218,7 @@ class Scheduler:
         outages = self._watch.outages({
             store.name: roster for store, roster in zip(self._stores, self._rosters, strict=True)
         })
-        while outages is not None and not self._leave.wait(_OUTAGES_S):
+        while outages is not None and not self._leave.wait(self._watch.look_s):
             try:
                 outages.tick()
             except Exception:

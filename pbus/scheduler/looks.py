@@ -49,15 +49,18 @@ class Looks:
         every = now_s >= self._all_at_s
         queues = self._queues if every else self._queues & {path.partition("/")[0] for path in self._sampler.awake()}
         if every:
-            self._all_at_s = now_s + self.every_s - 0.5
+            self._all_at_s = now_s + self.every_s - self._step_s / 2
         if queues:
             numbers = self._store.driver.numbers(None if every else sorted(queues))
             self.took_s = self._clock.monotonic_s() - now_s
             self._know(numbers, every)
             self.latest = numbers if every else self.latest
             self._sampler.looked(numbers, self._clock.monotonic_s(), self._nodes())
-        now_s = self._clock.monotonic_s()
-        return 1.0 - now_s % 1.0
+        return self._step_s - self._clock.monotonic_s() % self._step_s
+
+    @property
+    def _step_s(self) -> float:
+        return min(1.0, self.every_s)
 
     def _know(self, numbers: Numbers, every: bool) -> None:
         if every:

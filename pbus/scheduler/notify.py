@@ -25,7 +25,7 @@ from pbus.clock import Clock
 from pbus.config.schema import Notify
 from pbus.config.values import address
 from pbus.core import notices
-from pbus.core.notices import Message
+from pbus.core.notices import FIRST_S, Message
 
 AT_ONCE: Final = 8
 _ANSWER_BYTES: Final = 4_096
@@ -38,10 +38,12 @@ class Post:
 
     Args:
         notifiers: By name.
+        retry_first_s: What was not taken is tried again after this, then after twice as long.
     """
 
-    def __init__(self, notifiers: Mapping[str, Notify], clock: Clock) -> None:
+    def __init__(self, notifiers: Mapping[str, Notify], clock: Clock, retry_first_s: float = FIRST_S) -> None:
         self.notifiers = notifiers
+        self.retry_first_s = retry_first_s
         self._clock = clock
         self._busy: set[str] = set()
 
@@ -92,7 +94,8 @@ def _webhook(notify: Notify, message: Message, now_s: float) -> str:
     headers = {"Content-Type": "application/json; charset=utf-8", "X-Pbus-Message": message.id, "User-Agent": "pbus"}
     request = urllib.request.Request(where, body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=notify.timeout_s) as answer:
+        context = _trust(notify) if where.startswith("https:") else None
+        with urllib.request.urlopen(request, timeout=notify.timeout_s, context=context) as answer:
             return notices.refusal(notify.shape, answer.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
@@ -112,8 +115,8 @@ def _mail(notify: Notify, message: Message) -> str:
     letter["Message-ID"] = f"<{message.name}@pbus>"     # the same at each try, so a reader sees one
     letter.set_content(message.text + "\n")
     where = address(notify.smtp)
-    context = ssl.create_default_context() if notify.smtp_tls != "none" else None
     try:
+        context = _trust(notify) if notify.smtp_tls != "none" else None
         with _server(notify, where.host, where.port, context) as server:
             if notify.smtp_tls == "starttls":
                 server.starttls(context=context)
@@ -123,6 +126,14 @@ def _mail(notify: Notify, message: Message) -> str:
     except (OSError, smtplib.SMTPException) as error:
         return f"{type(error).__name__}: {error}"
     return f"refused: {', '.join(refused)}" if refused else ""
+
+
+def _trust(notify: Notify) -> ssl.SSLContext:
+    """Raises OSError: the file cannot be read, or holds no certificate."""
+    try:
+        return ssl.create_default_context(cafile=notify.ca or None)
+    except OSError as error:
+        raise OSError(f"{notify.ca}: {error}") from None
 
 
 def _server(notify: Notify, host: str, port: int, context: ssl.SSLContext | None) -> smtplib.SMTP:

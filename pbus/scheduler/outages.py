@@ -47,7 +47,7 @@ class Outages:
     def _deliver(self, now_s: float) -> None:
         ends, self._ended[:] = self._ended[:], []
         for message, error in ends:
-            self._messages[message.name] = notices.ended(message, now_s, error)
+            self._messages[message.name] = notices.ended(message, now_s, error, self._post.retry_first_s)
         for name, message in list(self._messages.items()):
             if not message.is_open:
                 del self._messages[name]

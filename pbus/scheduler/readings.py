@@ -25,8 +25,8 @@ from pbus.storage.driver import TopicNumbers
 from pbus.supervisor.histograms import Totals
 from pbus.telemetry.metrics import BOUNDS
 
-WATCHED_S: Final = 2.0
-"""Topics that have bounds are looked at so often, at rest too."""
+WATCHED: Final = 2.0
+"""Topics that have bounds are looked at each second time, at rest too."""
 NEAR_S: Final = 900.0
 """A deploy that is so long ago may be why."""
 RUNS_S: Final = 5.0
@@ -69,7 +69,7 @@ class Readings:
         self._needs_runs = any(bound.latency_p90_s for bound in self._watched.values())
         self._trends: dict[Path, Trend] = {path: Trend() for path in self._watched}
         if self._watched:
-            looks.every_s = min(looks.every_s, WATCHED_S)
+            looks.every_s = min(looks.every_s, WATCHED * bounds.look_s)
         self._counted: Mapping[Path, Totals] = {}
         self._read_s = -RUNS_S
         self._own = Condition("", "")

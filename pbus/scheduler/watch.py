@@ -47,9 +47,14 @@ class Watch:
         self._bounds: Alarm = args["alarm"]
         self._node: Node = args["node"]
         self._policy = _policy(args)
-        self._post = Post(args["notify"], clock)
+        self._post = Post(args["notify"], clock, self._bounds.retry_first_s)
         self._duties: dict[str, Alarms] = {}
         self.conditions = Conditions(self._node.name, owner.boot, clock)
+
+    @property
+    def look_s(self) -> float:
+        """Between two looks."""
+        return self._bounds.look_s
 
     def duty(self, store: Store, looks: Looks) -> Alarms:
         """The duty of *store*."""
@@ -60,7 +65,7 @@ class Watch:
                             deployed_s=self.conditions.deployed_s, returned=returned)
         made = self._duties[store.name] = Alarms(
             store, str(self._owner), self._policy, readings, self.conditions, self._post, self._node.heartbeat_s,
-            self._node.lost_after_s, self._clock, self._log,
+            self._node.lost_after_s, self._clock, self._log, self._bounds.look_s,
         )
         return made
 
@@ -82,7 +87,7 @@ class Watch:
 def _policy(args: Mapping[str, Any]) -> Policy:
     bounds: Alarm = args["alarm"]
     return Policy(
-        group_wait_s=bounds.group_wait_s, escalate_after_s=bounds.escalate_after_s,
-        escalate_to=tuple(bounds.escalate_to), default=tuple(bounds.oncall),
+        clear=bounds.clear_percent / 100.0, clear_s=bounds.clear_after_s, group_wait_s=bounds.group_wait_s,
+        escalate_after_s=bounds.escalate_after_s, escalate_to=tuple(bounds.escalate_to), default=tuple(bounds.oncall),
         oncall={name: tuple(system.oncall) for name, system in args["systems"].items() if system.oncall},
     )

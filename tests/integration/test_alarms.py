@@ -13,10 +13,11 @@ import pytest
 import redis
 
 from pbus.app import stores
+from pbus.cli.main import main
 from pbus.errors import Exit
 from pbus.storage.driver import Driver
 from pbus.storage.open import make
-from tests.support.bus import Bus, BusFactory, bus_factory, free_port
+from tests.support.bus import Bus, BusFactory, bus_factory, free_port, to_toml
 from tests.support.receiver import Receiver
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -30,37 +31,34 @@ def receiver() -> Iterator[Receiver]:
         yield made
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
-    if request.param == "sqlite":
-        yield {"url": "sqlite:pbus.db"}
-        return
-    server = RedisServer(tmp_path)
-    server.start()
-    yield {"url": server.url}
-    server.close()
-
-
 def config(receiver: Receiver, storage: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
-    """One topic that is pulled, with a bound of three jobs; its system has a receiver."""
+    """One topic that is pulled, with a bound of three jobs; its system has a receiver. Alarms are over soon."""
     return {
         "storage": {"main": storage or {"url": "sqlite:pbus.db"}},
         "notify": {"team": {"webhook": receiver.url}},
         "system": {"live": {"owner": "live-team", "oncall": ["team"]}},
         "queue": {"gift": {"system": "live", "topic": {"credit": {"pull": {}, "alarm": {"backlog": 3}}}}},
-        **more,
+        **more, "alarm": {"clear_after": "300ms", **more.get("alarm", {})},
     }
+
+
+SOON = {"look": "200ms", "group_wait": "200ms", "retry_first": "200ms"}
+"""Everything happens at once."""
 
 
 def push(bus: Bus, count: int, queue: str = "gift") -> None:
     redis.Redis(port=bus.port).lpush(queue, *["x"] * count)
 
 
+def pop_all(bus: Bus) -> None:
+    redis.Redis(port=bus.port).rpop("gift/credit", 100)
+
+
 @pytest.mark.alone
-def test_alarm_is_told_within_five_seconds_once_and_that_it_is_over(
-    bus_factory: BusFactory, receiver: Receiver, storage: dict[str, str]
+def test_alarm_is_told_within_five_seconds_once_and_that_it_is_over_whoever_dies_meanwhile(
+    bus_factory: BusFactory, receiver: Receiver
 ) -> None:
-    bus = bus_factory(config(receiver, storage))
+    bus = bus_factory(config(receiver))
     push(bus, 4)
     begun_s = time.monotonic()
     until(lambda: receiver.got, 8, lambda: f"the receiver hears of it {bus.tail()}")
@@ -74,40 +72,19 @@ def test_alarm_is_told_within_five_seconds_once_and_that_it_is_over(
     assert alarm["affected"] == "system live (live-team), 4 jobs wait"
     assert "RPOP gift/credit" in alarm["next"]
 
-    redis.Redis(port=bus.port).rpop("gift/credit", 4)
+    bus.kill("scheduler")
+    until(lambda: len(bus.pids("scheduler")) == 1, 5, "there is another one")
+    file = bus.conf / "pbus.toml"
+    file.write_text(file.read_text().replace("[alarm]\n", "[alarm]\n" + to_toml(SOON) + "\n"))    # so that it ends soon
+    bus.restart()
+    pop_all(bus)
     until(lambda: receiver.of("over"), 12, "the receiver hears that it is over")
     assert [one.body["status"] for one in receiver.got] == ["firing", "over"]
 
 
-def test_restart_tells_nothing_twice_and_forgets_nothing(bus_factory: BusFactory, receiver: Receiver) -> None:
-    bus = bus_factory(config(receiver))
-    push(bus, 4)
-    until(lambda: receiver.of("firing"), 8, "the receiver hears of it")
-    bus.kill("scheduler")
-    until(lambda: len(bus.pids("scheduler")) == 1, 5, "there is another one")
-    bus.restart()
-    redis.Redis(port=bus.port).rpop("gift/credit", 4)
-    until(lambda: receiver.of("over"), 15, "the receiver hears that it is over")
-
-    assert [one.body["status"] for one in receiver.got] == ["firing", "over"]
-
-
-def test_message_that_is_refused_is_sent_again_with_the_same_id(bus_factory: BusFactory, receiver: Receiver) -> None:
-    receiver.answers = [(500, b""), (503, b""), (200, b"")]
-    bus = bus_factory(config(receiver))
-    push(bus, 4)
-    until(lambda: len(receiver.got) == 3, 15, "it is tried three times")
-    until(lambda: bus.events("alarm.told"), 5, "it is told")
-
-    assert len({one.id for one in receiver.got}) == 1
-    assert [event["error"] for event in bus.events("alarm.untold")] == [
-        "answered 500 Internal Server Error", "answered 503 Service Unavailable",
-    ]
-
-
 def test_thousand_topics_that_go_bad_at_once_are_one_message(bus_factory: BusFactory, receiver: Receiver) -> None:
     topics = {f"t{number}": {"pull": {}, "alarm": {"backlog": 1}} for number in range(1000)}
-    bus = bus_factory(config(receiver, queue={"gift": {"system": "live", "topic": topics}}))
+    bus = bus_factory(config(receiver, queue={"gift": {"system": "live", "topic": topics}}, alarm={"look": "250ms"}))
     push(bus, 1)
     until(lambda: receiver.got, 15, lambda: f"the receiver hears of it {bus.tail()}")
 
@@ -117,53 +94,71 @@ def test_thousand_topics_that_go_bad_at_once_are_one_message(bus_factory: BusFac
     assert len(receiver.got) == 1
 
 
-def rows(bus: Bus, *words: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(bus.cli("alarm", "ls", *words, "-o", "json", check=True).stdout)["alarms"]
-    return found
+class People:
+    """At a terminal of *bus*: commands without processes of their own, which take longer than all the rest."""
+
+    def __init__(self, bus: Bus, capsys: pytest.CaptureFixture[str]) -> None:
+        self._bus = bus
+        self._capsys = capsys
+
+    def say(self, *words: str) -> tuple[int, str, str]:
+        """``pbus alarm WORDS``: its exit status, what it printed, what it said."""
+        status = main(["alarm", *words, "-c", str(self._bus.conf)])
+        return status, *self._capsys.readouterr()
+
+    def rows(self, *words: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.say("ls", *words, "-o", "json")[1])["alarms"]
+        return found
 
 
-def test_people_acknowledge_silence_and_try(bus_factory: BusFactory, receiver: Receiver) -> None:
-    bus = bus_factory(config(
-        receiver, notify={"team": {"webhook": receiver.url}, "boss": {"webhook": receiver.url, "shape": "slack"}},
-        alarm={"escalate_to": ["boss"], "escalate_after": "4s"},
-    ))
-    assert bus.cli("alarm", "ls").stderr.strip() == "no alarm"
-    assert bus.cli("alarm", "silence", "gift/*", "--for", "1m", "--note", "a deploy").returncode == Exit.DONE
+def test_life_of_an_alarm_among_people(
+    bus_factory: BusFactory, receiver: Receiver, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    bus = bus_factory(config(receiver, alarm={**SOON, "escalate_to": ["boss"], "escalate_after": "1s"}, notify={
+        "team": {"webhook": receiver.url}, "boss": {"webhook": receiver.url, "shape": "slack"},
+        "prog": {"command": ["sh", "-c", f"cat > {kept}"]},
+        "mail": {"mail": ["a@b"], "smtp": f"127.0.0.1:{free_port()}"},
+    }))
+    people = People(bus, capsys)
+    assert people.say("silence", "gift/*", "--for", "1m", "--note", "a deploy")[0] == Exit.DONE
     push(bus, 4)
-    until(lambda: [row["state"] for row in rows(bus)] == ["silenced"], 8, "it is listed as silenced")
-    assert "a deploy" in bus.cli("alarm", "ls").stderr
+    until(lambda: bus.events("alarm.fired"), 8, "it fires")
+    assert [row["state"] for row in people.rows()] == ["silenced"]
+    assert "a deploy" in people.say("ls")[2]
     assert receiver.got == []
 
-    assert bus.cli("alarm", "silence", "gift/*", "--for", "0s").returncode == Exit.DONE
-    until(lambda: receiver.of("firing"), 8, "it is told when the silence ends")
-    assert bus.cli("alarm", "ack", "gift/credit", "--note", "on it").returncode == Exit.DONE
-    (row,) = rows(bus)
+    receiver.answers = [(500, b""), (503, b""), (200, b"")]
+    assert people.say("silence", "gift/*", "--for", "0s")[0] == Exit.DONE
+    until(lambda: bus.events("alarm.told"), 8, "it is told when the silence ends, at the third try")
+    assert [(one.id, one.body["status"]) for one in receiver.got[:3]] == [(receiver.got[0].id, "firing")] * 3
+    assert [event["error"] for event in bus.events("alarm.untold")] == [
+        "answered 500 Internal Server Error", "answered 503 Service Unavailable",
+    ]
+
+    until(lambda: len(receiver.got) == 4, 5, "nobody acknowledges it, the next one is told")
+    assert receiver.got[3].body["text"].startswith("NOBODY ACKNOWLEDGED gift/credit: 4 jobs wait")
+    assert people.say("ack", "gift/credit", "--note", "on it")[0] == Exit.DONE
+    (row,) = people.rows()
     assert (row["id"], row["state"], row["note"]) == ("backlog:gift/credit", "acked", "on it")
-    shown = bus.cli("alarm", "ls").stdout
+    shown = people.say("ls")[1]
     assert "gift/credit: 4 jobs wait, the limit is 3 jobs" in shown
     assert "next: start one: RPOP gift/credit" in shown
 
-    done = bus.cli("alarm", "test", "boss")
-    assert (done.returncode, done.stdout[:12]) == (Exit.DONE, "boss took it"), done.stderr
-    assert receiver.got[-1].body["text"].startswith("TEST of notifier boss: sent by ")
-    redis.Redis(port=bus.port).rpop("gift/credit", 4)
-    until(lambda: receiver.of("over"), 12, "it is over")
-    assert len(receiver.got) == 3       # nobody was told further up
-    assert [row["state"] for row in rows(bus, "--all")] == ["over"]
-    assert rows(bus) == []
+    status, shown, _ = people.say("test", "prog")
+    assert (status, shown[:12]) == (Exit.DONE, "prog took it")
+    assert json.loads(kept.read_text())["status"] == "test"
+    status, _, why = people.say("test", "mail")
+    assert (status, "refused" in why) == (Exit.FAILED, True), why
 
-
-def test_unacknowledged_is_told_further_up(bus_factory: BusFactory, receiver: Receiver) -> None:
-    bus = bus_factory(config(
-        receiver, notify={"team": {"webhook": receiver.url}, "boss": {"webhook": receiver.url}},
-        alarm={"escalate_to": ["boss"], "escalate_after": "2s"},
-    ))
-    push(bus, 4)
-    (told,) = until(lambda: receiver.of("escalated"), 12, "the next one is told")
-    assert told["title"].startswith("NOBODY ACKNOWLEDGED gift/credit: 4 jobs wait")
+    pop_all(bus)
+    until(lambda: len(receiver.got) == 6, 8, "both are told that it is over")
+    assert [row["state"] for row in people.rows("--all")] == ["over"]
+    assert people.rows() == []
 
 
 @pytest.mark.parametrize(("words", "status", "text"), [
+    (("ls",), Exit.DONE, "no alarm"),
     (("ack", "nobody/*"), Exit.NOT_FOUND, "no alarm that fires is 'nobody/*'"),
     (("silence", "gift/*", "--for", "soon"), Exit.USAGE, "'soon' is not a duration"),
     (("silence", "gift/*", "--for", "0s"), Exit.NOT_FOUND, "there is no such silence"),
@@ -172,14 +167,14 @@ def test_unacknowledged_is_told_further_up(bus_factory: BusFactory, receiver: Re
     (("test", "team"), Exit.NOT_RUNNING, ""),
 ])
 def test_what_makes_no_sense_is_said(
-    bus_factory: BusFactory, receiver: Receiver, words: tuple[str, ...], status: Exit, text: str
+    bus_factory: BusFactory, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], status: Exit, text: str
 ) -> None:
-    bus = bus_factory(config(receiver), start=False)
+    bus = bus_factory({"notify": {"team": {"webhook": "http://127.0.0.1:1/"}}, "queue": {"gift": {}}}, start=False)
     with made(bus):
         pass
-    ended = bus.cli("alarm", *words)
 
-    assert (ended.returncode, text in ended.stderr) == (status, True), ended.stderr
+    assert main(["alarm", *words, "-c", str(bus.conf)]) == status
+    assert text in capsys.readouterr().err
 
 
 @contextlib.contextmanager
@@ -191,28 +186,13 @@ def made(bus: Bus) -> Iterator[Driver]:
     driver.close()
 
 
-def test_running_bus_tells_by_program_and_by_mail(
-    bus_factory: BusFactory, receiver: Receiver, tmp_path: Path
-) -> None:
-    kept = tmp_path / "kept"
-    bus = bus_factory(config(receiver, notify={
-        "team": {"webhook": receiver.url}, "prog": {"command": ["sh", "-c", f"cat > {kept}"]},
-        "mail": {"mail": ["a@b"], "smtp": f"127.0.0.1:{free_port()}"}, "bad": {"command": ["sh", "-c", "exit 7"]},
-    }))
-    assert bus.cli("alarm", "test", "prog").returncode == Exit.DONE
-    assert json.loads(kept.read_text())["status"] == "test"
-    for name, why in (("mail", "refused"), ("bad", "sh ended with 7")):
-        ended = bus.cli("alarm", "test", name)
-        assert (ended.returncode, why in ended.stderr) == (Exit.FAILED, True), ended.stderr
-
-
-def test_node_that_decided_is_lost_and_the_other_tells_it_and_nothing_again(
+def test_node_that_decided_is_lost_and_the_other_tells_it_and_nothing_again_and_that_the_store_is_away(
     bus_factory: BusFactory, receiver: Receiver, tmp_path: Path
 ) -> None:
     server = RedisServer(tmp_path)
     server.start()
     try:
-        shared = config(receiver, {"url": server.url}, alarm={"oncall": ["team"]})
+        shared = config(receiver, {"url": server.url}, alarm={**SOON, "oncall": ["team"]})
         first = bus_factory(shared | {"node": {"name": "n1"}}, name="n1")
         push(first, 4)
         until(lambda: receiver.of("firing"), 8, "the first one decides")
@@ -220,35 +200,23 @@ def test_node_that_decided_is_lost_and_the_other_tells_it_and_nothing_again(
         until(lambda: _has(second, "condition", "n2"), 5, "the second one is known")
         first.kill_everything()
         until(lambda: len(receiver.of("firing")) == 2, 15, lambda: f"the other one decides {second.tail()}")
-        redis.Redis(port=second.port).rpop("gift/credit", 4)
+        pop_all(second)
         until(lambda: receiver.of("over"), 12, "the backlog is over")
+        server.kill()
+        until(lambda: len(receiver.of("firing")) == 3, 10, "the receiver hears that the store is away")
+        server.start()
+        until(lambda: len(receiver.of("over")) == 2, 15, "the receiver hears that it is back")
     finally:
         server.close()
 
     assert [each["id"] for one in receiver.got for each in one.body["alarms"]] == [
-        "backlog:gift/credit", "node:n1", "backlog:gift/credit",
+        "backlog:gift/credit", "node:n1", "backlog:gift/credit", "storage:main", "storage:main",
     ]
+    away = receiver.of("firing")[2]
+    assert away["title"] == "ALARM storage main does not answer, or cannot write"
+    assert away["alarms"][0]["cause"] == "so it is on node n2"
 
 
 def _has(bus: Bus, kind: str, name: str) -> bool:
     with made(bus) as driver:
         return bool(driver.documents(kind, [name]))
-
-
-def test_storage_that_is_away_is_told_and_that_it_is_back(
-    bus_factory: BusFactory, receiver: Receiver, tmp_path: Path
-) -> None:
-    server = RedisServer(tmp_path)
-    server.start()
-    try:
-        bus_factory(config(receiver, {"url": server.url}, alarm={"oncall": ["team"]}))
-        server.kill()
-        (told,) = until(lambda: receiver.of("firing"), 10, "the receiver hears of it")
-        assert told["title"] == "ALARM storage main does not answer, or cannot write"
-        assert told["alarms"][0]["cause"] == "so it is on node bus-test"
-        server.start()
-        until(lambda: receiver.of("over"), 15, "the receiver hears that it is back")
-    finally:
-        server.close()
-
-    assert [one.body["status"] for one in receiver.got] == ["firing", "over"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -25,10 +26,12 @@ class Receiver:
     Attributes:
         answers: Status and body of the next answers, the last one stays.
         got: What came, refused or not.
+        context: With it, TLS is spoken.
     """
 
     answers: list[tuple[int, bytes]] = field(default_factory=lambda: [(200, b"ok")])
     got: list[Received] = field(default_factory=list)
+    context: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         owner = self
@@ -47,11 +50,13 @@ class Receiver:
                 """Nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        if self.context is not None:
+            self._server.socket = self.context.wrap_socket(self._server.socket, server_side=True)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
+        return f"http{'s' if self.context else ''}://127.0.0.1:{self._server.server_address[1]}/hook"
 
     def of(self, status: str) -> list[dict[str, Any]]:
         """Bodies of that status."""

@@ -75,6 +75,23 @@ def test_alarm_is_over_only_when_it_was_clearly_good_for_a_while() -> None:
     assert board.alarms["oldest_wait:gift/credit"].worst == 100
 
 
+@pytest.mark.parametrize(("kind", "after_s"), [("oldest_wait", 2), ("failed_percent", 6)])
+def test_when_it_is_over_is_a_matter_of_the_policy_and_slow_kinds_take_three_times_as_long(
+    kind: str, after_s: int
+) -> None:
+    board = Board(Policy(clear=0.5, clear_s=2.0))
+    board.look([wait(100, kind=kind)], 0, because)
+    for second in range(1, 10):
+        board.look([wait(30, kind=kind)], second, because)             # half of the limit: not good
+    assert firing(board)
+    seen = []
+    for second in range(10, 20):
+        board.look([wait(29, kind=kind)], second, because)
+        seen.append(bool(firing(board)))
+
+    assert seen.index(False) == after_s
+
+
 def test_what_nobody_could_read_changes_nothing_and_what_is_not_asked_for_is_over() -> None:
     board = Board(POLICY)
     board.look([wait(100), wait(100, "gift/mail")], 0, because)

@@ -11,7 +11,7 @@ from pbus.config.schema import Alarm, Concurrency, PullHandler, PythonHandler, Q
 from pbus.core.alarms import Reading
 from pbus.scheduler.conditions import Condition
 from pbus.scheduler.looks import ALL_S, Looks
-from pbus.scheduler.readings import NEAR_S, WATCHED_S, Readings
+from pbus.scheduler.readings import NEAR_S, WATCHED, Readings
 from pbus.scheduler.sampler import Sampler
 from pbus.storage.driver import TopicNumbers
 from tests.unit.scheduler.store import Bench, SchedulerStore, prepared
@@ -56,7 +56,7 @@ def test_every_bound_of_a_topic_is_one_reading_and_unknown_before_it_was_looked_
 
 
 def test_topics_with_bounds_are_looked_at_more_often() -> None:
-    assert [readings(alarm)[1].every_s for alarm in (EVERY, TopicAlarm())] == [WATCHED_S, ALL_S]
+    assert [readings(alarm)[1].every_s for alarm in (EVERY, TopicAlarm())] == [WATCHED, ALL_S]
 
 
 @pytest.mark.parametrize(("is_first", "more", "ids"), [

@@ -86,11 +86,11 @@ def test_bound_of_the_day_counts_what_other_processes_wrote(tmp_path: Path, cloc
 def full_disk() -> Iterator[None]:
     """No file of this process grows beyond 4 KiB: a write is cut off, then refused, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, handler)    # Python ignores it from its start; at its default it would end the tests
 
 
 def test_full_disk_drops_are_counted_and_told_when_it_is_over(
