@@ -21,6 +21,10 @@ Where a push with options is
   Two of a key never run at once, not even for one owner. Any text is a key.
 * Dedupe: the key is written with the job and read in the same write, before the bounds of the queue are
   looked at. A hit prolongs nothing; a push that was refused leaves no key.
+* Shadow (``TopicSpec.sample``): claims pass over what is not in its sample, and over what would have to wait for
+  its key. It has no part in the backlog, in what ``append`` refuses, in ``Appended.topics``, nor in how far ``trim``
+  may go: of what is trimmed before it came to it, its sample is counted as forgotten. What it says is ready in the
+  log is an estimate.
 * Only: one marked entry in the log; in the same write its topic gets it as something that came back, and the others
   have taken it. Claims pass over it, those of a topic made later from history, too.
 
@@ -32,7 +36,8 @@ For every topic, at any moment between two calls::
                                          + done_total + cancelled_total + expired_total + forgotten_total
 
 A delivery is *taken* by its topic when it is claimed for the first time, cancelled or expired; the backlog
-of a queue is the pushed jobs that its slowest topic has not taken. Delayed pushes are in it, retries are not.
+of a queue is the pushed jobs that its slowest topic has not taken. Delayed pushes are in it, retries are not. Of a
+shadow the sum is that of its sample, as far as ``ready`` is known.
 
 Rules
 -----
@@ -89,12 +94,14 @@ class TopicSpec:
     Attributes:
         start: ``now`` or ``history`` (a new topic only).
         dead_keep_s, dead_max: Bounds of its dead letters; 0: none. The oldest go first, counted as forgotten.
+        sample: Not 0: it is a shadow, and sees the jobs of that sample (``core.sample``) only.
     """
 
     name: str
     start: str = "now"
     dead_keep_s: float = 0.0
     dead_max: int = 0
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ Of a queue (``pbus:{Q}`` and then)::
                                    retention_ms, retention_bytes, max_jobs, max_bytes, dedupe_ms: its spec;
                                    low: bytes that every topic has taken at least (a bound, seldom renewed);
                                    only: 1 once a push was for one topic only;
+                                   shadows: names of topics that hold nothing up, as ,A,B, (none: empty or absent);
                                    format: of states and letters, none in what pbus wrote before it kept that
 
 Of a topic (``pbus:{Q}:topic:T`` and then)::
@@ -67,7 +68,8 @@ Of a topic (``pbus:{Q}:topic:T`` and then)::
                                            last id when it was made; dropped: there is no such topic any more;
                                            paused: since when (ms); fresh: deliveries not taken that are not in
                                            the log before it; cancelled: those in the log before it that are;
-                                           bytes: of bodies, those of the former less those of the latter
+                                           bytes: of bodies, those of the former less those of the latter;
+                                           sample: it is a shadow with that one (core.sample)
     :totals                        hash    done, failed, dead, redelivered, cancelled, expired, forgotten
 
 A *state* is ``attempts:crashes:redelivered:first_ms:forgiven:expires_ms:where:key``. *where* is empty,

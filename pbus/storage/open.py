@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Final
 
 from pbus.config.schema import Queue
+from pbus.core.sample import residues
 from pbus.errors import ConfigError, Problem
 from pbus.storage.driver import Driver, QueueSpec, TopicSpec
 
@@ -79,7 +80,10 @@ def queue_specs(queues: Mapping[str, Queue], storage_name: str) -> list[QueueSpe
         QueueSpec(
             name=name,
             topics=tuple(
-                TopicSpec(topic, settings.start, settings.dead.keep_s, settings.dead.max)
+                TopicSpec(
+                    topic, settings.start, settings.dead.keep_s, settings.dead.max,
+                    residues(settings.sample) if settings.shadow_of else 0,
+                )
                 for topic, settings in sorted(queue.topic.items())
             ),
             retention_s=queue.retention_s,

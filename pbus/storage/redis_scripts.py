@@ -154,7 +154,7 @@ class Scripts:
             max(1, _ms(spec.dedupe_window_s)), "keep" if again else "new", len(fenced), *fenced,
         ]
         for topic, job_id in zip(spec.topics, seen, strict=True):
-            arguments += (topic.name, topic.start, _ms(topic.dead_keep_s), topic.dead_max, job_id)
+            arguments += (topic.name, topic.start, _ms(topic.dead_keep_s), topic.dead_max, job_id, topic.sample)
         return self._call("declare", queue, *arguments)
 
     def due(self, topics: Iterable[tuple[QueueKeys, str]]) -> Call:

@@ -229,10 +229,12 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments):
 
     def backlog(self, queue: str) -> int:
         found = self._queue(queue)
-        pushed, taken = self._calls.all([("HGET", found.queue, "pushed"), ("HVALS", found.taken)])
+        head, flat = self._calls.all([("HMGET", found.queue, "pushed", "shadows"), ("HGETALL", found.taken)])
+        pushed, shadows = head[0], frozenset((head[1] or b"").split(b","))
         if pushed is None and queue not in self._specs:
             raise self._unknown(queue)
-        return max(0, int(pushed or 0) - min(map(int, taken))) if taken else 0
+        taken = [int(count) for name, count in zip(flat[::2], flat[1::2], strict=True) if name not in shadows]
+        return max(0, int(pushed or 0) - min(taken)) if taken else 0
 
     def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
         wanted = None if queues is None else frozenset(queues)

@@ -44,11 +44,14 @@ _DECLARE_QUEUE = (
     f"INSERT INTO queues (name, {', '.join(_BOUNDS)}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE "
     f"SET {', '.join(f'{name} = excluded.{name}' for name in _BOUNDS)} RETURNING qid"
 )
-_KEEP_DEAD = "UPDATE topics SET dead_keep_ms = ?, dead_max = ? WHERE qid = ? AND name = ?"
+_KEEP_DEAD = "UPDATE topics SET dead_keep_ms = ?, dead_max = ?, sample = ? WHERE qid = ? AND name = ?"
 _NEW_TOPIC = (
-    "INSERT INTO topics (qid, name, dead_keep_ms, dead_max, since, born, born_ms, cursor, passed, taken, taken_bytes) "
+    "INSERT INTO topics "
+    "(qid, name, dead_keep_ms, dead_max, sample, since, born, born_ms, cursor, passed, taken, taken_bytes) "
 )
-_FROM_NOW = "SELECT qid, ?, ?, ?, last_id, last_id, ?, last_id, plain, pushed, pushed_bytes FROM queues WHERE qid = ?"
+_FROM_NOW = (
+    "SELECT qid, ?, ?, ?, ?, last_id, last_id, ?, last_id, plain, pushed, pushed_bytes FROM queues WHERE qid = ?"
+)
 
 
 def kept_text(key: str) -> str:
@@ -247,8 +250,8 @@ def is_declared(db: apsw.Connection, spec: QueueSpec) -> bool:
     qid = db.execute(_KNOWN_QUEUE, (spec.name, *_bounds(spec))).get
     if qid is None:
         return False
-    rows = db.execute("SELECT name, dead_keep_ms, dead_max FROM topics WHERE qid = ?", (qid,))
-    return set(rows).issuperset((topic.name, *_dead_bounds(topic)) for topic in spec.topics)
+    rows = db.execute("SELECT name, dead_keep_ms, dead_max, sample FROM topics WHERE qid = ?", (qid,))
+    return set(rows).issuperset((topic.name, *_kept(topic)) for topic in spec.topics)
 
 
 def declare(db: apsw.Connection, spec: QueueSpec, now_ms: int) -> None:
@@ -257,7 +260,7 @@ def declare(db: apsw.Connection, spec: QueueSpec, now_ms: int) -> None:
     make_log(db, qid)
     known = {name for (name,) in db.execute("SELECT name FROM topics WHERE qid = ?", (qid,))}
     for topic in spec.topics:
-        keeps = _dead_bounds(topic)
+        keeps = _kept(topic)
         if topic.name in known:
             db.execute(_KEEP_DEAD, (*keeps, qid, topic.name))
         elif topic.start == "history":
@@ -281,10 +284,10 @@ def _from_history(db: apsw.Connection, qid: int, topic: tuple[Any, ...], now_ms:
     """
     log = f"log_{qid}"
     db.execute(
-        _NEW_TOPIC + f"SELECT qid, ?1, ?2, ?3, 0, last_id, ?4, 0, "
+        _NEW_TOPIC + f"SELECT qid, ?1, ?2, ?3, ?6, 0, last_id, ?4, 0, "
         f"plain - (pushed - trimmed - (SELECT count(*) FROM {log} WHERE due_ms > ?4)), trimmed + o.count, "
         f"trimmed_bytes + o.bytes FROM queues, (SELECT count(*) AS count, coalesce(sum(length(body)), 0) AS bytes "
-        f"FROM {log} WHERE due_ms = {ONLY_MS}) o WHERE qid = ?5", (*topic, now_ms, qid),
+        f"FROM {log} WHERE due_ms = {ONLY_MS}) o WHERE qid = ?5", (*topic[:3], now_ms, qid, topic[3]),
     )
     tid = db.last_insert_rowid()
     db.execute(
@@ -300,5 +303,5 @@ def _bounds(spec: QueueSpec) -> tuple[int, ...]:
     return retention_ms, spec.retention_bytes, spec.max_backlog, spec.max_backlog_bytes, window_ms
 
 
-def _dead_bounds(topic: TopicSpec) -> tuple[int, int]:
-    return int(topic.dead_keep_s * 1000), topic.dead_max
+def _kept(topic: TopicSpec) -> tuple[int, int, int]:
+    return int(topic.dead_keep_s * 1000), topic.dead_max, topic.sample

@@ -17,7 +17,7 @@ import apsw
 
 from pbus.core.job import Delivery
 from pbus.errors import Unavailable
-from pbus.storage import origin
+from pbus.storage import origin, sqlite_shadows
 from pbus.storage.driver import CLAIM_BYTES, Want
 from pbus.storage.sqlite_catalog import CARRIED, Catalog, QueueRow, id_text, told_text
 from pbus.storage.sqlite_keys import Meeting, meet, release
@@ -64,7 +64,7 @@ class _Counters:
 
 
 _COUNTERS = [each.name for each in fields(_Counters)]
-_READ_TOPIC = f"SELECT paused_ms, born, born_ms, {', '.join(_COUNTERS)} FROM topics WHERE tid = ?"
+_READ_TOPIC = f"SELECT paused_ms, born, born_ms, sample, {', '.join(_COUNTERS)} FROM topics WHERE tid = ?"
 _WRITE_TOPIC = f"UPDATE topics SET {', '.join(f'{name} = ?' for name in _COUNTERS)} WHERE tid = ?"
 
 
@@ -76,11 +76,12 @@ class _Topic:
         self.tid = tid
         row: Any = db.execute(_READ_TOPIC, (tid,)).get
         # Removed a moment ago: nothing is ready.
-        row = row or (1, *[0] * (len(_COUNTERS) + 2))
+        row = row or (1, *[0] * (len(_COUNTERS) + 3))
         self.closed: bool = row[0] > 0
         self.born: int = row[1]
         self.born_ms: int = row[2]
-        self.now = _Counters(*row[3:])
+        self.sample: int = row[3]
+        self.now = _Counters(*row[4:])
 
     def write(self, db: apsw.Connection) -> None:
         now = self.now
@@ -164,6 +165,8 @@ class _Claiming:
 
     def _from_log(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
         """One look at the log after the cursor; answers how many entries were looked at."""
+        if topic.sample:
+            return self._from_sample(topic, want, oid, room, room_bytes)
         if topic.queue.plain and room > _FEW and not topic.now.holes:
             count = self._from_log_at_once(topic, want, oid, room, room_bytes)
             if count >= 0:
@@ -205,6 +208,26 @@ class _Claiming:
             start = end
         self._claim_range(topic, oid, last, count, start)
         return int(count)
+
+    def _from_sample(self, topic: _Topic, want: Want, oid: int, room: int, room_bytes: int) -> int:
+        """The same for a shadow: it has taken what is not in its sample, or would have to wait for its key."""
+        now, queue = topic.now, topic.queue
+        rows, last = sqlite_shadows.page(self._db, queue, now.cursor, topic.sample, room, room_bytes)
+        if last == now.cursor:
+            return 0
+        standing = sqlite_shadows.Standing(topic.tid, topic.sample, now.cursor, topic.born, topic.born_ms)
+        left = sqlite_shadows.leave(self._db, queue, standing, last)
+        found = [
+            _Found((row[0], 0, 0, 0, 0, 0, 0, row[5] or 0, row[6] or ""), False, row[1:4]) for row in rows
+            if standing.finds(row[0], row[4]) and row[0] not in left.cancelled
+        ]
+        self._hand_out(topic, want, oid, found, (_IN_LOG.format(log=queue.log), "1"))
+        now.cursor = last
+        now.passed += left.count
+        now.holes -= len(left.cancelled)
+        now.taken += left.taken
+        now.taken_bytes += left.taken_bytes
+        return max(1, left.count)
 
     def _claim_range(self, topic: _Topic, oid: int, last: int, count: int, size: int) -> None:
         """Everything in the log up to *last* is claimed."""
@@ -250,6 +273,8 @@ class _Claiming:
                 self.deliveries.append(_delivery(want, one))
                 topic.now.redelivered_total += one.carried[4]
                 self._take(topic, one)
+            elif topic.sample and source[1] == "1":
+                continue  # what waits for a key would be kept; a shadow keeps nothing
             elif meeting is Meeting.HELD:
                 waiting.append(one.number)
             else:

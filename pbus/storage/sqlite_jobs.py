@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import apsw
 
+from pbus.core.sample import in_sample
 from pbus.storage import origin
 from pbus.storage.driver import Entry, JobRecord, Place
 from pbus.storage.sqlite_catalog import QueueRow, id_bound, id_number, id_text, told_text
+from pbus.storage.sqlite_shadows import is_sampled
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 LONGEST_PAGE: Final = 1_000
@@ -35,7 +37,8 @@ _WAITING = (
 _IN_LOG = (
     "SELECT l.id FROM json_each(?2) j CROSS JOIN {log} l ON l.id = j.value JOIN topics t ON t.tid = ?1 "
     "WHERE l.id > t.cursor AND (l.due_ms IS NULL OR (l.id <= t.born AND l.due_ms <= t.born_ms)) "
-    "AND NOT EXISTS (SELECT 1 FROM cancelled c WHERE c.tid = ?1 AND c.id = l.id)"
+    "AND NOT EXISTS (SELECT 1 FROM cancelled c WHERE c.tid = ?1 AND c.id = l.id) "
+    f"AND (t.sample = 0 OR {is_sampled('l.id', 't.sample')})"
 )
 
 
@@ -106,14 +109,17 @@ def _of_log(
 def _records(db: apsw.Connection, queue: QueueRow, rows: Sequence[Any]) -> list[JobRecord]:
     numbers = [row[0] for row in rows]
     topics: list[Any] = db.execute(
-        "SELECT name, tid, since FROM topics WHERE qid = ? ORDER BY name", (queue.qid,)
+        "SELECT name, tid, since, sample FROM topics WHERE qid = ? ORDER BY name", (queue.qid,)
     ).fetchall()
-    places = {name: _places(db, queue, tid, numbers) for name, tid, _ in topics}
+    places = {name: _places(db, queue, tid, numbers) for name, tid, *_ in topics}
     records = []
     for number, body, text, content_type, expires_ms, key in rows:
         traceparent, replay_of, only = origin.read(text or "")
-        # A job that is older than a topic is not on its way there.
-        meant = [name for name, _, since in topics if number > since and only in ("", name)]
+        # A job that is older than a topic is not on its way there, nor to a shadow that does not see it.
+        meant = [
+            name for name, _, since, sample in topics
+            if number > since and (only == name or (not only and in_sample(id_text(number), sample)))
+        ]
         records.append(JobRecord(
             id_text(number), queue.name, body, traceparent, content_type or "", told_text(key or ""),
             expires_ms or 0, {name: places[name].get(number, Place("ended")) for name in meant}, replay_of,

@@ -23,9 +23,10 @@ from pbus.storage.sqlite_owners import OwnerRow
 
 _READ_STATE = (
     "SELECT q.last_id, q.pushed, q.pushed_bytes, q.plain, q.max_backlog, q.max_backlog_bytes, q.dedupe_window_ms, "
-    "count(t.tid), min(t.taken), min(t.taken_bytes) FROM queues q LEFT JOIN topics t USING (qid) WHERE q.qid = ?"
+    "count(t.tid), min(t.taken), min(t.taken_bytes) "
+    "FROM queues q LEFT JOIN topics t ON t.qid = q.qid AND t.sample = 0 WHERE q.qid = ?"
 )
-_READ_TAKEN = "SELECT min(taken), min(taken_bytes) FROM topics WHERE qid = ?"
+_READ_TAKEN = "SELECT min(taken), min(taken_bytes) FROM topics WHERE qid = ? AND sample = 0"
 _WRITE_STATE = "UPDATE queues SET last_id = ?, pushed = ?, pushed_bytes = ?, plain = ? WHERE qid = ?"
 _WRITE_ANSWER = "UPDATE owners SET batch = ?, answer = ? WHERE oid = ?"
 _DUPLICATE, _REFUSED = "=", "!"

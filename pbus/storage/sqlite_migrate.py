@@ -38,6 +38,12 @@ def migrate(db: apsw.Connection) -> None:
         _stamp(db)
 
 
+def add_columns(db: apsw.Connection) -> None:
+    """What came to format 2 later; whoever does not know it is not disturbed by it."""
+    if not db.execute("SELECT EXISTS (SELECT 1 FROM pragma_table_info('topics') WHERE name = 'sample')").get:
+        db.execute("ALTER TABLE topics ADD COLUMN sample INTEGER NOT NULL DEFAULT 0")
+
+
 def _migrate_log(db: apsw.Connection, qid: int) -> None:
     """The columns of a log that format 1 had not, and what it knows about bytes."""
     for column in ("due_ms INTEGER", "expires_ms INTEGER", "key TEXT"):

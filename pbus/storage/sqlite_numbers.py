@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 import apsw
 
+from pbus.core.sample import PRIME
 from pbus.storage.driver import Held, QueueNumbers, Running, TopicNumbers
 from pbus.storage.sqlite_catalog import id_ms, id_number, id_text, told_text
 
 _TOPICS = (
     "SELECT q.name, t.name, t.qid, t.tid, q.plain - t.passed - t.holes, t.again, t.waiting, t.delayed, t.running, "
     "t.dead, t.done_total, t.failed_total, t.dead_total, t.redelivered_total, t.cancelled_total, t.expired_total, "
-    "t.forgotten_total, t.paused_ms, t.waiting FROM topics t JOIN queues q USING (qid)"
+    "t.forgotten_total, t.paused_ms, t.waiting, t.sample FROM topics t JOIN queues q USING (qid)"
 )
 _OF_QUEUES = " WHERE q.name IN (SELECT value FROM json_each(?))"
 _FIRST_IN_LOG = (
@@ -42,7 +43,7 @@ def numbers(
     """See ``Driver.numbers``; ages are of the jobs, by the time in their ids."""
     answer = {}
     rows = db.execute(_TOPICS) if queues is None else db.execute(_TOPICS + _OF_QUEUES, (json.dumps(list(queues)),))
-    for queue, topic, qid, tid, logged, again, waiting, delayed, running, dead, *totals in rows:
+    for queue, topic, qid, tid, logged, again, waiting, delayed, running, dead, *totals, sample in rows:
         due, oldest = _due(db, tid, now_ms) if delayed else (0, None)
         firsts = [oldest]
         for table, count in (("again", again), ("waiting", waiting)):
@@ -52,7 +53,7 @@ def numbers(
             firsts.append(db.execute(_FIRST_IN_LOG.format(log=f"log_{qid}"), (tid,)).get)
         first = min((number for number in firsts if number is not None), default=None)
         wait_s = 0.0 if first is None else max(0.0, (now_ms - id_ms(first)) / 1000)
-        ready = logged + again + waiting + due
+        ready = (-(-logged * sample // PRIME) if sample else logged) + again + waiting + due
         answer[queue, topic] = TopicNumbers(ready, running, delayed - due, dead, wait_s, *totals)
     return answer
 
@@ -61,7 +62,8 @@ def queue_numbers(db: apsw.Connection) -> dict[str, QueueNumbers]:
     """See ``Driver.queue_numbers``."""
     rows = db.execute(
         "SELECT q.name, coalesce(q.pushed - min(t.taken), 0), coalesce(q.pushed_bytes - min(t.taken_bytes), 0), "
-        "q.pushed - q.trimmed, q.pushed FROM queues q LEFT JOIN topics t USING (qid) GROUP BY q.qid"
+        "q.pushed - q.trimmed, q.pushed FROM queues q "
+        "LEFT JOIN topics t ON t.qid = q.qid AND t.sample = 0 GROUP BY q.qid"
     )
     return {name: QueueNumbers(*row) for name, *row in rows}
 
@@ -69,7 +71,8 @@ def queue_numbers(db: apsw.Connection) -> dict[str, QueueNumbers]:
 def backlog(db: apsw.Connection, qid: int) -> int:
     """See ``Driver.backlog``."""
     waiting: int | None = db.execute(
-        "SELECT q.pushed - min(t.taken) FROM queues q JOIN topics t USING (qid) WHERE q.qid = ?", (qid,)
+        "SELECT q.pushed - min(t.taken) FROM queues q JOIN topics t USING (qid) "
+        "WHERE q.qid = ? AND t.sample = 0", (qid,)
     ).get
     return waiting or 0
 

@@ -16,6 +16,7 @@ from pbus.storage import sqlite_dead
 from pbus.storage.sqlite_catalog import QueueRow, id_number
 from pbus.storage.sqlite_keys import release
 from pbus.storage.sqlite_settle import body_bytes
+from pbus.storage.sqlite_shadows import is_sampled
 
 PURGE_STEP: Final = 10_000
 
@@ -40,6 +41,7 @@ _IN_LOG = (
     "(l.due_ms IS NULL OR (l.id <= t.born AND l.due_ms <= t.born_ms)) AND "
     "NOT EXISTS (SELECT 1 FROM cancelled c WHERE c.tid = ?1 AND c.id = l.id)"
 )
+_IN_SAMPLE = f" AND (t.sample = 0 OR {is_sampled('l.id', 't.sample')})"
 
 
 def cancel(db: apsw.Connection, queue: QueueRow, tid: int, ids: Sequence[str], now_ms: int) -> tuple[list[bool], bool]:
@@ -123,7 +125,7 @@ def _leave(
 
 def _leave_log(db: apsw.Connection, queue: QueueRow, tid: int, number: int) -> bool:
     """One entry after the cursor is cancelled: a hole that claims pass over."""
-    size = db.execute(f"SELECT length(l.body) FROM {_in_log(queue)} AND l.id = ?2", (tid, number)).get
+    size = db.execute(f"SELECT length(l.body) FROM {_in_log(queue)} AND l.id = ?2{_IN_SAMPLE}", (tid, number)).get
     if size is None:
         return False
     db.execute("INSERT INTO cancelled VALUES (?, ?)", (tid, number))

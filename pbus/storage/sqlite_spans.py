@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from pbus.core.job import Push
-from pbus.storage import origin
+from pbus.storage import origin, sqlite_shadows
 from pbus.storage.sqlite_catalog import ONLY_MS, SIZE_BITS, QueueRow, id_ms, kept_text
 from pbus.storage.sqlite_log import Part, QueueAnswer, QueueState, append_plain, is_plain
 
@@ -29,7 +29,7 @@ _KNOWN_KEYS = (
 )
 _KEEP_KEYS = "INSERT OR REPLACE INTO dedupe SELECT ?1, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?2)"
 _NUL = "\\u0000"
-_DELAYED_TOPICS = "UPDATE topics SET delayed = delayed + ? WHERE qid = ?"
+_DELAYED_TOPICS = "UPDATE topics SET delayed = delayed + ? WHERE qid = ? AND sample = 0"
 # What is for one topic only is what came back to it; the others have taken it.
 _TO_ONE = {
     False: "INSERT INTO again SELECT tid, ?3, 0, 0, 0, 0, 0, 0, ?4, ?5, 1 FROM topics WHERE qid = ?1 AND name = ?2",
@@ -166,9 +166,11 @@ class _Run:
             self._db.execute(
                 "INSERT INTO delayed SELECT t.tid, l.id, 0, 0, 0, 0, 0, 0, coalesce(l.expires_ms, 0), "
                 f"coalesce(l.key, ''), 1, l.due_ms FROM {self._queue.log} l JOIN topics t ON t.qid = ? "
-                f"WHERE l.id >= ? AND l.due_ms < {ONLY_MS}", (self._queue.qid, self._rows[0][0]),
+                f"AND t.sample = 0 WHERE l.id >= ? AND l.due_ms < {ONLY_MS}", (self._queue.qid, self._rows[0][0]),
             )
             self._db.execute(_DELAYED_TOPICS, (self._delayed, self._queue.qid))
+            delayed = [(row[0], len(row[2])) for row in self._rows if row[5] is not None and row[5] < ONLY_MS]
+            sqlite_shadows.give_delayed(self._db, self._queue, delayed)
         if self._only:
             self._give_to_one()
 

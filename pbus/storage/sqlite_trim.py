@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import apsw
 
-from pbus.storage import sqlite_dead
+from pbus.storage import sqlite_dead, sqlite_shadows
 from pbus.storage.sqlite_catalog import SEQUENCE_BITS, Catalog, QueueRow
 
 TRIM_STEP: Final = 2_000
@@ -37,7 +37,8 @@ def trimmable(db: apsw.Connection, queue: QueueRow, now_ms: int) -> int:
     """
     floor, retention_ms, retention_bytes = db.execute(
         f"SELECT coalesce((SELECT min(CASE WHEN {_ALL_PASSED} THEN q.last_id ELSE t.cursor END) FROM topics t "
-        "WHERE t.qid = q.qid), q.last_id), retention_ms, retention_bytes FROM queues q WHERE qid = ?", (queue.qid,),
+        "WHERE t.qid = q.qid AND t.sample = 0), q.last_id), retention_ms, retention_bytes FROM queues q "
+        "WHERE qid = ?", (queue.qid,),
     ).get
     settled_upto = db.execute(
         f"SELECT upto FROM {queue.log} WHERE id <= ? ORDER BY id DESC LIMIT 1", (floor,)
@@ -59,6 +60,7 @@ def trim(db: apsw.Connection, queue: QueueRow, now_ms: int) -> int:
     if not last:
         return 0
     _pass_on(db, queue)
+    sqlite_shadows.leave_behind(db, queue, last)
     first = db.execute(f"SELECT min(id) FROM {queue.log}").get
     tids: list[Any] = db.execute("SELECT tid FROM topics WHERE qid = ?", (queue.qid,)).fetchall()
     for (tid,) in tids:

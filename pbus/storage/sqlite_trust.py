@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 import apsw
 
 from pbus.errors import BootError, Exit
-from pbus.storage.sqlite_migrate import APPLICATION_ID, OLDEST, VERSION, make, migrate
+from pbus.storage.sqlite_migrate import APPLICATION_ID, OLDEST, VERSION, add_columns, make, migrate
 
 OLDEST_LIBRARY: Final = (3, 51, 3)
 WHOLE_CHECK_BYTES: Final = 32 * 1024 * 1024
@@ -84,6 +84,7 @@ def make_or_trust(db: apsw.Connection, path: Path, first: bool) -> None:
     _refuse_damaged(db, path, first)
     if version < VERSION:
         migrate(db)
+    add_columns(db)
 
 
 def _refuse_damaged(db: apsw.Connection, path: Path, first: bool) -> None:

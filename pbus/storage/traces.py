@@ -31,6 +31,9 @@ BLOCK_COST: Final = 160
 MOST_SECONDS: Final = 600
 """Longest span of one ``blocks`` call."""
 
+MARKS_SPAN_S: Final = 10
+"""A block of marks is of so many seconds, its ``second`` is the first one: who looks for a value reads all blocks."""
+
 REFUSALS: Final = 1_000
 """Refused pushes that are kept of a queue."""
 REFUSAL_BYTES: Final = 512
@@ -42,7 +45,7 @@ class Block(NamedTuple):
     Attributes:
         queue: Of which the jobs are.
         shelf: How long it is kept.
-        second: Of the ids of its jobs, unix seconds.
+        second: Of the ids of its jobs, unix seconds; of marks the first one of ``MARKS_SPAN_S``.
         data: See ``codec.trace_block``.
     """
 

@@ -24,8 +24,10 @@ from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
 from pbus.storage.traces_buffer import TraceBuffer
 
 FLUSH_S: Final = 0.2
-MARKS_EACH: Final = 5
+MARKS_EACH: Final = 10
 """Turns: a look-up by value reads every block of marks, so they are made larger."""
+MARKS_LATE_S: Final = 3.0
+"""So long after its push a job can be found by its values at the latest, as long as its store is well."""
 AGAIN_S: Final = 1.0
 """After the store refused: what comes meanwhile is kept as far as there is room."""
 _NAP_S: Final = 0.01
@@ -126,7 +128,8 @@ class TraceWriter:
         self._turn += 1
         for act in self.before:
             act()
-        blocks, refusals = self.buffer.drain(marks=last or self._turn % MARKS_EACH == 0)
+        marks = last or self.buffer.has_many_marks or self._turn % MARKS_EACH == 0
+        blocks, refusals = self.buffer.drain(marks=marks)
         if not blocks and not refusals:
             return
         told = self.buffer.drained
@@ -146,7 +149,7 @@ class TraceWriter:
     def _note_gaps(self, blocks: Sequence[Block]) -> None:
         for block in blocks:
             if block.shelf is Shelf.INDEX:
-                self.buffer.left_out(block.queue, block.second)
+                self.buffer.lost(block)
 
     def close(self) -> None:
         """Write what is left, and give the store back; who is writing just now has a second."""

@@ -26,12 +26,22 @@ local function slowest(takens)
   return least
 end
 
+-- What the topics of a queue have taken; its shadows hold nothing up.
+local function takens_of(root, shadows)
+  if not shadows or shadows == '' then return redis.call('HVALS', root .. $taken) end
+  local all, found = redis.call('HGETALL', root .. $taken), {}
+  for i = 1, #all, 2 do
+    if not string.find(shadows, ',' .. all[i] .. ',', 1, true) then found[#found + 1] = all[i + 1] end
+  end
+  return found
+end
+
 -- Where a queue is, and what it gets. *fits*: all of it surely has room; counting the bytes of a backlog
 -- exactly costs more than this.
 local function part_of(i, root, at, count, head)
   local ms, seq = tonumber(head[3]), tonumber(head[4]) + 1
   if now_ms > ms then ms, seq = now_ms, 0 end
-  local takens = redis.call('HVALS', root .. $taken)
+  local takens = takens_of(root, head[8])
   local least, pushed, bytes, size = slowest(takens), tonumber(head[1]), tonumber(head[2]), tonumber(ARGV[at + 1])
   local most, most_bytes = tonumber(head[5]), tonumber(head[6])
   local fits = not least or ((not most or most == 0 or pushed - least + count <= most)
@@ -54,7 +64,7 @@ for i = 1, #KEYS do
   elseif redis.call('SISMEMBER', root .. $fenced, boot) == 1 then
     return redis.error_reply('FENCED ' .. boot)
   else
-    local head = redis.call('HMGET', KEYS[i], 'pushed', 'bytes', 'ms', 'seq', 'max_jobs', 'max_bytes', 'low')
+    local head = redis.call('HMGET', KEYS[i], 'pushed', 'bytes', 'ms', 'seq', 'max_jobs', 'max_bytes', 'low', 'shadows')
     if not (head[1] and head[2] and head[3] and head[4]) then
       return redis.error_reply('NODECL ' .. ARGV[at])
     end
@@ -114,7 +124,8 @@ local function careful(part)
     if not options.marked then return end
     for _, name in ipairs(redis.call('HKEYS', part.root .. $taken)) do
       local t = lib.topic(name)
-      if row.only == '' or row.only == name then
+      local sample = row.only == '' and part.head[8] and lib.sample(t)
+      if row.only == name or (row.only == '' and (not sample or lib.sampled(id, sample))) then
         local state = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0,
           expires = options.expires, where = string.format('%.0f', bytes), key = row.key}
         redis.call('HSET', t.base .. $bodies, id, lib.packed(text, envelope))
@@ -128,7 +139,7 @@ local function careful(part)
     end
     if row.only ~= '' then
       redis.call('HSET', part.root .. $queue, 'only', 1)
-      least, exact, part.only = slowest(redis.call('HVALS', part.root .. $taken)), false, true
+      least, exact, part.only = slowest(takens_of(part.root, part.head[8])), false, true
     end
   end
 
@@ -257,7 +268,7 @@ for _, part in ipairs(parts) do
       'ms', string.format('%.0f', part.ms), 'seq', seq + part.stored - 1, 'bytes', string.format('%.0f', part.bytes))
     redis.call('PUBLISH', root .. $bell, '')
   end
-  if part.only then part.least = slowest(redis.call('HVALS', root .. $taken)) end
+  if part.only then part.least = slowest(takens_of(root, part.head[8])) end
   local answer = string.format('%s %.0f %.0f %d %.0f %d',
     batch, part.ms, seq, part.stored, part.least and part.pushed - part.least or part.stored, part.topics)
   if part.gaps then answer = answer .. table.concat(part.gaps) end

@@ -41,8 +41,8 @@ for arg = 2, #ARGV - 1, PER_ARGS do
       place.dropped = redis.call('HEXISTS', place.base .. $facts, 'dropped') == 1
       if not place.dropped then return redis.error_reply('NODECL ' .. name) end
     elseif place.side then
-      local facts = redis.call('HMGET', place.base .. $facts, 'paused', 'cancelled')
-      place.paused, place.cancelled = facts[1], tonumber(facts[2] or 0) > 0
+      local facts = redis.call('HMGET', place.base .. $facts, 'paused', 'cancelled', 'sample')
+      place.paused, place.cancelled, place.sample = facts[1], tonumber(facts[2] or 0) > 0, tonumber(facts[3] or nil)
     end
     places[topic] = place
   end
@@ -66,6 +66,9 @@ local function special()
     return lib.write(s)
   end
 
+  -- It is taken, and nothing comes of it.
+  function lib.miss(place) redis.call('HINCRBY', taken, place.name, 1) end
+
   -- Whether an entry of the log that has options, or may be cancelled, can be begun now: its state then.
   function lib.begun(place, entry)
     local id, text, envelope = entry[1], lib.fields(entry)
@@ -76,7 +79,8 @@ local function special()
       redis.call('HINCRBY', place.base .. $facts, 'bytes', bytes)
       return nil
     end
-    if text == '' then return '' end
+    local unseen = place.sample and not lib.sampled(id, place.sample)
+    if text == '' and not unseen then return '' end
     local options = lib.options(text, id)
     local s = {attempts = 0, crashes = 0, redelivered = 0, first = 0, forgiven = 0, expires = options.expires,
       where = string.format('%.0f', bytes), key = options.key}
@@ -84,12 +88,14 @@ local function special()
       redis.call('HINCRBY', place.base .. $facts, 'bytes', bytes)  -- it came to its topics when it was pushed
       return nil
     end
+    if unseen then return lib.miss(place) end
     if options.due > lib.now_ms then return lib.shelve(place, id, s, text, envelope, options.due) end
     if lib.expired(s) then
       redis.call('HINCRBY', taken, place.name, 1)
       return lib.count(place, 'expired')
     end
     local rest = s.key == '' and 0 or lib.hold(place, s.key, id)
+    if rest ~= 0 and place.sample then return lib.miss(place) end  -- a shadow keeps nothing that has to wait
     if rest ~= 0 then return lib.shelve(place, id, s, text, envelope, rest) end
     s.where = 'l'
     return lib.write(s)
@@ -150,7 +156,7 @@ end
 -- Pages grow with what is known of the bodies, so that large ones are not read for nothing.
 local function next_page(wanted, got)
   if got.count == 0 and got.passed == 0 then return math.min(wanted, FIRST_PAGE) end
-  local room = math.ceil((most_bytes - got.bytes) / math.max(1, got.bytes / math.max(1, got.count)))
+  local room = math.ceil((most_bytes - got.bytes) / math.max(1, got.bytes / math.max(1, got.count + got.missed)))
   return math.min(math.max(wanted - got.count, math.min(got.passed, 64)), room, LARGEST_PAGE)
 end
 
@@ -161,7 +167,9 @@ local function take_page(place, entries, wanted, got, claims)
     local entry = entries[i]
     local fields, id, state = entry[2], entry[1], ''
     local body = fields[2]
-    if fields[1] ~= 'j' or place.cancelled then
+    if place.sample and fields[1] == 'j' and not place.cancelled and not special().sampled(id, place.sample) then
+      state, got.missed, got.bytes = nil, got.missed + 1, got.bytes + #body
+    elseif fields[1] ~= 'j' or place.cancelled then
       state = special().begun(place, entry)
       if state then body = special().packed(special().fields(entry)) end
     end
@@ -192,7 +200,7 @@ local function at_end(place)
   redis.call('HSET', taken, place.name, string.format('%.0f', wanted))
   if lost > 0 then redis.call('HINCRBY', place.base .. $totals, 'forgotten', lost) end
   place.taken = wanted
-  return math.max(0, lost)
+  return place.sample and 0 or math.max(0, lost)
 end
 
 local function take_fresh(place, owner, wanted, got)
@@ -208,7 +216,8 @@ local function take_fresh(place, owner, wanted, got)
     if #claims == 0 then redis.call('HDEL', queue, '') end
     write_claims(place, owner, claims)
     redis.call('HSET', cursors, place.name, place.cursor)
-    if got.first > 0 then place.taken = redis.call('HINCRBY', taken, place.name, got.first) end
+    local more = got.first + got.missed
+    if more > 0 then place.taken = redis.call('HINCRBY', taken, place.name, more) end
   end
   return short and at_end(place) or 0
 end
@@ -216,10 +225,10 @@ end
 local function serve(place, owner, wanted, exclusive)
   if place.dropped then return {{}, {}, -1} end
   if place.paused or (exclusive and others_hold(place.base .. $owners, owner)) then return {{}, {}, 0} end
-  local got = {back = {}, fresh = {}, count = 0, first = 0, bytes = 0, passed = 0}
+  local got = {back = {}, fresh = {}, count = 0, first = 0, bytes = 0, passed = 0, missed = 0}
   take_back(place, owner, wanted, got)
   local lost = take_fresh(place, owner, wanted, got)
-  if got.passed >= MOST_PASSED then special().ring = true end
+  if got.passed >= MOST_PASSED or (got.missed > 0 and got.bytes >= most_bytes) then special().ring = true end
   return {got.back, got.fresh, lost}
 end
 

@@ -4,8 +4,8 @@
 -- ARGV     1 retention ms, 2 retention bytes, 3 most jobs of the backlog, 4 bytes of it, 5 dedupe window ms,
 --          6 what to do with dropped topics (new: make them again, keep: leave them out),
 --          7 count f of fenced boots, f boots, then
---          a topic 5: name, start of a new one (now, history), ms and number of dead letters to keep (0: all),
---          id it was last seen at (or empty)
+--          a topic 6: name, start of a new one (now, history), ms and number of dead letters to keep (0: all),
+--          id it was last seen at (or empty), its sample when it is a shadow (else 0)
 -- returns  {names of topics whose cursor had been lost, and "" first when the queue itself was new; names left out}
 --
 -- HDEL of nothing opens the script for writes at maxmemory (see claim): a node can start on a full store
@@ -36,7 +36,7 @@ local boots = tonumber(ARGV[7])
 local length, last = redis.call('XLEN', log), last_id()
 local head = redis.call('HMGET', queue, 'pushed', 'bytes', 'ms', 'seq')
 if not (head[1] and head[2] and head[3] and head[4]) then
-  for i = 8 + boots, #ARGV, 5 do
+  for i = 8 + boots, #ARGV, 6 do
     local seen = ARGV[i + 4]
     if seen ~= '' and lib.pad(seen) > lib.pad(last) then last = seen end
   end
@@ -144,7 +144,27 @@ local function make(topic, facts, start, seen)
   if not (has_cursor or has_taken) then redis.call('HSET', facts, 'start', cursor, 'born', last) end
 end
 
-for i = 8 + boots, #ARGV, 5 do
+-- In the facts of a shadow for whoever has to do with it, and among those of its queue for whoever has not. :side
+-- makes claims read the facts.
+local function sample(topic, facts, size)
+  local shadows = redis.call('HGET', queue, 'shadows') or ''
+  local names, known = {}, lib.is_shadow(shadows, topic)
+  if size == '0' and not known then return end
+  for name in string.gmatch(shadows, '[^,]+') do
+    if name ~= topic then names[#names + 1] = name end
+  end
+  if size == '0' then
+    redis.call('HDEL', facts, 'sample')
+    redis.call('HSET', queue, 'low', 0)
+  else
+    names[#names + 1] = topic
+    redis.call('HSET', facts, 'sample', size)
+    redis.call('HSET', cursors, ':side', 1)
+  end
+  redis.call('HSET', queue, 'shadows', #names > 0 and ',' .. table.concat(names, ',') .. ',' or '')
+end
+
+for i = 8 + boots, #ARGV, 6 do
   local topic, start, seen = ARGV[i], ARGV[i + 1], ARGV[i + 4]
   local facts = lib.topic(topic).base .. $facts
   local dropped = redis.call('HGET', facts, 'dropped')
@@ -157,6 +177,7 @@ for i = 8 + boots, #ARGV, 5 do
     end
     make(topic, facts, start, seen)
     redis.call('HSET', facts, 'dead_keep', ARGV[i + 2], 'dead_max', ARGV[i + 3])
+    sample(topic, facts, ARGV[i + 5])
   end
 end
 return {remade, left_out}

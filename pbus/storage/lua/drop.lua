@@ -14,4 +14,9 @@ redis.call('UNLINK', base .. $owners, base .. $again, base .. $delayed, base .. 
   base .. $rests, base .. $cancelled, base .. $dead, base .. $grouped, base .. $groups, base .. $notes,
   base .. $bodies, base .. $totals, base .. $facts)
 redis.call('HSET', base .. $facts, 'dropped', 1)
+local shadows = redis.call('HGET', KEYS[1], 'shadows')
+if shadows then
+  local left = string.gsub(shadows, ',' .. string.gsub(topic, '%p', '%%%0') .. ',', ',')
+  redis.call('HSET', KEYS[1], 'shadows', left == ',' and '' or left)
+end
 return 1

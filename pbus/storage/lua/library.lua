@@ -16,6 +16,11 @@ local function library(root, now_ms)
 
   function lib.topic(name) return {name = name, base = root .. $topic .. name} end
 
+  -- Whether *name* is in the list of a queue's shadows (",a,b,"; false or '': there are none).
+  function lib.is_shadow(shadows, name)
+    return shadows and string.find(shadows, ',' .. name .. ',', 1, true) ~= nil
+  end
+
   function lib.pad(id)
     local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
     if not ms or #ms > 14 or #seq > 16 then return nil end
@@ -42,6 +47,16 @@ local function library(root, now_ms)
   end
 
   function lib.expired(s) return s.expires > 0 and s.expires <= now_ms end
+
+  -- Whether a topic with that sample sees a job (core/sample.py); every intermediate fits a double.
+  function lib.sampled(id, sample)
+    local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+    local x = (ms % 999983 * 650011 + seq % 999983 * 271829) % 999983
+    return x * x % 999983 * x % 999983 < sample
+  end
+
+  -- The sample of a shadow; nil: it is none.
+  function lib.sample(t) return tonumber(redis.call('HGET', t.base .. $facts, 'sample') or nil) end
 
   -- Options and envelope of a log entry.
   function lib.fields(entry)
@@ -90,15 +105,18 @@ local function library(root, now_ms)
   -- Bytes of the bodies that the slowest topic has taken, of *bytes* that were pushed.
   function lib.bytes_taken_by_all(bytes)
     local cursors, least = call('HGETALL', root .. $cursors), bytes
+    local shadows = call('HGET', queue, 'shadows')
     for i = 1, cursors[1] and #cursors or 0, 2 do
-      local is_topic = cursors[i] ~= ':side'
+      local is_topic = cursors[i] ~= ':side' and not lib.is_shadow(shadows, cursors[i])
       local entry = is_topic and call('XRANGE', root .. $log, '(' .. cursors[i + 1], '+', 'COUNT', 1)[1]
       local taken = bytes
       if entry then
         local _, envelope = lib.fields(entry)
         taken = lib.bytes_before(entry[1], envelope) or bytes
       end
-      least = math.min(least, taken - (call('HGET', lib.topic(cursors[i]).base .. $facts, 'bytes') or 0))
+      if is_topic then
+        least = math.min(least, taken - (call('HGET', lib.topic(cursors[i]).base .. $facts, 'bytes') or 0))
+      end
     end
     return math.max(0, least)
   end
@@ -272,7 +290,8 @@ local function library(root, now_ms)
     local entry = call('XRANGE', root .. $log, id, id)[1]
     if not entry or call('SISMEMBER', t.base .. $cancelled, id) == 1 then return nil end
     local options = lib.options(lib.fields(entry), id)
-    if lib.elsewhere(t, id, options) then return nil end
+    local sample = lib.sample(t)
+    if lib.elsewhere(t, id, options) or (sample and not lib.sampled(id, sample)) then return nil end
     return 'log', lib.read('0:0:0:0:0:' .. string.format('%.0f', options.expires) .. ':l:' .. options.key), entry
   end
 

@@ -73,8 +73,9 @@ end
 local function row(t)
   local taken = redis.call('HGET', root .. $taken, t.name)
   if not taken then return false end
-  local facts = redis.call('HMGET', t.base .. $facts, 'fresh', 'paused')
+  local facts = redis.call('HMGET', t.base .. $facts, 'fresh', 'paused', 'sample')
   local behind = math.max(0, pushed - taken - (facts[1] or 0))
+  if facts[3] then behind = math.ceil(behind * facts[3] / 999983) end  -- a shadow: about so many of them
   local delayed, due = redis.call('ZCARD', t.base .. $delayed), 0
   if delayed > 0 then due = redis.call('ZCOUNT', t.base .. $delayed, '-inf', now_ms) end
   local ready = behind + redis.call('ZCARD', t.base .. $again) + due

@@ -13,6 +13,7 @@ local lib = library(root, 0)
 local topics = {}
 for _, name in ipairs(redis.call('HKEYS', root .. $taken)) do
   local t = lib.topic(name)
+  t.sample = lib.sample(t)
   t.owners = redis.call('SMEMBERS', t.base .. $owners)
   t.start = lib.pad(redis.call('HGET', t.base .. $facts, 'start') or '0-0')
   topics[#topics + 1] = t
@@ -42,6 +43,7 @@ local function place_of(t, id)
     local holder = place == 'waiting' and redis.call('HGET', t.base .. $holders, s.key) or ''
     return {t.name, place, lib.write(s), place == 'delayed' and member or '0', holder}
   end
+  if t.sample and not lib.sampled(id, t.sample) then return end
   if lib.pad(id) > t.start then return {t.name, 'ended', '0:0:0:0:0:0::', '0', ''} end
 end
 

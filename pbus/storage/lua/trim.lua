@@ -40,12 +40,13 @@ local function id_of(entry) return entry and entry[1] end
 
 -- The first id that some topic has not taken; without topics, the one after the last.
 local function first_untaken()
-  local head = redis.call('HMGET', queue, 'ms', 'seq')
+  local head = redis.call('HMGET', queue, 'ms', 'seq', 'shadows')
   if not (head[1] and head[2]) then return nil end
   local least = head[1] .. '-' .. head[2]
   local passed = redis.call('HGETALL', cursors)
   for i = 1, #passed, 2 do
-    if passed[i] ~= ':side' and before(passed[i + 1], least) then least = passed[i + 1] end
+    local counts = passed[i] ~= ':side' and not lib.is_shadow(head[3], passed[i])
+    if counts and before(passed[i + 1], least) then least = passed[i + 1] end
   end
   return after(least)
 end
@@ -139,6 +140,35 @@ local function pass_over(t)
   redis.call('HINCRBY', t.base .. $facts, 'bytes', bytes)
 end
 
+-- Nobody waits for a shadow: it goes on behind what is about to be dropped, as far as *most_bytes* of entries. Answers
+-- up to where that may be dropped now.
+local function leave_behind(t, bound)
+  local sample, cursor = lib.sample(t), redis.call('HGET', cursors, t.name)
+  if not (sample and cursor and before(cursor, bound)) then return bound end
+  local seen, missed, skipped, bytes, cancelled, entries = 0, 0, 0, 0, 0, nil
+  repeat
+    entries = redis.call('XRANGE', log, '(' .. cursor, '(' .. bound, 'COUNT', 100)
+    for _, entry in ipairs(entries) do
+      local text, envelope = lib.fields(entry)
+      cursor, seen = entry[1], seen + #envelope
+      if redis.call('SREM', t.base .. $cancelled, cursor) == 1 then
+        cancelled, bytes = cancelled + 1, bytes + lib.body_bytes(envelope)
+      elseif lib.elsewhere(t, cursor, lib.options(text, cursor)) then
+        bytes = bytes + lib.body_bytes(envelope)
+      else
+        missed = missed + 1
+        if lib.sampled(cursor, sample) then skipped = skipped + 1 end
+      end
+    end
+  until #entries < 100 or seen > most_bytes
+  redis.call('HSET', cursors, t.name, cursor)
+  redis.call('HINCRBY', root .. $taken, t.name, missed)
+  redis.call('HINCRBY', t.base .. $facts, 'cancelled', 0 - cancelled)
+  redis.call('HINCRBY', t.base .. $facts, 'bytes', bytes)
+  lib.count(t, 'forgotten', skipped)
+  return #entries < 100 and bound or after(cursor)
+end
+
 -- What is kept for a time only, of one topic.
 local function tidy(t)
   local keep_ms = tonumber(redis.call('HGET', t.base .. $facts, 'dead_keep') or 0)
@@ -177,6 +207,8 @@ if before(bound, by_bytes) then bound = by_bytes end
 if before(untaken, bound) then bound = untaken end
 if not before(first, bound) then return 0 end
 
+for i = 5, #ARGV do bound = leave_behind(lib.topic(ARGV[i]), bound) end
+if not before(first, bound) then return 0 end
 bound = put_aside(bound)
 local dropped = redis.call('XTRIM', log, 'MINID', '~', bound, 'LIMIT', most)
 -- '~' drops whole nodes and stops a node short of its limit; below that, less than a node is left.

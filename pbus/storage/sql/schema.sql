@@ -53,6 +53,7 @@ CREATE TABLE topics (
     cancelled_total   INTEGER NOT NULL DEFAULT 0,
     expired_total     INTEGER NOT NULL DEFAULT 0,
     forgotten_total   INTEGER NOT NULL DEFAULT 0,
+    sample            INTEGER NOT NULL DEFAULT 0,   -- not 0: a shadow, holds nothing up (sqlite_shadows.py)
     UNIQUE (qid, name)
 ) STRICT;
 

@@ -105,3 +105,17 @@ def test_newer_file_is_refused(old: Path) -> None:
     with pytest.raises(BootError, match="format 3; this pbus reads 1 to 2") as caught:
         opened(old)
     assert caught.value.exit_status == Exit.CONFIG
+
+
+def test_a_file_from_before_there_were_shadows_gets_their_column(tmp_path: Path) -> None:
+    path = tmp_path / "pbus.db"
+    opened(path).close()
+    db = apsw.Connection(str(path))
+    db.execute("ALTER TABLE topics DROP COLUMN sample")
+    db.close()
+
+    store = opened(path)
+    store.append(OWNER, 1, [Push("gift", b"a")])
+    backlog = store.backlog("gift")
+    store.close()
+    assert backlog == 1
