@@ -33,6 +33,7 @@ _COLUMNS: Final = ("name", "state", "source", "topics", "replayed", "total", "do
 _HEADS: Final = ("replay", "state", "from", "topics", ">replayed", ">of", ">failed", ">rate", "by", ">age", "reason")
 _GOOD: Final = {"running": "green", "done": "green", "tripped": "red", "paused": "yellow"}
 _WAKE_S: Final = 2.0
+_TELL_S: Final = 2.0
 _TRIES: Final = 20
 """A document that changes all the time is read again so often."""
 
@@ -74,7 +75,7 @@ def start(context: Context, /, glob: str, dry_run: bool, **asked: str) -> int:
         stock = take_stock(context.settings())
         plan.topics = _topics(stock, glob)
         driver = stack.enter_context(queue_driver(stock, plan.topics[0].partition("/")[0]))
-        counts = _counted(driver, stock, plan, file)
+        counts = _counted(context, driver, stock, plan, file)
         plan.total = sum(counts.values())
         _stages(plan)
         if not dry_run and plan.total:
@@ -218,8 +219,8 @@ def _topics(stock: Stock, glob: str) -> list[str]:
     return found
 
 
-def _counted(driver: Driver, stock: Stock, plan: Replay, file: str) -> dict[str, int]:
-    """How many of each topic are meant."""
+def _counted(context: Context, driver: Driver, stock: Stock, plan: Replay, file: str) -> dict[str, int]:
+    """How many of each topic are meant; says how far it is when that takes its time."""
     from pbus.cli.stores import declare
     from pbus.storage.replay_source import Source
 
@@ -228,7 +229,17 @@ def _counted(driver: Driver, stock: Stock, plan: Replay, file: str) -> dict[str,
         if (queue, topic) not in stock.topics:
             declare(driver, stock.settings, queue)
     source = Source(driver, plan, plan.made_ms, file)
-    return {path: source.count(path) for path in plan.topics}
+    clock, counts = SystemClock(), dict.fromkeys(plan.topics, 0)
+    told_s = clock.monotonic_s()
+    for path in plan.topics:
+        looked = 0
+        for page in source.pages(path):
+            counts[path] += len(page.picked)
+            looked += page.looked
+            if clock.monotonic_s() >= told_s + _TELL_S:
+                told_s = clock.monotonic_s()
+                context.output.say(f"{path}: looked at {looked}, {counts[path]} of them are meant ..")
+    return counts
 
 
 def _stages(plan: Replay) -> None:

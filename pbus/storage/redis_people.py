@@ -103,6 +103,9 @@ class RedisPeople(RedisStore):
             self._aside = (queue, records[-1].id, aside)
         return records
 
+    def records(self, queue: str, ids: Sequence[str]) -> list[JobRecord]:
+        return self._records(queue, ids[:MOST_JOBS])
+
     def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
         """Without a script: what XRANGE answers is all there is to know. That of nothing may be one of no queue."""
         command, start, end = ("XREVRANGE", last, first) if newest else ("XRANGE", first, last)

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -94,6 +94,30 @@ class Page:
     lost: int = 0
 
 
+class _Records:
+    """Records of *ids*, read so many *at_once* when the first of them is asked for; ids are asked for in order."""
+
+    def __init__(self, driver: Driver, queue: str, ids: Sequence[str], at_once: int) -> None:
+        self._driver = driver
+        self._queue = queue
+        self._ids = ids
+        self._at_once = at_once
+        self._places = {job_id: place for place, job_id in enumerate(ids)}
+        self._known: dict[str, JobRecord] = {}
+        self._looked = 0
+
+    def of(self, job_id: str) -> JobRecord | None:
+        """None: its body is not in the store any more."""
+        place = self._places[job_id]
+        if place >= self._looked:
+            part = self._ids[place : place + self._at_once]
+            found = self._driver.records(self._queue, part)
+            self._known = {record.id: record for record in found}
+            # There may be more behind the last one, but nothing between them.
+            self._looked = self._places[found[-1].id] + 1 if found else place + len(part)
+        return self._known.get(job_id)
+
+
 class Source:
     """
     The jobs that *replay* means, of one topic after the other.
@@ -120,12 +144,8 @@ class Source:
             return self._of_file(queue, topic, at_ms, count)
         return self._kept(queue, topic, job_id, count)
 
-    def count(self, path: str) -> int:
-        """How many of topic *path* are meant now; reads all of it, the bodies only where the filter asks for them."""
-        return sum(len(page.picked) for page in self.pages(path))
-
     def pages(self, path: str) -> Iterator[Page]:
-        """All of topic *path*; without bodies where that will do."""
+        """All of topic *path*; the bodies are read only where the filter asks for them."""
         page = Page()
         while not page.is_last:
             page = self.page(path, page.at_ms, page.id, PAGE, bodies=False)
@@ -136,40 +156,59 @@ class Source:
         page = Page(at_ms=at_ms, id=job_id)
         # Nothing is called so: all that died until then come after it.
         before = DeadLetter(queue, topic, job_id or "0-0", at_ms if job_id else replay.until_ms + 1, 0, 0, "", "")
-        letters = self._driver.dead_letters(queue, topic, min(count, PAGE), fingerprint=replay.group, before=before)
+        found = self._driver.dead_letters(
+            queue, topic, self._page_size(count), fingerprint=replay.group, before=before
+        )
+        letters = [(letter, self._job_of(letter)) for letter in found]
+        ids = [letter.id for letter, job in letters if self._by_body or self._is_meant(job)]
+        records = _Records(self._driver, queue, ids, PAGE if self._by_body else count) if with_record else None
         page.is_last = not letters
-        for letter in letters:
+        for letter, job in letters:
             if letter.at_ms < replay.since_ms:
                 page.is_last = True
                 break
+            if len(page.picked) >= count:
+                break
             page.at_ms, page.id, page.looked = letter.at_ms, letter.id, page.looked + 1
-            job = Job(
-                letter.id, queue, topic, error=letter.error, reason=letter.reason, fingerprint=letter.fingerprint,
-                attempts=letter.attempts, crashes=letter.crashes, age_s=self._age_s(letter.id),
-            )
-            if not self._by_body and not self._is_meant(job):
-                continue
-            record = self._driver.job(queue, letter.id) if with_record else None
-            if with_record and record is None:
-                page.lost += 1
-                continue
-            if record is not None and self._by_body:
-                job.body, job.key, job.content_type = record.body, record.key, record.content_type
-                if not self._is_meant(job):
-                    continue
-            page.picked.append(Picked(letter.id, letter.at_ms, record))
+            self._take_letter(page, letter, job, records)
         return page
+
+    def _take_letter(self, page: Page, letter: DeadLetter, job: Job, records: _Records | None) -> None:
+        if not self._by_body and not self._is_meant(job):
+            return
+        record = records.of(letter.id) if records else None
+        if records and record is None:
+            page.lost += 1
+            return
+        if record is not None and self._by_body:
+            job.body, job.key, job.content_type = record.body, record.key, record.content_type
+            if not self._is_meant(job):
+                return
+        page.picked.append(Picked(letter.id, letter.at_ms, record))
+
+    def _job_of(self, letter: DeadLetter) -> Job:
+        return Job(
+            letter.id, letter.queue, letter.topic, error=letter.error, reason=letter.reason,
+            fingerprint=letter.fingerprint, attempts=letter.attempts, crashes=letter.crashes,
+            age_s=self._age_s(letter.id),
+        )
+
+    def _page_size(self, count: int) -> int:
+        """How many to read where *count* are wanted: with a filter it may take many to find them."""
+        return PAGE if self._replay.filter.strip() else min(count, PAGE)
 
     def _kept(self, queue: str, topic: str, job_id: str, count: int) -> Page:
         """Those that have ended for the topic, or never were on their way there; replays are no history."""
         replay = self._replay
         page = Page(id=job_id)
         start = job_id or f"{max(0, replay.since_ms - 1)}-1048575"
-        records = self._driver.jobs(queue, start, min(count, PAGE))
+        records = self._driver.jobs(queue, start, self._page_size(count))
         page.is_last = not records
         for record in records:
             if job_id_ms(record.id) > replay.until_ms:
                 page.is_last = True
+                break
+            if len(page.picked) >= count:
                 break
             page.id, page.looked = record.id, page.looked + 1
             place = record.topics.get(topic)

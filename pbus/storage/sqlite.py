@@ -304,6 +304,11 @@ class SqliteDriver:
         with self._file.read() as db:
             return sqlite_jobs.jobs(db, self._catalog.queue(db, queue), after, limit)
 
+    def records(self, queue: str, ids: Sequence[str]) -> list[JobRecord]:
+        """See ``Driver.records``."""
+        with self._file.read() as db:
+            return sqlite_jobs.some(db, self._catalog.queue(db, queue), ids)
+
     def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
         """See ``Driver.entries``."""
         with self._file.read() as db:

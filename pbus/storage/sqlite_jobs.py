@@ -8,7 +8,7 @@ store has its body: in the log, or put aside for a topic that still needs it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Final
 
 import apsw
@@ -44,12 +44,13 @@ _IN_LOG = (
 
 def job(db: apsw.Connection, queue: QueueRow, id: str) -> JobRecord | None:
     """See ``Driver.job``."""
-    number = id_number(id)
-    row = db.execute(f"SELECT {_CONTENT} FROM {queue.log} WHERE id = ?", (number,)).get or db.execute(
-        f"SELECT {_CONTENT} FROM aside WHERE tid IN (SELECT tid FROM topics WHERE qid = ?) AND id = ? LIMIT 1",
-        (queue.qid, number),
-    ).get
-    return _records(db, queue, [row])[0] if row else None
+    found = some(db, queue, [id])
+    return found[0] if found else None
+
+
+def some(db: apsw.Connection, queue: QueueRow, ids: Sequence[str]) -> list[JobRecord]:
+    """See ``Driver.records``."""
+    return _records(db, queue, _page(_these(db, queue, map(id_number, ids)), LONGEST_PAGE))
 
 
 def jobs(db: apsw.Connection, queue: QueueRow, after: str, limit: int) -> list[JobRecord]:
@@ -84,6 +85,16 @@ def _page(contents: Generator[Any, None, None], limit: int) -> list[Any]:
             rows.append(row)
             size += len(row[1])
     return rows
+
+
+def _these(db: apsw.Connection, queue: QueueRow, numbers: Iterable[int]) -> Generator[Any, None, None]:
+    """Jobs by their numbers, in the log or put aside; who is in neither is left out."""
+    in_log = f"SELECT {_CONTENT} FROM {queue.log} WHERE id = ?"
+    aside = f"SELECT {_CONTENT} FROM aside WHERE tid IN (SELECT tid FROM topics WHERE qid = ?) AND id = ? LIMIT 1"
+    for number in numbers:
+        row = db.execute(in_log, (number,)).get or db.execute(aside, (queue.qid, number)).get
+        if row:
+            yield row
 
 
 def _contents(db: apsw.Connection, queue: QueueRow, start: int, limit: int) -> Generator[Any, None, None]:

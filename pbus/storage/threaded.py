@@ -174,6 +174,10 @@ class Threaded:
         answer: list[JobRecord] = self._apply(self._driver.jobs, (queue, after, limit))
         return answer
 
+    def records(self, queue: str, ids: Sequence[str]) -> list[JobRecord]:
+        answer: list[JobRecord] = self._apply(self._driver.records, (queue, ids))
+        return answer
+
     def entries(self, queue: str, first: str, last: str, limit: int = 100, *, newest: bool = False) -> list[Entry]:
         page = partial(self._driver.entries, queue, first, last, limit, newest=newest)
         answer: list[Entry] = self._apply(page, ())

@@ -55,6 +55,27 @@ def test_job_that_nobody_pushed_is_none(world: World, job_id: str) -> None:
     assert world.store.job("gift", job_id) is None
 
 
+def test_records_are_those_that_are_there_in_the_order_they_were_asked_for(world: World) -> None:
+    world.declare(gift(retention_s=0.0, retention_bytes=0))
+    dead = world.buried("dead")
+    while world.store.trim():
+        pass
+    first, second = (one.id for one in world.append("b", "c"))
+
+    asked = [second, *NOBODYS, *dead, first]
+    assert world.store.records("gift", asked) == [world.store.job("gift", one) for one in (second, *dead, first)]
+    assert [(one.body, one.topics["credit"].state) for one in world.store.records("gift", asked)] == [
+        (b"c", "ready"), (b"dead", "dead"), (b"b", "ready")]
+    assert (world.store.records("gift", NOBODYS), world.store.records("gift", [])) == ([], [])
+
+
+def test_records_with_large_bodies_come_in_pages(world: World) -> None:
+    ids = [one.id for one in world.append(*["x" * 1_500_000] * 4)]
+    found = [one.id for one in world.store.records("gift", ids)]
+    assert 1 <= len(found) < 4
+    assert found + [one.id for one in world.store.records("gift", ids[len(found) :])] == ids
+
+
 def test_cancelled_and_expired_jobs_have_ended(world: World) -> None:
     cancelled = world.append("a")[0].id
     expired = world.ask("b", ttl_ms=1).id

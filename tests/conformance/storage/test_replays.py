@@ -320,6 +320,17 @@ def test_guard_stops_it_and_leaves_the_rest_untouched(bench: Bench) -> None:
     assert bench.world.where() == (0, 0, 60, 0)[:2] + (0, 60)
 
 
+@pytest.mark.parametrize("filter", ["$.uid = 1", "attempts > 0 and error ~ 'no'"])
+def test_a_filter_forgets_none_at_any_rate(bench: Bench, filter: str) -> None:
+    ids = bench.world.buried(*[f'{{"uid": {number % 3}}}' for number in range(40)], error="no")
+    meant = [job for number, job in enumerate(ids) if number % 3 == 1 or not filter.startswith("$")]
+    bench.start(total=len(meant), rate=3.0, filter=filter)
+    bench.turns()
+
+    assert bench.copies() == meant[::-1]
+    assert bench.world.where()[3] == 40 - len(meant)
+
+
 def test_history_goes_to_a_new_topic_alone_and_only_what_is_meant(bench: Bench) -> None:
     world = bench.world
     first, second, third = (one.id for one in world.append('{"uid": 1}', '{"uid": 2}', '{"uid": 1, "b": 2}'))
