@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "pbus/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
+OTEL = ["opentelemetry-exporter-otlp-proto-http>=1.30"]  # brings the SDK; protobuf, requests with it
+
 setup(
     name="pbus",
     version=VERSION,
@@ -38,7 +40,9 @@ setup(
             "taskiq-redis>=1.1",
             "uvloop>=0.21",
         ],
+        "otel": OTEL,
         "test": [
+            *OTEL,
             "hypothesis>=6.100",
             "import-linter>=2.0",
             "mypy>=1.11",

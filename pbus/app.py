@@ -22,6 +22,7 @@ from pbus.supervisor.plan import Plan
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.status import TopicFact
 from pbus.telemetry.redact import secrets_of
+from pbus.telemetry.spans import SpanPlan, plan_of
 
 INGEST: Final = "ingest"
 DELIVERY: Final = "delivery"
@@ -62,10 +63,12 @@ def _roles(settings: Settings) -> list[RoleSpec]:
     shared: dict[str, Any] = {
         "queues": settings.queue, "stores": stores(settings), "node": settings.node, "traces": traces(settings),
     }
+    otel = spans(settings)
     roles = [
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
-            keeps=(f"{INGEST}.*",), args={"ingest": settings.ingest, "systems": settings.system, **shared},
+            keeps=(f"{INGEST}.*",),
+            args={"ingest": settings.ingest, "systems": settings.system, "otel": otel, **shared},
             drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",),
         ),
         RoleSpec(
@@ -74,7 +77,7 @@ def _roles(settings: Settings) -> list[RoleSpec]:
             hears=("watch", "news", "shares", "expected"),
             args={
                 "backends": settings.backend, "delivery": settings.delivery, "consumers": _consumer_bounds(settings),
-                "systems": settings.system,
+                "systems": settings.system, "otel": otel,
                 **shared,
             },
         ),
@@ -119,7 +122,7 @@ def _consumer(settings: Settings, queue: str, name: str, topic: Topic) -> RoleSp
         args={
             "queue": queue, "topic": name, "handler": handler, "log_dir": settings.node.log_dir,
             "deliveries": settings.delivery.processes, "timeout_s": topic.timeout_s,
-            "ingest": settings.ingest, "gateway": _gateway(settings),
+            "ingest": settings.ingest, "gateway": _gateway(settings), "spans": spans(settings) is not None,
         },
     )
 
@@ -179,6 +182,11 @@ def traces(settings: Settings) -> TracePlan:
     trace = settings.trace
     limits = TraceLimits(trace.keep_s, trace.keep_failed_s, trace.max_bytes)
     return TracePlan(limits, _processes(settings.ingest.processes) + settings.delivery.processes)
+
+
+def spans(settings: Settings) -> SpanPlan | None:
+    """What is told to an OpenTelemetry receiver; None: nothing."""
+    return plan_of(settings.otel, settings.node.name, os.environ)
 
 
 def _processes(configured: int | str) -> int:

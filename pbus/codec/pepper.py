@@ -46,7 +46,9 @@ def form_value(data: bytes) -> bytes:
 
 
 def traceparent_of(delivery: Delivery) -> str:
-    """The W3C trace context for a call: the producer's, or one made of the job's id (not sampled)."""
+    """The W3C trace context for a call: of the attempt, of the producer, or made of the job's id (not sampled)."""
+    if delivery.span:
+        return delivery.span
     if PATTERN.match(delivery.traceparent):
         return delivery.traceparent
     return f"00-{trace_id('', delivery.id)}-{attempt_trace_id(delivery)[:16]}-00"

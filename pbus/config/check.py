@@ -10,6 +10,7 @@ from __future__ import annotations
 import grp
 import pwd
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Final
@@ -17,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pbus.config import values
 from pbus.config.build import closest
+from pbus.config.extras import OTEL, missing
 from pbus.config.processes import check_process, check_program
 from pbus.config.schema import (
     Backend, Brake, CommandHandler, Concurrency, FastcgiHandler, HttpHandler, Ingest, PythonHandler, Queue, Retry,
@@ -40,7 +42,9 @@ _EVERYWHERE: Final = ("0.0.0.0", "::", "*")
 
 def check(settings: Settings, tree: Tree) -> None:
     """Add to *tree* what is wrong with *settings* beyond single keys."""
-    for subject in (_node, _listen, _tls, _supervise, _storages, _systems, _backends, _names, _programs, _alarms):
+    for subject in (
+        _node, _listen, _tls, _otel, _supervise, _storages, _systems, _backends, _names, _programs, _alarms,
+    ):
         subject(settings, tree)
     for name, queue in settings.queue.items():
         _queue(settings, tree, ("queue", name), queue)
@@ -112,6 +116,25 @@ def _tls(settings: Settings, tree: Tree) -> None:
     if tls.client_ca and pushes and settings.ingest.listen and not settings.ingest.inner_door.plain:
         what = "is asked of every client, and Python handlers have none to push with"
         tree.add((*path, "client_ca"), f'{what}: add "unix:PATH" or "plain:127.0.0.1:PORT" to ingest.listen')
+
+
+def _otel(settings: Settings, tree: Tree) -> None:
+    """The receiver can be one, and what sends to it is installed."""
+    if settings.otel is None:
+        return
+    if install := missing(OTEL):
+        tree.add(("otel",), f"needs packages that are not installed for {sys.executable}: {install}")
+    path, url = ("otel", "endpoint"), settings.otel.endpoint
+    if url and tree.is_sound(path) and not _is_web(url):
+        tree.add(path, 'is no address of a receiver: write "http://HOST:4318" or "https://HOST[:PORT][/PATH]"')
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _listeners(settings: Settings) -> Iterator[tuple[KeyPath, str]]:

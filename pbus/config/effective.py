@@ -50,7 +50,7 @@ def _section(section: Any, path: KeyPath, tree: Tree) -> Iterator[Row]:
             for name, nested in value.items():
                 yield from _section(nested, (*here, name), tree)
         elif meta["kind"] == "params":
-            yield from _params(value, here, tree)
+            yield from _params(value, here, tree, secret=meta["secret"])
         else:
             yield _row(meta, value, here, tree)
 
@@ -78,9 +78,9 @@ def is_credential(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
 
 
-def _params(params: Mapping[str, str], path: KeyPath, tree: Tree) -> Iterator[Row]:
+def _params(params: Mapping[str, str], path: KeyPath, tree: Tree, *, secret: bool = False) -> Iterator[Row]:
     """Headers and the like often carry credentials: what looks like one, or came from the environment, is masked."""
     for name, value in params.items():
         here = (*path, name)
-        hidden = here in tree.from_environment or is_credential(name, value)
+        hidden = secret or here in tree.from_environment or is_credential(name, value)
         yield Row(dotted(here), MASK if hidden else value, tree.origin.get(here, DEFAULT))

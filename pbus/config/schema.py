@@ -179,6 +179,17 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Otel:
+    """``[otel]``: spans of pushes and attempts go to an OpenTelemetry receiver (OTLP over HTTP)."""
+
+    endpoint: str = setting("base URL of the receiver, http or https; '': OTEL_EXPORTER_OTLP_ENDPOINT, else http://localhost:4318", "str", "")
+    headers: Mapping[str, str] = setting("of each request, beside those of OTEL_EXPORTER_OTLP_HEADERS", "params", {}, secret=True)
+    sample: float = setting("share of the jobs whose producer began no trace; what a producer has decided holds", "percent", 1.0)
+    service_name: str = setting("service.name; '': OTEL_SERVICE_NAME, else pbus", "str", "")
+    timeout_s: float = setting("longest request, its repetitions included; 0s: OTEL_EXPORTER_OTLP_TIMEOUT, else 10s", "duration", 0.0, key="timeout", least=0, most=60.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
     """``[supervise] backoff``: between the lives of a process that exits by itself."""
 
@@ -485,9 +496,13 @@ class Alarm:
     """``[alarm]``: what is told of the whole bus, and how."""
 
     oncall: list[str] = setting("who hears of what is no system's, and of systems without oncall: names of [notify.NAME]", "strings", [])
+    look_s: float = setting("how often it is looked whether something is wrong; the numbers of a store half as often, where nothing happens", "duration", 1.0, key="look", least=0.1, most=60.0)
+    clear_percent: float = setting("an alarm is over when its value is below so many percent of its limit ..", "float", 80.0, least=1.0, most=100.0)
+    clear_after_s: float = setting(".. for so long; three times as long what is of the last minute, and backends", "duration", 5.0, key="clear_after", least=0, most=3_600.0)
     group_wait_s: float = setting("what comes within this time is one message", "duration", 1.0, key="group_wait", least=0, most=60.0)
     escalate_to: list[str] = setting("who is told when nobody acknowledged an alarm", "strings", [])
     escalate_after_s: float = setting("so long after it fired; 0s: never", "duration", 900.0, key="escalate_after", least=0)
+    retry_first_s: float = setting("a message that was not taken is sent again after this, then after twice as long, up to 5 min, for 6 h", "duration", 2.0, key="retry_first", least=0.1, most=300.0)
     fatal: bool = setting("a topic whose processes are given up", "bool", True)
     circuit: bool = setting("a backend that is left alone because it does not answer", "bool", True)
     node: bool = setting("a node that was lost", "bool", True)
@@ -496,17 +511,14 @@ class Alarm:
     fill_percent: float = setting("a storage that is so full; 0: not told", "float", 85.0, least=0.0, most=100.0)
 
 
-    look_s: float = setting("how often it is looked whether something is wrong; the numbers of a store half as often, where nothing happens", "duration", 1.0, key="look", least=0.1, most=60.0)
-    clear_percent: float = setting("an alarm is over when its value is below so many percent of its limit ..", "float", 80.0, least=1.0, most=100.0)
-    clear_after_s: float = setting(".. for so long; three times as long what is of the last minute, and backends", "duration", 5.0, key="clear_after", least=0, most=3_600.0)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notify:
     """``[notify.NAME]``: where alarms go."""
-    retry_first_s: float = setting("a message that was not taken is sent again after this, then after twice as long, up to 5 min, for 6 h", "duration", 2.0, key="retry_first", least=0.1, most=300.0)
 
     webhook: str = setting("URL that is sent a POST with JSON (http, https); often it is a secret itself", "str", "", secret=True)
     shape: str = setting("what the webhook takes", "str", "json", one_of=("json", "dingtalk", "wecom", "feishu", "slack"))
     secret: str = setting("dingtalk, feishu: signs each message", "str", "", secret=True)
+    ca: str = setting("file with the certificates of who vouches for the https or mail server; none: those of this system", "path", "")
     mail: list[str] = setting("addresses", "strings", [])
     smtp: str = setting("server of the mail, HOST:PORT", "address", "127.0.0.1:25")
     smtp_tls: str = setting("starttls, tls from the first byte, or none", "str", "none", one_of=("none", "starttls", "tls"))
@@ -518,7 +530,6 @@ class Notify:
     timeout_s: float = setting("longest try", "duration", 10.0, key="timeout", least=0.1, most=60.0)
 
 
-    ca: str = setting("file with the certificates of who vouches for the https or mail server; none: those of this system", "path", "")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole tree. Read-only; a reload makes a new one."""
@@ -529,6 +540,7 @@ class Settings:
     dashboard: Dashboard = setting("health endpoints", "table", of=Dashboard)
     log: Log = setting("logs", "table", of=Log)
     trace: Trace = setting("the story of each job", "table", of=Trace)
+    otel: Otel | None = setting("spans for an OpenTelemetry receiver; needs the extra pbus[otel]", "table", None, of=Otel)
     supervise: Supervise = setting("how children are kept alive", "table", of=Supervise)
     storage: Mapping[str, Storage] = setting("where jobs are kept; without any: main = sqlite:pbus.db", "tables", {}, of=Storage)
     system: Mapping[str, System] = setting("a business system that owns queues; queues without one belong to 'default'", "tables", {}, of=System)

@@ -12,7 +12,7 @@ import math
 import os
 from typing import Any, Final, Protocol
 
-from pbus.core.traceparent import child_of
+from pbus.core.traceparent import child_of, is_sampled
 
 SPAN_BYTES: Final = 8
 
@@ -35,20 +35,21 @@ class Job:
         attempt: Number of this attempt, from 1.
         redelivered: Somebody may have run (part of) this job before.
         body: The bytes as pushed.
-        traceparent: W3C trace context of the push, or empty.
+        traceparent: W3C trace context of the push, or empty; where spans are exported, of the span of this attempt.
         content_type: What the producer said the body is, or empty.
         replay_of: Id of the job that this one is run again for, by ``pbus replay``; empty: it is no replay.
         log: A ``logging.Logger`` that writes to the topic's log, tagged with the job.
     """
 
     __slots__ = (
-        "_pusher", "attempt", "body", "content_type", "id", "log", "queue", "redelivered", "replay_of", "topic",
-        "traceparent",
+        "_pusher", "_spans", "attempt", "body", "content_type", "id", "log", "queue", "redelivered", "replay_of",
+        "topic", "traceparent",
     )
 
     def __init__(
         self, *, id: str, queue: str, topic: str, attempt: int, redelivered: bool, body: bytes,
         traceparent: str, content_type: str, log: logging.Logger, pusher: Pusher | None = None, replay_of: str = "",
+        spans: bool = False,
     ) -> None:
         self.id = id
         self.queue = queue
@@ -61,6 +62,7 @@ class Job:
         self.replay_of = replay_of
         self.log = log
         self._pusher = pusher
+        self._spans = spans
 
     @property
     def text(self) -> str:
@@ -117,8 +119,14 @@ class Job:
         for name, value in (("DEDUPE", dedupe), ("KEY", key)):
             if value:
                 options += [name, value]
-        options += ["TRACEPARENT", child_of(self.traceparent, self.id, os.urandom(SPAN_BYTES))]
+        options += ["TRACEPARENT", self._context()]
         return self._pusher.add(queue, _bytes_of(body), options)
+
+    def _context(self) -> str:
+        """Of what it pushes: a child of the span of this attempt where there is one."""
+        if self._spans and is_sampled(self.traceparent):
+            return self.traceparent
+        return child_of(self.traceparent, self.id, os.urandom(SPAN_BYTES))
 
     def __repr__(self) -> str:
         return f"<Job {self.id} of {self.queue}/{self.topic}, attempt {self.attempt}, {len(self.body)} bytes>"

@@ -61,6 +61,7 @@ class Consumer:
         self._queue: str = args["queue"]
         self._topic: str = args["topic"]
         self._settings = args["handler"]
+        self._spans: bool = args.get("spans", False)
         self._log = TopicLog(args["log_dir"], self._queue, self._topic)
         self._log.write("", "INFO", f"consumer {child.index} starts", os.getpid())
         self._output = Output(self._log)
@@ -158,7 +159,7 @@ class Consumer:
             id=raw[attach.ID], queue=self._queue, topic=self._topic, attempt=raw[attach.ATTEMPT],
             redelivered=raw[attach.REDELIVERED], body=raw[attach.BODY], traceparent=raw[attach.TRACEPARENT],
             content_type=raw[attach.CONTENT_TYPE], log=self._output.logger, pusher=self._pusher,
-            replay_of=attach.replay_of(raw),
+            replay_of=attach.replay_of(raw), spans=self._spans,
         )
 
     def _idle(self) -> float:

@@ -170,6 +170,7 @@ class Delivery:
             back by the brake, or made before somebody revived it).
         claimed_s: When this process had it, unix seconds; 0.0: not known.
         replay_of: As pushed; empty: it is no replay.
+        span: Trace context of the span of this attempt, where spans are exported (``core.span``); empty: it has none.
     """
 
     id: str
@@ -187,6 +188,7 @@ class Delivery:
     forgiven: int = 0
     claimed_s: float = field(default=0.0, compare=False)
     replay_of: str = ""
+    span: str = field(default="", compare=False)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -33,6 +33,17 @@ def trace_id(traceparent: str, seed: str) -> str:
     return match[1] if match else hashlib.blake2b(seed.encode(), digest_size=16).hexdigest()
 
 
+def is_made(traceparent: str) -> bool:
+    """Whether pbus has begun that trace itself: its span id is the first half of the trace id, and no span has it."""
+    return traceparent[3:19] == traceparent[36:52]
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether whoever begun that trace has it recorded."""
+    match = PATTERN.match(traceparent)
+    return match is not None and bool(int(match[2], 16) & 1)
+
+
 def child_of(traceparent: str, job_id: str, span: bytes) -> str:
     """
     The trace context of what a job pushes.

@@ -93,12 +93,14 @@ class Claimer:
         clock: Where intervals come from.
         brakes: The brake of each topic that has one.
         rules: What each topic allows.
+        claimed: Told of what was claimed before lanes have it; None: nobody wants to know.
     """
 
     def __init__(
         self, store: Driver, lanes: Sequence[Lane], *, owner: str, desk: Unwritten, prepare: Callable[[], None],
         health: StoreHealth, fenced: Callable[[], None], log: Any, clock: Clock,
         brakes: Mapping[Path, Brake] | None = None, rules: Mapping[Path, Rules] | None = None,
+        claimed: Callable[[Sequence[Delivery]], None] | None = None,
     ) -> None:
         self._store = store
         self._lanes: dict[Path, Lane] = {(lane.queue, lane.topic): lane for lane in lanes}
@@ -114,6 +116,7 @@ class Claimer:
         self._clock = clock
         self._brakes = brakes or {}
         self._rules = rules or {}
+        self._claimed = claimed
         self._seen = Seen()
         self._hungry: set[Path] = set(self._lanes)
         self._just_looking: set[Path] = set()  # of the hungry: nobody said that there is work
@@ -256,6 +259,8 @@ class Claimer:
             delivery.claimed_s = claimed_s
             by_lane[delivery.queue, delivery.topic].append(delivery)
             self._seen.add(delivery)
+        if self._claimed is not None:
+            self._claimed(deliveries)
         self._ask_again({(want.queue, want.topic) for want in wants if want.exclusive}, told, by_lane.keys())
         for path, group in by_lane.items():
             if path in spared:  # one that trips during the call has not let these through

@@ -113,7 +113,7 @@ def frames_of(deliveries: Sequence[Delivery]) -> Iterable[bytes]:
             jobs, size = [], 0
         size += len(delivery.body)
         jobs.append([
-            delivery.id, delivery.attempt, delivery.redelivered, delivery.body, delivery.traceparent,
+            delivery.id, delivery.attempt, delivery.redelivered, delivery.body, delivery.span or delivery.traceparent,
             delivery.content_type, delivery.crashes, delivery.first_ms, delivery.forgiven,
         ])
         if delivery.replay_of:

@@ -31,6 +31,7 @@ from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
 from pbus.storage.traces_writer import TraceWriter, make_writer
+from pbus.supervisor.attempt_spans import AttemptSpans, make_pump
 from pbus.supervisor.child import Child
 from pbus.supervisor.slow import Slow
 from pbus.telemetry.topic_log import TopicLog
@@ -74,6 +75,8 @@ class DeliveryChild:
         }
         self._rates: dict[str, tuple[Throttle, float]] = {}  # of topics with consumers: what keeps to their rate
         self._backend_board = BackendBoard(self._backends, child.tell, child.clock)
+        plan = args.get("otel")
+        self._spans = AttemptSpans(make_pump(child, plan), plan.sampler) if plan is not None else None
         self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
         self._lanes: dict[tuple[str, str], Lane] = {(lane.queue, lane.topic): lane for lane in self._make_lanes()}
         self._by_path = {topic_path(*name): lane for name, lane in self._lanes.items()}
@@ -97,6 +100,8 @@ class DeliveryChild:
         self._child.on_frame("shares", self._share)
         self._child.on_frame("expected", self._expect)
         gevent.spawn(self._tell_work)
+        if self._spans is not None:
+            gevent.spawn(self._spans.pump.run)
         self._door.open()
         self._child.ready()
         has_consumers = any(isinstance(lane, ConsumerLane) for lane in self._lanes.values())
@@ -120,7 +125,7 @@ class DeliveryChild:
         return StoreSide(
             name, driver, queue_specs(self._queues, name), rules,
             brakes=brakes, child=self._child, report=self._report, fenced=self._fenced, work=self._work,
-            traces=self._trace_writer(target),
+            traces=self._trace_writer(target), spans=self._spans,
         )
 
     def _trace_writer(self, target: StoreTarget) -> TraceWriter | None:
@@ -348,6 +353,8 @@ class DeliveryChild:
         self._backends.close()
         for side in self._stores.values():
             side.close()
+        if self._spans is not None:
+            self._spans.pump.close()
 
     def _is_finished(self) -> bool:
         return not self._busy() and all(side.desk.idle for side in self._stores.values())

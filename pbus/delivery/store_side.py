@@ -14,9 +14,10 @@ import gevent
 import gevent.event
 
 from pbus.core.brake import Brake, BrakePolicy
-from pbus.core.outcome import Rules
+from pbus.core.job import Delivery, Settlement
+from pbus.core.outcome import Outcome, Rules
 from pbus.delivery.claimer import Claimer
-from pbus.delivery.desk import StoreDesk
+from pbus.delivery.desk import StoreDesk, Trace
 from pbus.delivery.lane import Lane
 from pbus.delivery.pardons import Pardons
 from pbus.delivery.report import Report
@@ -25,6 +26,7 @@ from pbus.delivery.work import Work
 from pbus.errors import BootError, StorageError
 from pbus.storage.driver import Driver, QueueSpec
 from pbus.storage.traces_writer import TraceWriter
+from pbus.supervisor.attempt_spans import AttemptSpans
 from pbus.supervisor.child import Child
 from pbus.supervisor.soon_due import SoonDue
 
@@ -44,12 +46,13 @@ class StoreSide:
         fenced: Called when the store refuses this boot.
         work: Measures what attempts take.
         traces: Writes what became of jobs; None: nobody keeps that.
+        spans: Tells an OpenTelemetry receiver; None: there is none.
     """
 
     def __init__(
         self, name: str, store: Driver, specs: Sequence[QueueSpec], rules: Mapping[tuple[str, str], Rules], *,
         brakes: Mapping[tuple[str, str], BrakePolicy], child: Child, report: Report, fenced: Callable[[], None],
-        work: Work, traces: TraceWriter | None = None,
+        work: Work, traces: TraceWriter | None = None, spans: AttemptSpans | None = None,
     ) -> None:
         self.name = name
         self._store = store
@@ -59,6 +62,7 @@ class StoreSide:
         self._braked: set[tuple[str, str]] = set()  # as it was told last
         self._report = report
         self._traces = traces
+        self._spans = spans
         self._pardons = Pardons(store, child.log.bind(storage=name))
         self._child = child
         self._fenced = fenced
@@ -71,7 +75,7 @@ class StoreSide:
         self.desk = StoreDesk(
             store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock,
             delayed=soon_due.delayed, brakes=self._brakes, pardons=self._pardons, measure=work.ended,
-            trace=traces.ended if traces is not None else None,
+            trace=_told(traces, spans),
         )
         self.claimer: Claimer | None = None
 
@@ -108,7 +112,7 @@ class StoreSide:
         self.claimer = Claimer(
             self._store, lanes, owner=str(child.owner), desk=self.desk, prepare=self._declare, health=self._health,
             fenced=self._fenced, log=child.log.bind(storage=self.name), clock=child.clock,
-            brakes=self._brakes, rules=self._rules,
+            brakes=self._brakes, rules=self._rules, claimed=self._spans.claimed if self._spans is not None else None,
         )
         self.desk.connect(self.claimer.wake, self.claimer.came_back)
         if self._traces is not None:
@@ -169,3 +173,16 @@ class StoreSide:
 
     def _declare(self) -> None:
         self._store.declare(self._specs)
+
+
+def _told(traces: TraceWriter | None, spans: AttemptSpans | None) -> Trace | None:
+    """Who hears of each attempt: one call where one hears, none where nobody does."""
+    if traces is None or spans is None:
+        return traces.ended if traces is not None else spans.ended if spans is not None else None
+    keep, export = traces.ended, spans.ended
+
+    def both(delivery: Delivery, outcome: Outcome, settlement: Settlement, ended_s: float) -> None:
+        keep(delivery, outcome, settlement, ended_s)
+        export(delivery, outcome, settlement, ended_s)
+
+    return both

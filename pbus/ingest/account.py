@@ -15,6 +15,7 @@ from typing import Any, Final
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import job_id_ms
 from pbus.core.outcome import UNKNOWN, Outcome, Verdict
+from pbus.ingest.spans import IngestSpans
 from pbus.ingest.stories import Stories
 from pbus.supervisor.child import Child
 from pbus.supervisor.histograms import Row
@@ -27,10 +28,11 @@ _EVENTS: Final = {Move.ACK: "job.done", Move.RETRY: "job.retry", Move.BURY: "job
 class Account:
     """One per store of an ingest child. One owner: the store."""
 
-    def __init__(self, child: Child, stories: Stories | None = None) -> None:
-        """*stories*: Told of each attempt; None: nobody keeps them."""
+    def __init__(self, child: Child, stories: Stories | None = None, spans: IngestSpans | None = None) -> None:
+        """*stories*, *spans*: Told of each attempt; None: nobody keeps them, or exports any."""
         self._child = child
         self._stories = stories
+        self._spans = spans
         self._work: dict[str, dict[str, float]] = {}
         self._rows: dict[str, Row] = {}
         self._owner = str(child.owner)
@@ -53,6 +55,8 @@ class Account:
         self._row(deliveries[0]).popped(deliveries, self._child.clock.wall_s())
         if self._stories is not None:
             self._stories.popped(deliveries, _POPPED)
+        if self._spans is not None:
+            self._spans.popped(deliveries, _POPPED)
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         """This attempt of a program or of a pull consumer is over and the store has it."""
@@ -64,6 +68,8 @@ class Account:
             self._log(delivery, outcome, settlement)
         if self._stories is not None:
             self._stories.ended(delivery, outcome, settlement)
+        if self._spans is not None:
+            self._spans.ended(delivery, outcome, settlement)
         if self._child.watched:
             self._child.publish(self._event(delivery, outcome, settlement))
 

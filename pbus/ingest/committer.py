@@ -72,6 +72,13 @@ class Telling(Protocol):
         """These were not stored."""
 
 
+class Spanning(Protocol):
+    """Who tells others of pushes (``spans.IngestSpans``)."""
+
+    def received(self, batch: Sequence[Ticket], appended: Sequence[Appended], took_s: float) -> None:
+        """These were answered, so long after their append began."""
+
+
 class Submitter(Protocol):
     """A connection, as its tickets see it."""
 
@@ -157,6 +164,7 @@ class Committer:
         stored_total, refused_total: Pushes; a duplicate is neither.
         refusing: Called with each refusal that this writes, and how many commands it is for; who counts them sets it.
         stories: Told of every ticket after its answer; None: nobody keeps that.
+        spans: The same, with what the append took, for an OpenTelemetry receiver; None: there is none.
     """
 
     def __init__(
@@ -173,6 +181,7 @@ class Committer:
         self._full_text = full
         self.refusing: Callable[[str, int], None] = lambda _text, _commands: None
         self.stories: Telling | None = None
+        self.spans: Spanning | None = None
         self._gate = gate
         self._clock = clock
         self._patience_s = PATIENCE * call_timeout_s
@@ -294,7 +303,7 @@ class Committer:
         self._count(appended, all_stored)
         # Answered while the next batch is being written, not before: the disk does not wait for sockets.
         self._unanswered += 1
-        gevent.get_hub().loop.run_callback(self._answer, written, appended, all_stored)
+        gevent.get_hub().loop.run_callback(self._answer, written, appended, all_stored, begin_s)
 
     def _returned(self) -> list[Ticket]:
         """The write has returned: whom to answer (nobody, when that took too long and they were told so)."""
@@ -312,7 +321,7 @@ class Committer:
         self.refused_total += refused
         self.stored_total += len(appended) - refused - sum([one.duplicate for one in appended])
 
-    def _answer(self, batch: list[Ticket], appended: Sequence[Appended], all_stored: bool) -> None:
+    def _answer(self, batch: list[Ticket], appended: Sequence[Appended], all_stored: bool, begin_s: float) -> None:
         self._unanswered -= 1
         at = 0
         for ticket in batch:
@@ -326,6 +335,8 @@ class Committer:
         self._proceed(batch)
         if self.stories is not None:
             self.stories.received(batch, appended, all_stored)
+        if self.spans is not None:
+            self.spans.received(batch, appended, self._clock.monotonic_s() - begin_s)
 
     def _refused(self, ticket: Ticket, queue: str, answer: Appended, bodies: int) -> str:
         """What a command is told whose bodies the store does not take."""

@@ -31,8 +31,10 @@ from pbus.storage.driver import Driver
 from pbus.storage.open import StoreTarget, make, queue_specs
 from pbus.storage.threaded import Threaded
 from pbus.storage.traces_writer import TraceWriter, make_writer
+from pbus.supervisor.attempt_spans import AttemptSpans, make_pump
 from pbus.supervisor.child import Child
 from pbus.supervisor.slow import Slow
+from pbus.telemetry.spans import SpanPlan
 
 _SWITCH_S: Final = 0.0005
 """The storage thread gets the interpreter this soon after a disk wait; the default is 5 ms."""
@@ -53,7 +55,8 @@ def run(child: Child) -> None:
     queues: Mapping[str, Queue] = args["queues"]
     certificates = certificates_of(child, args["ingest"])
     directory = Directory(queues, args["systems"])
-    stores = {name: _store(child, target, queues, directory) for name, target in args["stores"].items()}
+    spans = _spans(child)
+    stores = {name: _store(child, target, queues, directory, spans) for name, target in args["stores"].items()}
     for store in stores.values():
         store.start()
     for store in stores.values():
@@ -65,9 +68,22 @@ def run(child: Child) -> None:
     _drain(child, server)
     for store in stores.values():
         store.close()
+    if spans is not None:
+        spans.pump.close()
 
 
-def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue], directory: Directory) -> Store:
+def _spans(child: Child) -> AttemptSpans | None:
+    plan: SpanPlan | None = child.spec.args.get("otel")
+    if plan is None:
+        return None
+    spans = AttemptSpans(make_pump(child, plan), plan.sampler)
+    gevent.spawn(spans.pump.run)
+    return spans
+
+
+def _store(
+    child: Child, target: StoreTarget, queues: Mapping[str, Queue], directory: Directory, spans: AttemptSpans | None
+) -> Store:
     # A push may have waited before it is written, and its producer waits no longer than call_timeout in all.
     driver: Driver = make(dataclasses.replace(target, call_timeout_s=WRITE * target.call_timeout_s))
     if driver.capabilities.blocking:
@@ -80,7 +96,7 @@ def _store(child: Child, target: StoreTarget, queues: Mapping[str, Queue], direc
         topic for spec in kept for topic in directory.queues[spec.name].topics.values() if topic.by_token
     ]
     indexed = {spec.name: queues[spec.name].index for spec in kept if queues[spec.name].index}
-    return Store(target, driver, kept, pulls, child, programs, _trace_writer(child, target), indexed)
+    return Store(target, driver, kept, pulls, child, programs, _trace_writer(child, target), indexed, spans)
 
 
 def _trace_writer(child: Child, target: StoreTarget) -> TraceWriter | None:

@@ -68,7 +68,7 @@ class PepperJson:
 
     def __init__(self) -> None:
         self._trace = os.urandom(16).hex()
-        self.traceparent = f"00-{self._trace}-{os.urandom(8).hex()}-01"
+        self.traceparent = f"00-{self._trace}-{self._trace[:16]}-01"  # made here: no span of anybody
 
     def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
         return bulk(pepper.pushed_json([one.id for one in appended], self._trace))

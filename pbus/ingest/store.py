@@ -27,10 +27,12 @@ from pbus.ingest.glance import Glance, Look
 from pbus.ingest.holder import Holder
 from pbus.ingest.overdue import Overdue
 from pbus.ingest.puller import Puller
+from pbus.ingest.spans import IngestSpans
 from pbus.ingest.stories import Stories
 from pbus.storage.driver import Appended, Bell, Driver, Entry, Held, JobRecord, QueueSpec, Running, Want
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces_writer import TraceWriter
+from pbus.supervisor.attempt_spans import AttemptSpans
 from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
 from pbus.supervisor.soon_due import SoonDue
@@ -66,12 +68,13 @@ class Store:
         programs: Topics whose jobs programs take by a token.
         traces: Writes what became of jobs; None: nobody keeps that.
         indexed: Queue -> values by which its jobs are found.
+        spans: Tells an OpenTelemetry receiver; None: there is none.
     """
 
     def __init__(
         self, target: StoreTarget, driver: Driver, queues: Sequence[QueueSpec], pulls: Sequence[str], child: Child,
         programs: Sequence[TopicEntry] = (), traces: TraceWriter | None = None,
-        indexed: Mapping[str, Sequence[str]] | None = None,
+        indexed: Mapping[str, Sequence[str]] | None = None, spans: AttemptSpans | None = None,
     ) -> None:
         self.name = target.name
         self.away = "not open yet"
@@ -97,7 +100,9 @@ class Store:
         self._traces = traces
         self.stories = Stories(traces, indexed or {}, child.clock) if traces is not None else None
         self.committer.stories = self.stories
-        self._account = Account(child, self.stories)
+        self._spans = IngestSpans(spans, self._owner, child.clock) if spans is not None else None
+        self.committer.spans = self._spans
+        self._account = Account(child, self.stories, self._spans)
         self._soon = SoonDue(lambda in_s: child.tell("delayed", store=self.name, in_s=in_s), child.clock)
         self.puller = Puller(self, self._owner, self._account, child.clock, child.log)
         self.holder = Holder(self, Handed(child.run_dir), self._account, child.clock, child.log)
@@ -132,6 +137,8 @@ class Store:
         now_s = self._child.clock.wall_s()
         for each in claimed:
             each.claimed_s = now_s
+        if self._spans is not None:
+            self._spans.claimed(claimed)
         return claimed
 
     def settle(self, settlements: list[Settlement]) -> list[bool]:

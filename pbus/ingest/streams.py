@@ -137,7 +137,7 @@ def _entry(delivery: Delivery) -> bytes:
     return b"".join((
         b"*2\r\n", bulk(delivery.id.encode()), b"*8\r\n$4\r\nbody\r\n", bulk(delivery.body),
         b"$7\r\nattempt\r\n", bulk(attempt), b"$11\r\nredelivered\r\n", bulk(redelivered),
-        b"$11\r\ntraceparent\r\n", bulk(delivery.traceparent.encode()),
+        b"$11\r\ntraceparent\r\n", bulk((delivery.span or delivery.traceparent).encode()),
     ))
 
 

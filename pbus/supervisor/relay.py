@@ -81,6 +81,7 @@ class Relay:
         self._log = logs.get()
         self.door = DoorBook(clock)
         self._dropped: collections.Counter[str] = collections.Counter()  # storage -> records of stories
+        self._spans: collections.Counter[str] = collections.Counter()  # exported; dropped, by reason
         self._news: dict[tuple[str, ...], dict[str, Any]] = {}
         self._table: dict[str, Act] = {
             "ready": self._ready,
@@ -88,6 +89,7 @@ class Relay:
             "traces": lambda _, frame: self._dropped.update(
                 {str(name): int(count) for name, count in frame["dropped"].items()}
             ),
+            "spans": self._count_spans,
             "problem": self._problem,
             "fail": self._fail,
             "fenced": lambda child, _: fence(child),
@@ -144,6 +146,10 @@ class Relay:
         elif child.problems.pop(name, ""):
             self._log.info("child.problem_over", child=child.name, problem=name)
 
+    def _count_spans(self, _: Handle, frame: Mapping[str, Any]) -> None:
+        self._spans["exported"] += int(frame["exported"])
+        self._spans.update({str(reason): int(count) for reason, count in frame["dropped"].items()})
+
     def _fail(self, child: Handle, frame: Mapping[str, Any]) -> None:
         child.failure = " ".join(str(frame["text"]).split())  # it becomes part of sentences; the log has its lines
 
@@ -190,7 +196,7 @@ class Relay:
     def _tell_metrics(self, child: Handle) -> None:
         for other in self._children.hearing(SAMPLE):
             other.tell(SAMPLE)
-        child.tell(METRICS, **self._metrics(), dropped=dict(self._dropped))
+        child.tell(METRICS, **self._metrics(), dropped=dict(self._dropped), spans=dict(self._spans))
 
     def _sampled(self, _: Handle, frame: Mapping[str, Any]) -> None:
         fields = {name: value for name, value in frame.items() if name != "kind"}

@@ -31,7 +31,8 @@ def _secrets(node: Any) -> Iterator[str]:
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
             if field.metadata.get("secret"):
-                yield from value.splitlines() if isinstance(value, str) else ()  # two passwords, a line each
+                texts = value.values() if isinstance(value, Mapping) else (value,)
+                yield from (line for text in texts if isinstance(text, str) for line in text.splitlines())
             else:
                 yield from _secrets(value)
     elif isinstance(node, Mapping):
