@@ -59,6 +59,7 @@ from typing import Final, Protocol
 
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.storage.documents import KeepsDocuments
+from pbus.storage.halves import KeepsHalves
 from pbus.storage.records import DeadGroup as DeadGroup
 from pbus.storage.records import DeadLetter as DeadLetter
 from pbus.storage.records import Entry as Entry
@@ -267,7 +268,7 @@ class Bell(Protocol):
         """Give its descriptors back; idempotent."""
 
 
-class Driver(KeepsStatistics, KeepsDocuments, Protocol):
+class Driver(KeepsStatistics, KeepsDocuments, KeepsHalves, Protocol):
     """One storage, as one process sees it."""
 
     capabilities: Capabilities

@@ -71,6 +71,8 @@ Of a topic (``pbus:{Q}:topic:T`` and then)::
                                            bytes: of bodies, those of the former less those of the latter;
                                            sample: it is a shadow with that one (core.sample)
     :totals                        hash    done, failed, dead, redelivered, cancelled, expired, forgotten
+    :halves                        hash    id/1 (of the shadow; 0: of its topic) -> half of a comparison; expires
+    :since                         zset    the same by when they came (ms); expires
 
 A *state* is ``attempts:crashes:redelivered:first_ms:forgiven:expires_ms:where:key``. *where* is empty,
 ``l`` (the body is in the log only), or the bytes of the body of one that is not taken yet. The state of one
@@ -117,6 +119,8 @@ ENDINGS: Final = {
     "bodies": ":bodies",
     "facts": ":facts",
     "totals": ":totals",
+    "halves": ":halves",
+    "since": ":since",
     "counted": ":counted",
     "bucket": ":bucket:",
 }

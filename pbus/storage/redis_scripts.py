@@ -19,6 +19,7 @@ from pbus.core.job import Move, Settlement
 from pbus.core.names import Owner
 from pbus.storage.documents import MOST
 from pbus.storage.driver import CLAIM_BYTES, DeadLetter, QueueSpec, TopicNumbers, Want
+from pbus.storage.halves import Waiting
 from pbus.storage.keys import BEATS, ENDINGS, FENCED, QueueKeys
 from pbus.storage.redis_codec import ROW, Packed
 from pbus.storage.redis_link import Words
@@ -92,7 +93,7 @@ class Group:
 NAMES: Final = (
     "append", "claim", "settle", "declare", "due", "promote", "trim", "numbers", "queue_numbers", "held", "owners",
     "beat", "fence", "forget", "cancel", "purge", "dead", "dead_page", "dead_groups", "records", "pause", "drop",
-    "holders", "running", "statistics", "document",
+    "holders", "running", "statistics", "document", "meet",
 )
 """Every script; library.lua is part of others."""
 
@@ -237,6 +238,11 @@ class Scripts:
         """*text* None: drop it. *word*: no other call has it."""
         written = () if text is None else (text,)
         return Call(self._scripts["document"], (key,), (name, version, word, MOST, *written))
+
+    def meet(self, queue: QueueKeys, topic: str, halves: Sequence[Waiting], bounds: tuple[int, int]) -> Call:
+        """*bounds*: ms that a half waits, how many may."""
+        words = [word for half in halves for word in (half.id, int(half.shadow), half.text)]
+        return self._call("meet", queue, topic, queue.name, *bounds, *words)
 
 
 def _ms(seconds: float) -> int:

@@ -26,6 +26,7 @@ from pbus.storage.open import StoreTarget
 from pbus.storage.redis_bell import RedisBell
 from pbus.storage.redis_calls import NotDeclared, Unknown, raising
 from pbus.storage.redis_documents import RedisDocuments
+from pbus.storage.redis_halves import RedisHalves
 from pbus.storage.redis_people import IDS_A_CALL, RedisPeople
 from pbus.storage.redis_scripts import grouped, read_numbers
 from pbus.storage.redis_statistics import RedisStatistics
@@ -40,7 +41,7 @@ Wanted = tuple[int, Want]
 """A want and its place among those of the call."""
 
 
-class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments):
+class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalves):
     """
     ``driver.Driver`` on one Redis server. Many calls at once are fine (threads, greenlets).
 

@@ -19,16 +19,17 @@ from typing import Final
 from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.statistics import Bucket
-from pbus.errors import MaybeStored, Unavailable
+from pbus.errors import MaybeStored, StorageError, Unavailable
 from pbus.storage import (
-    sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_documents, sqlite_jobs, sqlite_log, sqlite_numbers,
-    sqlite_owners, sqlite_people, sqlite_settle, sqlite_spans, sqlite_statistics, sqlite_trim,
+    sqlite_catalog, sqlite_claims, sqlite_dead, sqlite_documents, sqlite_halves, sqlite_jobs, sqlite_log,
+    sqlite_numbers, sqlite_owners, sqlite_people, sqlite_settle, sqlite_spans, sqlite_statistics, sqlite_trim,
 )
 from pbus.storage.documents import Document, check
 from pbus.storage.driver import (
     Appended, Bell, Capabilities, DeadGroup, DeadLetter, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers,
     QueueSpec, Running, TopicNumbers, Want,
 )
+from pbus.storage.halves import HALF_BYTES, Met, Waiting
 from pbus.storage.open import StoreTarget
 from pbus.storage.sqlite_errors import Damaged
 from pbus.storage.sqlite_file import SqliteFile, Write
@@ -234,6 +235,15 @@ class SqliteDriver:
         check(kind, name, "")
         with self._file.write(durable=True) as write:
             return sqlite_documents.drop(write.db, kind, name, version)
+
+    def meet(self, queue: str, topic: str, halves: Sequence[Waiting]) -> Met:
+        """See ``Driver.meet``."""
+        if any(len(half.text.encode()) > HALF_BYTES for half in halves):
+            raise StorageError(f"half of a comparison is longer than {HALF_BYTES} bytes")
+        with self._file.write(durable=False) as write:
+            self._catalog.refresh(write.db)
+            _, tid = self._catalog.topic(write.db, queue, topic)
+            return sqlite_halves.meet(write.db, tid, halves, self._now_ms())
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:
         """See ``Driver.cancel``."""

@@ -15,6 +15,7 @@ from typing import Any
 from pbus.core.job import Delivery, Push, Settlement
 from pbus.core.statistics import Bucket
 from pbus.storage.documents import Document
+from pbus.storage.halves import Met, Waiting
 from pbus.storage.driver import (
     Appended, Bell, DeadGroup, DeadLetter, Driver, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
     Running, TopicNumbers, Want,
@@ -129,6 +130,10 @@ class Threaded:
 
     def drop_document(self, kind: str, name: str, version: int) -> bool:
         answer: bool = self._apply(self._driver.drop_document, (kind, name, version))
+        return answer
+
+    def meet(self, queue: str, topic: str, halves: Sequence[Waiting]) -> Met:
+        answer: Met = self._apply(self._driver.meet, (queue, topic, halves))
         return answer
 
     def cancel(self, queue: str, topic: str, ids: Sequence[str]) -> list[int]:

@@ -12,7 +12,7 @@ if redis.call('HDEL', root .. $cursors, topic) + redis.call('HDEL', root .. $tak
 for _, owner in ipairs(redis.call('SMEMBERS', base .. $owners)) do redis.call('UNLINK', base .. $claims .. owner) end
 redis.call('UNLINK', base .. $owners, base .. $again, base .. $delayed, base .. $waiting, base .. $holders,
   base .. $rests, base .. $cancelled, base .. $dead, base .. $grouped, base .. $groups, base .. $notes,
-  base .. $bodies, base .. $totals, base .. $facts)
+  base .. $bodies, base .. $totals, base .. $facts, base .. $halves, base .. $since)
 redis.call('HSET', base .. $facts, 'dropped', 1)
 local shadows = redis.call('HGET', KEYS[1], 'shadows')
 if shadows then
