@@ -4,6 +4,7 @@
     marks of the index --candidates--> bodies --match?--> found: where it is, and the command that repairs it
     no index of that path: the queue's log, as far as it is kept
     refusals of the queue, of that time and those values --> refused, with the word
+    the last seconds, and those of which the index has not everything: the log, too, as far as it goes back
     neither, and nothing was left out --> never reached the bus
 
 Rule: "never" is said only of a time for which everything is known; else it says since when, and what is missing.
@@ -52,8 +53,10 @@ class Search:
         queue: Where.
         wanted: Path -> value.
         since_s, until_s: Unix seconds, both included.
+        now_s: When it is asked, unix seconds.
         jobs: Ids that have it.
         sure_from_s: Everything pushed since then is known; None: nothing is.
+        sure_to_s: Up to then; None: to the end of the time that is asked for.
         gaps: Seconds of which jobs were left out.
         cut: The log was not read to its end.
     """
@@ -62,8 +65,10 @@ class Search:
     wanted: Mapping[str, str]
     since_s: int
     until_s: int
+    now_s: int
     jobs: dict[str, None] = field(default_factory=dict)
     sure_from_s: int | None = None
+    sure_to_s: int | None = None
     gaps: set[int] = field(default_factory=set)
     cut: bool = False
 
@@ -104,14 +109,14 @@ def _wanted(pairs: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
-def _times(since: str, until: str) -> tuple[int, int]:
+def _times(since: str, until: str) -> tuple[int, int, int]:
     now_s = SystemClock().wall_s()
     first, last = _moment(since, "--since", now_s), _moment(until, "--until", now_s) if until else now_s
     if first > now_s:
         raise click.UsageError(f"--since is in the future: {at(int(first * 1000))}")
     if first > last:
         raise click.UsageError(f"--since ({at(int(first * 1000))}) is after --until ({at(int(last * 1000))})")
-    return int(first), int(last)
+    return int(first), int(last), int(now_s)
 
 
 def _moment(text: str, option: str, now_s: float) -> float:
@@ -135,26 +140,65 @@ def _moment(text: str, option: str, now_s: float) -> float:
 def _by_index(search: Search, kept: Traces, driver: Driver) -> None:
     from pbus.codec.trace_block import marked
     from pbus.core.trace import Shelf
+    from pbus.storage.traces import MARKS_SPAN_S
 
     marks = {index.mark(path.encode()): index.mark(value.encode()) for path, value in search.wanted.items()}
+    asked = range(search.since_s, search.until_s + 1)
     candidates: list[str] = []
-    for first in range(search.since_s, search.until_s + 1, STEP_S):
-        last = min(first + STEP_S - 1, search.until_s)
-        for block in kept.blocks(search.queue, Shelf.INDEX, first, last):
+    known: list[int] = []
+    for first in range(search.since_s - search.since_s % MARKS_SPAN_S, search.until_s + 1, STEP_S):
+        for block in kept.blocks(search.queue, Shelf.INDEX, first, min(first + STEP_S - 1, search.until_s)):
             with contextlib.suppress(ValueError):
                 candidates += _candidates(block.data, marks)
-                paths, _ = marked(block.data)
-                if not paths:
+                paths, jobs = marked(block.data)
+                if not paths and block.second in asked:
                     search.gaps.add(block.second)
-                elif search.sure_from_s is None and marks.keys() <= set(paths):
-                    search.sure_from_s = block.second
-    if search.sure_from_s is None or search.sure_from_s > search.since_s:
+                elif marks.keys() <= set(paths):
+                    known.append(block.second + (MARKS_SPAN_S if jobs else 0))
+    search.sure_from_s = max(search.since_s, min(known)) if known else None
+    if search.sure_from_s != search.since_s:
         _look_back(search, kept, set(marks))
+    candidates += _unmarked(search, driver)
     for job in sorted(dict.fromkeys(candidates), key=_order):
+        if _order(job)[0] // 1000 not in asked:
+            continue
         record = driver.job(search.queue, job)
         # What retention has dropped cannot be compared; two values of one mark are one in four thousand million.
         if record is None or all(index.matches(record.body, *pair) for pair in search.wanted.items()):
             search.jobs[job] = None
+
+
+def _unmarked(search: Search, driver: Driver) -> list[str]:
+    """
+    Jobs of the seconds that the index does not have, by the log: those that were left out, and the last ones, whose
+    marks are on their way. What the log has is no gap any more; without it nothing is known of the last seconds.
+    """
+    from pbus.storage.traces_writer import MARKS_LATE_S
+
+    late = range(max(search.since_s, search.now_s - int(MARKS_LATE_S)), search.until_s + 1)
+    begin_s, read, found = _log_begins_s(search.queue, driver), 0, list[str]()
+    missing = search.gaps | set(late)
+    for second in sorted(missing):
+        if begin_s is None or second < begin_s or read > MOST_READ:
+            continue
+        for entry in _entries(driver, search.queue, second, second):
+            read += 1
+            if all(index.matches(entry.body, *pair) for pair in search.wanted.items()):
+                found.append(entry.id)
+            if read > MOST_READ:
+                break
+        else:
+            if second > begin_s:                      # of the second in which it begins some jobs may be gone
+                missing.discard(second)
+    if missing & set(late):
+        search.sure_to_s = late[0] - 1
+    search.gaps = missing - set(late)
+    return found
+
+
+def _log_begins_s(queue: str, driver: Driver) -> int | None:
+    oldest = driver.entries(queue, "0-0", "99999999999999-0", 1)
+    return int(oldest[0].id.partition("-")[0]) // 1000 if oldest else None
 
 
 def _candidates(block: bytes, marks: Mapping[int, int]) -> list[str]:
@@ -173,31 +217,33 @@ def _look_back(search: Search, kept: Traces, paths: set[int]) -> None:
     """Whether these paths were indexed before the time that is asked for: then all of it is known."""
     from pbus.codec.trace_block import marked
     from pbus.core.trace import Shelf
+    from pbus.storage.traces import MARKS_SPAN_S
 
     for last in range(search.since_s - 1, search.since_s - LOOKED_BACK_S, -STEP_S):
         for block in kept.blocks(search.queue, Shelf.INDEX, last - STEP_S + 1, last):
             with contextlib.suppress(ValueError):
-                if paths <= set(marked(block.data)[0]):
+                known, jobs = marked(block.data)
+                if paths <= set(known) and block.second + (MARKS_SPAN_S if jobs else 0) <= search.since_s:
                     search.sure_from_s = search.since_s
                     return
 
 
 def _by_log(search: Search, driver: Driver, limit: int) -> None:
     """Read what the log keeps of that time."""
-    for read, entry in enumerate(_entries(driver, search)):
+    for read, entry in enumerate(_entries(driver, search.queue, search.since_s, search.until_s)):
         if read >= MOST_READ or len(search.jobs) > limit:
             search.cut = True
             return
         if all(index.matches(entry.body, *pair) for pair in search.wanted.items()):
             search.jobs[entry.id] = None
-    oldest = driver.entries(search.queue, "0-0", "99999999999999-0", 1)
-    if oldest:
-        search.sure_from_s = max(search.since_s, int(oldest[0].id.partition("-")[0]) // 1000)
+    begin_s = _log_begins_s(search.queue, driver)
+    if begin_s is not None:
+        search.sure_from_s = max(search.since_s, begin_s)
 
 
-def _entries(driver: Driver, search: Search) -> Iterator[Entry]:
-    after, last = f"{search.since_s * 1000}-0", f"{search.until_s * 1000 + 999}-999999999"
-    while page := driver.entries(search.queue, after, last, PAGE):
+def _entries(driver: Driver, queue: str, first_s: int, last_s: int) -> Iterator[Entry]:
+    after, last = f"{first_s * 1000}-0", f"{last_s * 1000 + 999}-999999999"
+    while page := driver.entries(queue, after, last, PAGE):
         yield from page
         ms, _, sequence = page[-1].id.partition("-")
         after = f"{ms}-{int(sequence) + 1}"
@@ -255,7 +301,8 @@ def _tell(
     if output.form != "table":
         output.rows(
             "jobs", _COLUMNS, rows, verdict=verdict, refused=list(refused), since_s=search.since_s,
-            until_s=search.until_s, sure_from_s=search.sure_from_s, left_out=len(search.gaps), indexed=is_indexed,
+            until_s=search.until_s, sure_from_s=search.sure_from_s, sure_to_s=search.sure_to_s,
+            left_out=len(search.gaps), indexed=is_indexed,
         )
         return
     for row in rows:
@@ -286,7 +333,12 @@ def _verdict(search: Search, refused: Sequence[Mapping[str, Any]]) -> str:
     if any(_is_sure(search, told) for told in refused):
         return "refused"
     is_sure = search.sure_from_s is not None and search.sure_from_s <= search.since_s
+    is_sure = is_sure and search.since_s <= _known_to_s(search)
     return "never" if is_sure and not refused and not search.gaps and not search.cut else "unknown"
+
+
+def _known_to_s(search: Search) -> int:
+    return search.until_s if search.sure_to_s is None else search.sure_to_s
 
 
 def _is_sure(search: Search, told: Mapping[str, Any]) -> bool:
@@ -296,7 +348,8 @@ def _is_sure(search: Search, told: Mapping[str, Any]) -> bool:
 
 
 def _nothing(search: Search, verdict: str, strangers: int, is_indexed: bool, refused: bool) -> Iterator[str]:
-    between = f"between {at(search.since_s * 1000)} and {at(search.until_s * 1000 + 999)}"
+    until_s = _known_to_s(search) if verdict == "never" else search.until_s
+    between = f"between {at(search.since_s * 1000)} and {at(until_s * 1000 + 999)}"
     what = ", ".join(f"{path}={value}" for path, value in search.wanted.items()) or "any job"
     if verdict == "never":
         yield f"{what} never reached the bus {between}"
@@ -304,6 +357,9 @@ def _nothing(search: Search, verdict: str, strangers: int, is_indexed: bool, ref
         yield f"{what} is not found {between}, which is not to say that it never came:"
         if refused:
             yield "  it may have been among those that were refused"
+        if _known_to_s(search) < search.since_s:
+            yield "  what was pushed in these last seconds is not in the index yet; ask again"
+            return
         if search.cut:
             yield f"  only the first {MOST_READ} jobs of that time were read; index {' and '.join(search.wanted)}"
         elif search.sure_from_s is None:

@@ -26,6 +26,10 @@ PARSED_BYTES: Final = 65_536
 """A longer body is never parsed: what its text does not tell is not found."""
 
 _VALUE: Final = rb'\s*+:\s*+(?:"([^"\\]*+)"|([-+.0-9A-Za-z]++))'
+SHARE: Final = 0.07
+"""Of a process' time that marks may take, whatever comes; two fields of a body take about a microsecond."""
+AT_ONCE_S: Final = 0.03
+"""So much may be taken at once after a quiet time."""
 
 
 def mark(value: bytes) -> int:
@@ -60,6 +64,32 @@ def column(path: str) -> Column:
         return found
 
     return marks
+
+
+class Effort:
+    """
+    How much of its time a process may still spend on marks: a bucket of seconds. What does not fit is left out, told as
+    left out, and found in the log by who looks for it: a flood of pushes is never slowed down by its index.
+
+    Args:
+        now_s: Of the clock that ``allows`` and ``spend`` are told.
+    """
+
+    __slots__ = ("_at_s", "_left_s")
+
+    def __init__(self, now_s: float) -> None:
+        self._at_s = now_s
+        self._left_s = AT_ONCE_S
+
+    def allows(self, now_s: float) -> bool:
+        """Whether some more may be made now."""
+        self._left_s = min(AT_ONCE_S, self._left_s + max(0.0, now_s - self._at_s) * SHARE)
+        self._at_s = now_s
+        return self._left_s > 0
+
+    def spend(self, seconds: float) -> None:
+        """They took so long."""
+        self._left_s -= max(0.0, seconds)
 
 
 def value_at(body: bytes, path: str) -> str | None:

@@ -119,6 +119,7 @@ class Store:
         gevent.spawn(self.committer.run)
         if self._traces is not None and self.stories is not None:
             self._traces.before.append(self.stories.flush)
+            self.stories.beat()
             gevent.spawn(self._traces.run)
         self.puller.start()
         if self._programs:

@@ -59,6 +59,7 @@ class Stories:
         self._clock = clock
         self._columns = {queue: [index.column(path) for path in paths] for queue, paths in indexed.items()}
         self._paths = {queue: tuple(index.mark(path.encode()) for path in paths) for queue, paths in indexed.items()}
+        self._effort = index.Effort(clock.monotonic_s())
         self._beat_s = 0.0
         self._refused: dict[str, dict[tuple[str, Peer], dict[str, Any]]] = {}
 
@@ -120,7 +121,14 @@ class Stories:
                 self._mark(queue, [push.body for push, _ in jobs], [Run(job, 1) for _, job in jobs])
 
     def _mark(self, queue: str, bodies: Sequence[bytes], runs: Sequence[Run]) -> None:
+        begin_s = self._clock.monotonic_s()
+        if not self._effort.allows(begin_s):
+            for second in {int(run.first.partition("-")[0]) // 1000 for run in runs}:
+                self._writer.buffer.left_out(queue, second)
+            self._writer.stir()
+            return
         columns = [make(bodies) for make in self._columns[queue]]
+        self._effort.spend(self._clock.monotonic_s() - begin_s)
         self._writer.buffer.mark(Marks(queue, runs, self._paths[queue], columns))
 
     def refused(

@@ -16,14 +16,17 @@ from typing import Any, Final, NamedTuple
 from pbus.clock import Clock
 from pbus.codec import trace_block
 from pbus.core.trace import Budget, Done, Received, Record, Run, Shelf, Stored, is_kept, keeps_any
-from pbus.storage.traces import BLOCK_COST, REFUSALS, Block, TraceLimits
+from pbus.storage.traces import BLOCK_COST, MARKS_SPAN_S, REFUSALS, Block, TraceLimits
 
 MOST_RECORDS: Final = 20_000
 """Held at once, of records and of marks: 200 ms at 100,000 a second, some 8 MiB."""
 MOST_TEXT_BYTES: Final = 4 * 1024 * 1024
 """Of what failures say, held at once."""
+MANY_MARKS: Final = 5_000
+"""These make a block that is large enough to be written."""
 _MOST_SECONDS: Final = 10
-_MOST_GAPS: Final = 1_000
+_MOST_GAPS: Final = 50_000
+"""Half a day of one queue while nothing can be written."""
 _LEFT_OUT: Final = trace_block.pack_marks((), (), ())
 _MS_DIGITS: Final = 3
 """What an id's time has behind its second."""
@@ -133,6 +136,11 @@ class TraceBuffer:
         """Marks wait for a drain."""
         return bool(self._marks or self._gaps)
 
+    @property
+    def has_many_marks(self) -> bool:
+        """So many that they need not wait."""
+        return self._marked >= MANY_MARKS
+
     def drain(self, *, marks: bool = True) -> tuple[list[Block], list[tuple[str, bytes]]]:
         """
         Blocks and refusals for ``Traces.put``; what the budgets do not allow is dropped and counted.
@@ -214,21 +222,23 @@ class TraceBuffer:
         marks, jobs, self._marks, self._marked = self._marks, self._marked, [], 0
         now_s = self._clock.monotonic_s()
         share = self._budgets[Shelf.INDEX].share(now_s)
-        groups: dict[tuple[str, int, tuple[int, ...]], tuple[list[Run], list[list[int]]]] = {}
+        groups: dict[tuple[str, int, tuple[int, ...], bool], tuple[list[Run], list[list[int]]]] = {}
         for queue, runs, paths, columns in marks:
             at = 0
             for run in runs:
                 if share < 1.0:
                     self.left_out(queue, _second(run.first))
                 for part, places in _kept_parts(run, at, share):
-                    place = queue, _second(part.first), paths
+                    second = _second(part.first)
+                    begin = second - second % MARKS_SPAN_S if part.jobs else second
+                    place = queue, begin, paths, part.jobs > 0    # a note that it is indexed stands by itself
                     kept, kept_columns = groups.setdefault(place, ([], [[] for _ in paths]))
                     kept.append(part)
                     for column, more in zip(kept_columns, columns, strict=True):
                         column.extend(more[places])
                 at += run.jobs
         blocks: list[Block] = []
-        for (queue, second, paths), (kept, kept_columns) in groups.items():
+        for (queue, second, paths, _), (kept, kept_columns) in groups.items():
             block = Block(queue, Shelf.INDEX, second, trace_block.pack_marks(paths, kept, kept_columns))
             blocks += self._allowed(block, _jobs(kept), now_s)
         self.dropped_total += jobs - sum([_jobs(kept) for kept, _ in groups.values()])
@@ -240,8 +250,14 @@ class TraceBuffer:
             return [block]
         self.dropped_total += records
         if block.shelf is Shelf.INDEX:
-            self.left_out(block.queue, block.second)
+            self.lost(block)
         return []
+
+    def lost(self, block: Block) -> None:
+        """That block of marks will not be there, or it may not be."""
+        span = 1 if block.data == _LEFT_OUT else MARKS_SPAN_S
+        for second in range(block.second, block.second + span):
+            self.left_out(block.queue, second)
 
 
 def _nobody() -> None:

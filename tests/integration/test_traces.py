@@ -139,7 +139,10 @@ def test_find_tells_what_came_what_was_refused_and_what_never_did(
     unsure = bus.cli("job", "find", "later", "uid=7778", "--since", begin)
     assert "of which values is not known" in unsure.stdout
     assert "it may have been among those that were refused" in unsure.stdout
-    never = bus.cli("job", "find", "gift", "uid=4711", "--since", begin)
+    never = until(
+        lambda: (said := bus.cli("job", "find", "gift", "uid=4711", "--since", begin)).stdout.count("never reached")
+        and said, 6, "the last seconds are known",
+    )
     assert never.returncode == 5
     assert "$.uid=4711 never reached the bus between" in never.stdout
     assert "1 pushes to names that nobody bears" in never.stdout

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbus.core.index import NONE, PARSED_BYTES, column, mark, matches, value_at
+from pbus.core.index import AT_ONCE_S, NONE, PARSED_BYTES, SHARE, Effort, column, mark, matches, value_at
 
 SCALARS = st.one_of(st.integers(), st.booleans(), st.none(), st.text(max_size=12))
 NAMES = st.sampled_from(["uid", "id", "uid2", "order", "ui\\d", "\"uid\""])
@@ -75,3 +75,17 @@ def test_match_compares_text_and_numbers() -> None:
 def test_path_that_cannot_be_indexed_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="no path"):
         column(path)
+
+
+def test_effort_is_bounded_over_any_time() -> None:
+    effort, spent_s, now_s = Effort(5.0), 0.0, 5.0
+    while now_s < 15.0:
+        if effort.allows(now_s):
+            effort.spend(0.001)
+            spent_s += 0.001
+        now_s += 0.001
+    assert 10 * SHARE < spent_s < 10 * SHARE + AT_ONCE_S + 0.002
+    assert not effort.allows(now_s - 60.0), "a clock that goes back gives nothing"
+    for second in range(60):
+        assert effort.allows(now_s + 60.0 + second)
+        effort.spend(SHARE * 0.9)

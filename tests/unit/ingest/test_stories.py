@@ -14,7 +14,7 @@ from pbus.errors import Unavailable
 from pbus.ingest.committer import Ticket
 from pbus.ingest.stories import KINDS, Stories
 from pbus.storage.driver import Appended
-from pbus.storage.traces import Block, Put, TraceLimits
+from pbus.storage.traces import MARKS_SPAN_S, Block, Put, TraceLimits
 from pbus.storage.traces_buffer import TraceBuffer
 from pbus.storage.traces_writer import TraceWriter
 from tests.unit.ingest.door import MovableClock
@@ -122,6 +122,25 @@ def test_pushes_of_one_command_that_were_stored_in_two_milliseconds_are_all_foun
     assert [(one.first, one.last) for one in desk.records()] == [(f"{T0}-7", f"{T0 + 1}-0"), (f"{T0 + 1}-1",) * 2]
 
 
+def test_a_flood_is_not_slowed_down_by_its_index_and_what_is_left_out_is_said(desk: Desk) -> None:
+    real = desk.stories._columns["gift"][0]
+
+    def slow(bodies: list[bytes]) -> list[int]:
+        desk.clock.ahead_s += 0.02 * len(bodies)
+        return real(bodies)
+
+    desk.stories._columns["gift"][0] = slow  # type: ignore[index,call-overload]
+    for number in range(4):
+        desk.stories.received([ticket(f'{{"uid":{number}}}')], stored(number), True)
+    desk.write()
+    assert [bool(desk.found(b"%d" % number)) for number in range(4)] == [True, True, False, False]
+    assert ((), 0) in [marked(block.data) for block in desk.kept.blocks if block.shelf is Shelf.INDEX]
+    desk.clock.ahead_s += 5.0
+    desk.stories.received([ticket('{"uid":4}')], stored(4), True)
+    desk.write()
+    assert desk.found(b"4")
+
+
 def test_what_was_refused_or_there_before_was_not_received(desk: Desk) -> None:
     answers = [*stored(7), Appended(f"{T0}-3", 1, 1, duplicate=True), Appended("", 1, 1, refused="jobs")]
     desk.stories.received([ticket('{"uid":1}', '{"uid":2}', '{"uid":3}')], answers, False)
@@ -170,7 +189,9 @@ def test_a_store_that_is_away_costs_the_stories_and_says_that_they_are_missing(d
     assert desk.writer.dropped_total == 2
     desk.kept.fail = None
     desk.write()
-    assert [(block.second, marked(block.data)) for block in desk.kept.blocks] == [(T0 // 1000, ((), 0))]
+    assert [(block.second, marked(block.data)) for block in desk.kept.blocks] == [
+        (T0 // 1000 + second, ((), 0)) for second in range(MARKS_SPAN_S)
+    ]
 
 
 def test_the_index_says_now_and_then_that_it_is_there(desk: Desk) -> None:

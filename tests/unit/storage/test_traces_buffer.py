@@ -5,7 +5,7 @@ from __future__ import annotations
 from pbus.clock import FakeClock
 from pbus.codec.trace_block import find_marks, marked, unpack
 from pbus.core.trace import Attempt, Received, Run, Shelf, is_kept
-from pbus.storage.traces import REFUSALS, Block, TraceLimits
+from pbus.storage.traces import MARKS_SPAN_S, REFUSALS, Block, TraceLimits
 from pbus.storage.traces_buffer import MOST_RECORDS, MOST_TEXT_BYTES, Marks, TraceBuffer
 
 BASE_MS = 1_800_000_000_000
@@ -111,17 +111,18 @@ def test_buffer_marks_jobs_of_several_appends() -> None:
     made = buffer()
     made.mark(Marks("gift", [Run(f"{BASE_MS}-0", 3)], (11, 12), [[1, 2, 3], [0, 9, 0]]))
     made.mark(Marks("gift", [Run(f"{BASE_MS + 500}-0", 2)], (11, 12), [[2, 5], [9, 9]]))
-    made.mark(Marks("gift", [Run(f"{BASE_MS + 999}-0", 1), Run(f"{BASE_MS + 1_000}-0", 1)], (11, 12), [[2, 3], [0, 0]]))
+    made.mark(Marks("gift", [Run(f"{BASE_MS + 9_999}-0", 1), Run(f"{BASE_MS + 10_000}-0", 1)], (11, 12),
+                    [[2, 3], [0, 0]]))
     made.mark(Marks("gift", [], (11, 12), [[], []]))
 
     blocks, _ = made.drain()
 
     assert [block[:3] for block in blocks] == [
-        ("gift", Shelf.INDEX, BASE_MS // 1000), ("gift", Shelf.INDEX, BASE_MS // 1000 + 1)
+        ("gift", Shelf.INDEX, BASE_MS // 1000), ("gift", Shelf.INDEX, BASE_MS // 1000 + MARKS_SPAN_S)
     ]
-    assert find_marks(blocks[0].data, 11, 2) == [f"{BASE_MS}-1", f"{BASE_MS + 500}-0", f"{BASE_MS + 999}-0"]
+    assert find_marks(blocks[0].data, 11, 2) == [f"{BASE_MS}-1", f"{BASE_MS + 500}-0", f"{BASE_MS + 9_999}-0"]
     assert find_marks(blocks[0].data, 12, 9) == [f"{BASE_MS}-1", f"{BASE_MS + 500}-0", f"{BASE_MS + 500}-1"]
-    assert find_marks(blocks[1].data, 11, 3) == [f"{BASE_MS + 1_000}-0"]
+    assert find_marks(blocks[1].data, 11, 3) == [f"{BASE_MS + 10_000}-0"]
     assert made.dropped_total == 0
 
 
