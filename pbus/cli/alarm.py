@@ -171,10 +171,9 @@ def _rows(driver: Driver, now_s: float) -> tuple[list[dict[str, Any]], list[Sile
     rows = []
     for each in board.alarms.values():
         ack = board.ack(each)
-        state = "over" if each.over_s else "acked" if ack else "silenced" if board.is_silent(each, now_s) else "firing"
         empty = dict.fromkeys(_COLUMNS, "") | {"value": 0.0, "over_s": 0.0}
         rows.append(empty | described(each) | {
-            "state": state, "by": ack.by if ack else "", "note": ack.note if ack else "",
+            "state": board.state(each, now_s), "by": ack.by if ack else "", "note": ack.note if ack else "",
         })
     return rows, silences
 

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from pbus.cli.grid import Cell, colour, count, duration, grid, number, size, wait
 from pbus.cli.output import Output, escape
+from pbus.clock import SystemClock
+from pbus.core.alarms import FIRING
 
 _PROCESS: Final = ("role", "pid", "state", "rss_bytes", "uptime_s", "restarts", "running")
 _TOPIC: Final = (
@@ -26,6 +28,7 @@ _TOPIC: Final = (
     "concurrency", "capacity", "consumers",
 )
 _GAP: Final = "  "
+_ALARMS: Final = 5
 _SAME_ROLE: Final = 4
 """More children of one role than this are shown as one line (consumers of a topic, mostly)."""
 
@@ -35,7 +38,8 @@ def document(answer: Mapping[str, Any], output: Output) -> None:
     topics = [{name: row[name] for name in _TOPIC} for row in answer["topics"]]
     if output.form == "json":
         head = {name: answer[name] for name in ("state", "node", "generation", "problems")}
-        output.document({**head, "processes": processes, "topics": topics, "door": answer["door"]})
+        fires = {"alarms": answer.get("alarms", []), "alarms_total": answer.get("alarms_total", 0)}
+        output.document({**head, "processes": processes, "topics": topics, "door": answer["door"], **fires})
     else:
         output.rows("topics", _TOPIC, topics)
 
@@ -49,6 +53,8 @@ def lines(answer: Mapping[str, Any], output: Output) -> Iterator[str]:
     ])
     for problem in problems(answer):
         yield output.style(f"  ! {escape(problem)}", "red")
+    for text, shade in alarm_lines(answer, SystemClock().wall_s()):
+        yield output.style(text, shade)
     yield ""
     yield from grid(_process_heads, [_process(row) for row in _folded(answer["processes"])], output)
     if answer["topics"]:
@@ -58,6 +64,18 @@ def lines(answer: Mapping[str, Any], output: Output) -> Iterator[str]:
             heads.append(">can do")
             rows = [[*row, _can_do(topic)] for row, topic in zip(rows, answer["topics"], strict=True)]
         yield from grid(heads, rows, output, _TOPIC_SPARE)
+
+
+def alarm_lines(answer: Mapping[str, Any], now_s: float, most: int = _ALARMS) -> Iterator[Cell]:
+    """What fires, the newest first: *most* of them, and how many more (*now_s*: Unix time). Texts and their colours."""
+    rows = answer.get("alarms", [])[:most]
+    for row in rows:
+        since = duration(max(0.0, now_s - row["since_s"]))
+        who = f" ({row['state']}{' by ' + row['by'] if row['by'] else ''})" if row["state"] != FIRING else ""
+        yield f"  alarm, {since}: {escape(row['text'])}{escape(who)}", "yellow" if who else "red"
+    more = answer.get("alarms_total", 0) - len(rows)
+    if more > 0:
+        yield f"  .. and {more} more alarm{'s' if more > 1 else ''}: 'pbus alarm ls'", ""
 
 
 def problems(answer: Mapping[str, Any]) -> list[str]:

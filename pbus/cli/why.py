@@ -140,13 +140,13 @@ def _numbers(stock: Stock, name: tuple[str, str]) -> dict[str, Any]:
 
 
 def _pause(stock: Stock, name: tuple[str, str], paused_ms: int) -> dict[str, Any]:
-    from pbus.cli.pauses import paused_by
     from pbus.cli.stores import queue_driver
+    from pbus.storage.pauses import pausers
 
     who = ""
     try:
         with queue_driver(stock, name[0]) as driver:
-            who = paused_by(driver, *name, paused_ms)
+            who = pausers(driver, {name: paused_ms}).get(name, "")
     except StorageError:
         pass                                          # it went away just now: the rest is known
     return {"paused": True, "paused_s": max(0.0, (_now_ms() - paused_ms) / 1000), "paused_by": who}

@@ -32,6 +32,8 @@ _SLOWLY: Final = 3.0
 
 FIRING: Final = "firing"
 OVER: Final = "over"
+ACKED: Final = "acked"
+SILENCED: Final = "silenced"
 ESCALATED: Final = "escalated"
 TEST: Final = "test"
 NOBODY: Final = "-"
@@ -376,6 +378,12 @@ class Board:
     def is_silent(self, alarm: Alarm, now_s: float) -> bool:
         """Nobody is told of it now."""
         return any(silence.covers(alarm, now_s) for silence in self.silences)
+
+    def state(self, alarm: Alarm, now_s: float) -> str:
+        """``firing``, ``acked`` (somebody has it in hand), ``silenced`` (nobody is told) or ``over``."""
+        if alarm.over_s:
+            return OVER
+        return ACKED if self.ack(alarm) else SILENCED if self.is_silent(alarm, now_s) else FIRING
 
     def ack(self, alarm: Alarm) -> Ack | None:
         """Who knows of it; nobody of a former one of its name."""

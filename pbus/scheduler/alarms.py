@@ -34,6 +34,7 @@ from pbus.scheduler.conditions import Conditions, Shared
 from pbus.scheduler.notify import Post
 from pbus.scheduler.readings import Readings
 from pbus.scheduler.roster import Store
+from pbus.scheduler.standing import Standing
 from pbus.storage.documents import TEXT_BYTES, Document
 
 LATE_S: Final = 5.0
@@ -82,6 +83,7 @@ class Alarms:
         self._log = log.bind(storage=store.name)
         self._many = store.driver.capabilities.many_nodes
         self._board: Board | None = None
+        self.standing = Standing()
         self._versions: dict[str, int] = {}
         self._ended: list[tuple[Message, str]] = []
         self._open: dict[str, tuple[int, Message]] = {}
@@ -112,6 +114,7 @@ class Alarms:
             self._shared.tell()
             if not self._decides():
                 self._board = None
+                self.standing.follow(self._driver, self._clock.monotonic_s(), self._clock.wall_s())
                 return
         if self._board is None:
             self._begin()
@@ -172,6 +175,7 @@ class Alarms:
         batches = [(f"{int(now_s * 1000)}-{batch.status}", batch) for batch in board.due(now_s)]
         for message, batch in batches:
             board.told(batch, message, now_s)
+        self.standing.see(board, now_s)
         if not self._save(board):
             return
         self._tell_log(board, before)

@@ -40,6 +40,7 @@ from pbus.scheduler.recorder import Recorder
 from pbus.scheduler.replays import Replays
 from pbus.scheduler.roster import Duty, Roster, Store
 from pbus.scheduler.sampler import Sampler
+from pbus.scheduler.standing import counted, told
 from pbus.scheduler.statistics import Processor, Statistics
 from pbus.scheduler.trim import Checkpoint, TraceTrim, Trim
 from pbus.scheduler.watch import Watch
@@ -242,7 +243,8 @@ class Scheduler:
         """The listener must not be held up, so the answer is prepared beside it."""
 
         def prepare() -> None:
-            self._child.tell("numbers", id=frame.get("id"), **answer(self._sources, self._child.clock))
+            numbers = answer(self._sources, self._child.clock)
+            self._child.tell("numbers", id=frame.get("id"), **numbers, alarms=told(self._watch.standing))
 
         _spawn(prepare)
 
@@ -253,6 +255,7 @@ class Scheduler:
         return {
             "topics": [[*path, dataclasses.asdict(numbers)] for looks in seen for path, numbers in looks.known.items()],
             "queues": {name: dataclasses.asdict(each) for looks in seen for name, each in looks.queues.items()},
+            "alarms": counted(self._watch.standing),
             "storages": {
                 store.name: {
                     "is_up": roster.is_up, "failures": roster.failures_total,

@@ -16,6 +16,7 @@ from pbus.clock import Clock
 from pbus.errors import StorageError
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import TopicNumbers
+from pbus.storage.pauses import pausers
 
 ANSWER_S: Final = 1.5
 
@@ -36,6 +37,7 @@ class Source:
         self._answered = 0
         self._over = False
         self._known: Mapping[tuple[str, str], TopicNumbers] = {}
+        self._pausers: Mapping[tuple[str, str], str] = {}
         self._read_at: float | None = None
         self._problem = "not read"
 
@@ -78,6 +80,8 @@ class Source:
                     self._problem = f"storage {self.name} is away"
                     return
                 self._known = self._store.driver.numbers()
+                paused_ms = {path: each.paused_ms for path, each in self._known.items() if each.paused_ms}
+                self._pausers = pausers(self._store.driver, paused_ms)
         except StorageError as error:
             self._problem = f"storage {self.name}: {error}"
             return
@@ -89,7 +93,10 @@ class Source:
     def topics(self) -> list[dict[str, Any]]:
         """The last known numbers, a map a topic."""
         return [
-            {"queue": queue, "topic": topic, **dataclasses.asdict(numbers)}
+            {
+                "queue": queue, "topic": topic, **dataclasses.asdict(numbers),
+                "paused_by": self._pausers.get((queue, topic), ""),
+            }
             for (queue, topic), numbers in self._known.items()
         ]
 

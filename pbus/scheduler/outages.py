@@ -13,6 +13,7 @@ from pbus.core import notices
 from pbus.core.alarms import Because, Board, Policy, Reading
 from pbus.core.notices import Message
 from pbus.scheduler.notify import Post
+from pbus.scheduler.standing import Standing
 
 
 class Outages:
@@ -30,12 +31,14 @@ class Outages:
         self._clock = clock
         self._messages: dict[str, Message] = {}
         self._ended: list[tuple[Message, str]] = []
+        self.standing = Standing()
 
     def tick(self) -> None:
         """Look, and tell what is to be told."""
         now_s = self._clock.wall_s()
         readings = [Reading(kind="storage", subject=name, value=float(not is_up())) for name, is_up in self._up.items()]
         self._board.look(readings, now_s, lambda _: Because(cause=f"so it is on node {self._node}"))
+        self.standing.see(self._board, now_s)
         for batch in self._board.due(now_s):
             name = f"{int(now_s * 1000)}-{batch.status}-{self._node}"
             self._board.told(batch, name, now_s)

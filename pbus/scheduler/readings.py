@@ -11,7 +11,7 @@ Why it is so is asked of core/why.py, once, when an alarm fires.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from pbus.config.schema import Alarm, Queue, System, Topic, TopicAlarm
 from pbus.core.alarms import Because, Reading
@@ -47,6 +47,7 @@ class Readings:
         self, queues: Mapping[str, Queue], systems: Mapping[str, System], bounds: Alarm, looks: Looks,
         read: Callable[[], Mapping[Path, Totals]], *, is_first: bool, deployed_s: Mapping[str, float] | None = None,
         returned: Returned | None = None,
+        pausers: Callable[[Mapping[Path, int]], Mapping[Path, str]] = lambda _: {},
     ) -> None:
         """
         Args:
@@ -55,6 +56,7 @@ class Readings:
             is_first: Of several stores this one tells what concerns none of them.
             deployed_s: ``queue/topic`` -> when its code changed, Unix time.
             returned: Who looks for errors that are back; None: nobody.
+            pausers: Who paused these topics (``storage.pauses``).
         """
         self._queues = queues
         self._systems = systems
@@ -64,6 +66,8 @@ class Readings:
         self._is_first = is_first
         self._deployed_s = deployed_s or {}
         self._returned = returned
+        self._pausers = pausers
+        self._paused_by: Mapping[Path, str] | None = None
         self._topics = {(name, topic): of for name, queue in queues.items() for topic, of in queue.topic.items()}
         self._watched = {path: of.alarm for path, of in self._topics.items() if of.alarm != TopicAlarm()}
         self._needs_runs = any(bound.latency_p90_s for bound in self._watched.values())
@@ -85,7 +89,7 @@ class Readings:
         Args:
             living: Boots that are alive, as the store knows; None: only this node uses it.
         """
-        self._own, self._all = own, [own, *others]
+        self._own, self._all, self._paused_by = own, [own, *others], None
         if self._needs_runs and now_s - self._read_s >= RUNS_S:
             self._counted, self._read_s = self._read(), now_s
         found = [reading for path, bound in self._watched.items() for reading in self._of_topic(path, bound, now_s)]
@@ -173,7 +177,7 @@ class Readings:
 
     def _because_of_topic(self, path: Path, reading: Reading, wall_s: float) -> Because:
         said = [one.stopped[reading.subject] for one in self._all if reading.subject in one.stopped]
-        found = reasons(self._facts(path, said[0] if said else ("running", "")))
+        found = reasons(self._facts(path, said[0] if said else ("running", ""), wall_s))
         cause = next((each for each in found if each.why not in _SAYS_NOTHING), None)
         why = [cause.text[:_TEXT]] if cause else []
         deployed_s = self._deployed_s.get(reading.subject)
@@ -184,19 +188,31 @@ class Readings:
             affected=self._affected(path)[:_TEXT],
         )
 
-    def _facts(self, path: Path, state: tuple[str, str]) -> Facts:
+    def _facts(self, path: Path, state: tuple[str, str], wall_s: float) -> Facts:
         topic, numbers = self._topics[path], self._looks.known.get(path, TopicNumbers())
         of_queue = self._looks.queues.get(path[0])
         section = self._queues[path[0]]
         return Facts(
             queue=path[0], topic=path[1], system=section.system, handler=_handler(topic), state=state[0],
-            reason=state[1], paused=bool(numbers.paused_ms), ready=numbers.ready, running=numbers.running,
+            reason=state[1], paused=bool(numbers.paused_ms), ready=numbers.ready, running=numbers.running, **self._pause(path, wall_s),
             delayed=numbers.delayed, dead=numbers.dead, oldest_wait_s=numbers.oldest_wait_s,
             done_total=numbers.done_total, pushed_total=of_queue.pushed_total if of_queue else None,
             slots=self._own.places.get("/".join(path), 1),
             most=topic.pull.max_open if topic.pull is not None else topic.concurrency.max,
             backlog=of_queue.backlog if of_queue else None, max_backlog=section.max_backlog,
         )
+
+    def _pause(self, path: Path, wall_s: float) -> dict[str, Any]:
+        """How long ago, and by whom; asked once for all topics that fire together."""
+        numbers = self._looks.known.get(path)
+        if numbers is None or not numbers.paused_ms:
+            return {}
+        if self._paused_by is None:
+            known = self._looks.known.items()
+            self._paused_by = self._pausers({name: each.paused_ms for name, each in known if each.paused_ms})
+        return {
+            "paused_s": max(0.0, wall_s - numbers.paused_ms / 1000), "paused_by": self._paused_by.get(path, ""),
+        }
 
     def _affected(self, path: Path) -> str:
         """Whose it is, and how much of theirs waits."""

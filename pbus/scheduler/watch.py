@@ -6,6 +6,7 @@ Rule: assembles; the parts decide.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from pbus.scheduler.outages import Outages
 from pbus.scheduler.readings import Path, Readings
 from pbus.scheduler.returned import Returned
 from pbus.scheduler.roster import Roster, Store
+from pbus.scheduler.standing import Standing
+from pbus.storage.pauses import pausers
 from pbus.supervisor.histograms import Totals
 
 
@@ -49,6 +52,7 @@ class Watch:
         self._policy = _policy(args)
         self._post = Post(args["notify"], clock, self._bounds.retry_first_s)
         self._duties: dict[str, Alarms] = {}
+        self._outages: Outages | None = None
         self.conditions = Conditions(self._node.name, owner.boot, clock)
 
     @property
@@ -62,7 +66,8 @@ class Watch:
         is_first = store.name == next(iter(self._args["stores"]))
         returned = Returned(store.driver, queues) if self._bounds.error_back else None
         readings = Readings(queues, self._args["systems"], self._bounds, looks, self._read, is_first=is_first,
-                            deployed_s=self.conditions.deployed_s, returned=returned)
+                            deployed_s=self.conditions.deployed_s, returned=returned,
+                            pausers=functools.partial(pausers, store.driver))
         made = self._duties[store.name] = Alarms(
             store, str(self._owner), self._policy, readings, self.conditions, self._post, self._node.heartbeat_s,
             self._node.lost_after_s, self._clock, self._log, self._bounds.look_s,
@@ -74,7 +79,14 @@ class Watch:
         if not self._bounds.storage or not self._args["notify"]:
             return None
         up = {name: (lambda roster=roster: roster.is_up) for name, roster in rosters.items()}
-        return Outages(up, self._policy, self._node.name, self._post, self._clock)
+        self._outages = Outages(up, self._policy, self._node.name, self._post, self._clock)
+        return self._outages
+
+    @property
+    def standing(self) -> list[Standing]:
+        """What fires, of each store, and of stores."""
+        parts: list[Alarms | Outages] = [*self._duties.values(), *([self._outages] if self._outages else [])]
+        return [part.standing for part in parts]
 
     def leave(self, store: Store) -> None:
         """This node ends in good order."""

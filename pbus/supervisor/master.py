@@ -375,7 +375,7 @@ class Master:
         if self._plan.topics:
             self._numbers.ask(lambda numbers: self._tell_status(caller, numbers))
         else:  # what nobody waits for is no problem when it is not known; orphaned topics may be
-            self._numbers.ask(lambda numbers: self._tell_status(caller, Numbers(numbers.topics)))
+            self._numbers.ask(lambda numbers: self._tell_status(caller, Numbers(numbers.topics, alarms=numbers.alarms)))
 
     def _tell_status(self, caller: Caller, numbers: Numbers) -> None:
         caller.answer(status=self._status(numbers))

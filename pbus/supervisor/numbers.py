@@ -30,10 +30,12 @@ class Numbers:
         topics: (queue, topic) -> ready, running, delayed, dead, oldest_wait_s, done_total, failed_total;
             those that were never read are missing.
         problem: Why they are not of this moment; empty when they are.
+        alarms: ``rows`` and ``total`` of what fires (``scheduler.standing``).
     """
 
     topics: Topics = field(default_factory=dict)
     problem: str = ""
+    alarms: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class NumberDesk:
         self._open: dict[int, _Question] = {}
         self._id = 0
         self._known: Topics = {}
+        self._alarms: Mapping[str, Any] = {}
         self._known_at: float | None = None
 
     def ask(self, then: Then) -> None:
@@ -65,15 +68,16 @@ class NumberDesk:
         then(self._stale("the scheduler is not running"))
 
     def heard(self, frame: dict[str, Any]) -> None:
-        """A child answers: ``{id, topics: [{queue, topic, ..}], problem}``."""
+        """A child answers: ``{id, topics: [{queue, topic, ..}], problem, alarms}``."""
         problem = frame.get("problem", "")
         topics = {(row["queue"], row["topic"]): row for row in frame.get("topics", ())}
         self._known = {**self._known, **topics} if problem else topics  # another store may not have been read
+        self._alarms = frame.get("alarms", {})
         if not problem:
             self._known_at = self._clock.monotonic_s()
         question = self._open.pop(frame["id"], None)
         if question is not None:
-            question.then(Numbers(self._known, problem))
+            question.then(Numbers(self._known, problem, self._alarms))
 
     def settle(self) -> None:
         """Answer those whose child is gone or silent; a duty of every turn."""
@@ -93,6 +97,6 @@ class NumberDesk:
 
     def _stale(self, why: str) -> Numbers:
         if self._known_at is None:
-            return Numbers({}, f"numbers of topics are not known yet: {why}")
+            return Numbers({}, f"numbers of topics are not known yet: {why}", self._alarms)
         age_s = self._clock.monotonic_s() - self._known_at
-        return Numbers(self._known, f"numbers of topics are {age_s:.0f} s old: {why}")
+        return Numbers(self._known, f"numbers of topics are {age_s:.0f} s old: {why}", self._alarms)

@@ -110,6 +110,8 @@ def build(facts: Facts) -> dict[str, Any]:
         "programs": [_program(facts, key, *counts) for key, counts in facts.programs.items()],
         "backends": merged(child.backends for child in facts.children),
         "door": {"connections": _connections(facts.children), **facts.door},
+        "alarms": list(facts.numbers.alarms.get("rows", ())),
+        "alarms_total": int(facts.numbers.alarms.get("total", 0)),
     }
 
 
@@ -212,7 +214,8 @@ def _reason(facts: Facts, state: str, path: str, known: Mapping[str, Any], said:
     if state == "paused" and known.get("paused_ms"):
         minutes = int(max(0.0, facts.wall_s - known["paused_ms"] / 1000) // 60)
         when = f"{minutes} min ago" if minutes else "just now"
-        said = f"by 'pbus topic pause' {when}, 'pbus topic resume {path}' ends it"
+        who = known.get("paused_by") or "'pbus topic pause'"
+        said = f"by {who} {when}, 'pbus topic resume {path}' ends it"
     if state == "rollout-failed":
         said = str(facts.rollouts[CONSUMER, path]["reason"])
     if state == "fatal":

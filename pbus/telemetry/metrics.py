@@ -84,6 +84,11 @@ OF_STORES: Final = (
         "pbus_topic_oldest_wait_seconds", GAUGE, "seconds", _TOPIC, "age of the oldest ready delivery; 0 without one",
         STORE,
     ),
+    Metric(
+        "pbus_alarm_firing", GAUGE, "alarms", (*_TOPIC, "reason"),
+        "alarms that fire, acknowledged and silenced ones too; `reason` is the rule (docs/alarms.md), `queue` and "
+        "`topic` are empty where it is about no topic; no series while nothing fires", STORE,
+    ),
 )
 
 OF_TOPICS: Final = (
@@ -186,7 +191,8 @@ Ready to use: `contrib/grafana/pbus.json` (import it, choose the data source) an
   one as soon as this node has run a job of it. Where a delivery child ends 256 attempts of a topic within a second, the
   times of each fourth stand for four; counts and the sum of run times are of all.
 - **Labels** are names of the configuration and short lists of ours, never a job, a client or an error: a topic costs at
-  most 64 series, a queue 4, a backend 8. Topics that the configuration does not have are left out.
+  most 64 series and one for each rule that fires, a queue 4, a backend 8. Topics that the configuration does not have
+  are left out.
 """
 
 _SECTIONS: Final = (

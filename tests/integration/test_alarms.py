@@ -144,6 +144,7 @@ def test_life_of_an_alarm_among_people(
     shown = people.say("ls")[1]
     assert "gift/credit: 4 jobs wait, the limit is 3 jobs" in shown
     assert "next: start one: RPOP gift/credit" in shown
+    until(lambda: [row["state"] for row in bus.status()["alarms"]] == ["acked"], 3, "pbus status has it")
 
     status, shown, _ = people.say("test", "prog")
     assert (status, shown[:12]) == (Exit.DONE, "prog took it")
@@ -198,6 +199,8 @@ def test_node_that_decided_is_lost_and_the_other_tells_it_and_nothing_again_and_
         until(lambda: receiver.of("firing"), 8, "the first one decides")
         second = bus_factory(shared | {"node": {"name": "n2"}}, name="n2")
         until(lambda: _has(second, "condition", "n2"), 5, "the second one is known")
+        (row,) = until(lambda: second.status()["alarms"], 3, "it knows what the first one decided")
+        assert (row["id"], row["state"]) == ("backlog:gift/credit", "firing")
         first.kill_everything()
         until(lambda: len(receiver.of("firing")) == 2, 15, lambda: f"the other one decides {second.tail()}")
         pop_all(second)

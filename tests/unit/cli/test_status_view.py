@@ -11,7 +11,7 @@ import pytest
 
 from pbus.cli.grid import duration, number, size
 from pbus.cli.output import Output
-from pbus.cli.status_view import document, lines
+from pbus.cli.status_view import alarm_lines, document, lines
 
 
 def process(role: str, pid: int, index: int = 0, path: str = "", **fields: Any) -> dict[str, Any]:
@@ -127,11 +127,31 @@ def test_a_problem_that_several_processes_tell_is_shown_once_at_its_longest() ->
     assert [line for line in text.split("\n") if "!" in line] == ["  ! main is away: refused"]
 
 
+def fired(name: str, since_s: float, **fields: Any) -> dict[str, Any]:
+    row = {"id": f"backlog:{name}", "state": "firing", "by": "", "kind": "backlog", "subject": name, "system": "live",
+           "text": f"{name}: 7 jobs wait, the limit is 3 jobs", "since_s": since_s}
+    return {**row, **fields}
+
+
+def test_what_fires_stands_below_the_problems_with_who_has_it_in_hand() -> None:
+    rows = [fired("gift/credit", 900.0), fired("gift/x\x1b[2J", 0.0, state="acked", by="ann")]
+
+    assert [text for text, _ in alarm_lines(answer(alarms=rows, alarms_total=3), 1000.0)] == [
+        "  alarm, 1 min: gift/credit: 7 jobs wait, the limit is 3 jobs",
+        "  alarm, 16 min: gift/x\\x1b[2J: 7 jobs wait, the limit is 3 jobs (acked by ann)",
+        "  .. and 1 more alarm: 'pbus alarm ls'",
+    ]
+    told = shown(answer(problems=["p"], alarms=rows)).split("\n")
+    assert (told[1], told[2].partition(", ")[0]) == ("  ! p", "  alarm")
+
+
 def test_json_is_exactly_what_is_promised() -> None:
     out = io.StringIO()
     document(answer(), Output("json", stdout=out))
     told = json.loads(out.getvalue())
-    assert list(told) == ["v", "state", "node", "generation", "problems", "processes", "topics", "door"]
+    assert list(told) == [
+        "v", "state", "node", "generation", "problems", "processes", "topics", "door", "alarms", "alarms_total",
+    ]
     assert list(told["processes"][0]) == ["role", "pid", "state", "rss_bytes", "uptime_s", "restarts", "running"]
     assert "reason" not in told["topics"][0]
     assert told["topics"][0]["capacity"] == {"now_per_s": None, "max_per_s": None, "limited_by": None}

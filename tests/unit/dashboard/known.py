@@ -40,6 +40,7 @@ def scheduler(paused_ms: int = 0, is_up: bool = True) -> dict[str, Any]:
     return {
         "topics": [[*PATH, dataclasses.asdict(numbers)], ["gift", "gone", dataclasses.asdict(numbers)]],
         "queues": {"gift": dataclasses.asdict(QueueNumbers(backlog=11, backlog_bytes=2_000, kept=1, pushed_total=120))},
+        "alarms": [["backlog", *PATH, 1], ["node", "", "", 2], ["backlog", "gift", "gone", 1]],
         "storages": {"main": {"is_up": is_up, "failures": 3, "latency_s": 0.002, "age_s": 1.5}},
     }
 

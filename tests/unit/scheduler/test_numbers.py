@@ -12,6 +12,7 @@ from pbus.errors import Unavailable
 from pbus.scheduler.numbers import Source, answer
 from pbus.scheduler.roster import Store
 from pbus.storage.driver import TopicNumbers
+from pbus.storage.pauses import KIND, note
 from tests.unit.scheduler.store import QUEUES, SchedulerStore, prepared
 
 
@@ -53,6 +54,18 @@ def test_store_that_is_away_leaves_the_last_known_and_a_problem(
     said = answer([source], SystemClock(), 5)
     assert said["topics"][0]["ready"] == 1
     assert said["problem"] == "numbers of topics are 42 s old: storage main: connection refused"
+
+
+def test_who_paused_is_told_and_asked_only_where_something_is_paused(
+    driver: SchedulerStore, source: Source
+) -> None:
+    driver.known = {("gift", "credit"): TopicNumbers(paused_ms=90_000), ("gift", "mail"): TopicNumbers(paused_ms=5)}
+    driver.write_document(KIND, "gift/credit", note("ann on n1", 90_000), 0)
+    driver.write_document(KIND, "gift/mail", "{", 0)
+    said = answer([source], SystemClock(), 5)
+    assert [row["paused_by"] for row in said["topics"]] == ["ann on n1", ""]
+    driver.known = {("gift", "credit"): TopicNumbers(paused_ms=190_000)}        # another pause, that nobody noted
+    assert answer([source], SystemClock(), 5)["topics"][0]["paused_by"] == ""
 
 
 def test_mistake_in_a_driver_does_not_end_the_answers(driver: SchedulerStore, source: Source) -> None:

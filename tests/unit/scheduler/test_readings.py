@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from pbus.config.schema import Alarm, Concurrency, PullHandler, PythonHandler, Q
 from pbus.core.alarms import Reading
 from pbus.scheduler.conditions import Condition
 from pbus.scheduler.looks import ALL_S, Looks
-from pbus.scheduler.readings import NEAR_S, WATCHED, Readings
+from pbus.scheduler.readings import NEAR_S, WATCHED, Path, Readings
 from pbus.scheduler.sampler import Sampler
 from pbus.storage.driver import TopicNumbers
 from tests.unit.scheduler.store import Bench, SchedulerStore, prepared
@@ -23,8 +23,13 @@ EVERY = TopicAlarm(
     oldest_wait_s=60.0, backlog=10, gone_in_s=600.0, failed_percent=10.0, latency_p90_s=1.0, dead_growth=5,
 )
 
+Pausers = Callable[[Mapping[Path, int]], Mapping[Path, str]]
 
-def readings(alarm: TopicAlarm = EVERY, *, is_first: bool = True, **more: Any) -> tuple[Readings, Looks]:
+
+def readings(
+    alarm: TopicAlarm = EVERY, *, is_first: bool = True, pausers: Pausers = lambda _: {},
+    **more: Any,
+) -> tuple[Readings, Looks]:
     bench = Bench()
     looks = Looks(prepared(SchedulerStore()), Sampler({}), bench.clock, lambda: 1)
     python = PythonHandler(call="a:b", path="/")
@@ -35,7 +40,10 @@ def readings(alarm: TopicAlarm = EVERY, *, is_first: bool = True, **more: Any) -
     systems = {"live": System(title="Live", owner="live-team")}
     bounds = Alarm(fill_percent=85.0, **more)
     deployed = {"gift/credit": WALL_S - 60}
-    return Readings(queues, systems, bounds, looks, dict, is_first=is_first, deployed_s=deployed), looks
+    made = Readings(
+        queues, systems, bounds, looks, dict, is_first=is_first, deployed_s=deployed, pausers=pausers,
+    )
+    return made, looks
 
 
 def taken(made: Readings, own: Condition = OWN, *others: Condition, living: list[str] | None = None,
@@ -91,6 +99,22 @@ def test_firing_says_why_since_when_the_code_is_new_and_whose_jobs_wait() -> Non
     assert "pbus topic scale gift/credit N" in why.todo
     later = made.because(Reading(kind="backlog", subject="gift/credit", value=7), WALL_S + NEAR_S)
     assert "new code" not in later.cause
+
+
+def test_firing_says_who_paused_and_when() -> None:
+    asked = []
+
+    def pausers(paused_ms: Mapping[Path, int]) -> Mapping[Path, str]:
+        asked.append(paused_ms)
+        return {PATH: "ann on n1"}
+
+    made, looks = readings(pausers=pausers)
+    looks.known = {PATH: TopicNumbers(ready=7, paused_ms=int((WALL_S - 90) * 1000))}
+    taken(made)
+    whys = [made.because(Reading(kind=kind, subject="gift/credit", value=7), WALL_S) for kind in ("backlog", "gone_in")]
+
+    assert all("was paused by ann on n1 90 s ago" in why.cause for why in whys), whys[0].cause
+    assert len(asked) == 1
 
 
 def test_backend_that_is_left_alone_says_where_and_why() -> None:

@@ -80,6 +80,17 @@ def test_a_store_that_was_not_read_takes_nothing_away_from_what_is_known_of_othe
     assert got[1].topics == {("gift", "credit"): ROW, ("gift", "mail"): mail}
 
 
+def test_what_fires_is_known_as_it_was_last(wire: Wire, child: Handle) -> None:
+    desk, got = NumberDesk(lambda: [child], FakeClock()), []
+    desk.ask(got.append)
+    desk.heard({"id": wire.told()[0]["id"], "topics": [], "problem": "", "alarms": {"rows": [{"id": "x"}], "total": 1}})
+    desk._answerers = list
+    desk.ask(got.append)
+
+    answers = [build(facts(numbers=numbers)) for numbers in got]
+    assert [(answer["alarms"], answer["alarms_total"]) for answer in answers] == [([{"id": "x"}], 1)] * 2
+
+
 def facts(**changes: Any) -> Facts:
     known: dict[str, Any] = {
         "state": "running", "node": "n", "generation": 1, "now_s": 10.0, "problems": [], "master": {"role": "master"},
@@ -91,7 +102,8 @@ def facts(**changes: Any) -> Facts:
 def test_status_has_exactly_the_shape_that_is_promised(child: Handle) -> None:
     answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): ROW})))
     assert set(answer) == {
-        "state", "node", "generation", "problems", "processes", "topics", "programs", "backends", "door",
+        "state", "node", "generation", "problems", "processes", "topics", "programs", "backends", "door", "alarms",
+        "alarms_total",
     }
     assert set(answer["topics"][0]) - {"reason"} == {
         "queue", "topic", "state", "ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total",
@@ -162,6 +174,9 @@ def test_paused_topic_says_since_when_and_is_no_problem(child: Handle) -> None:
     [topic] = answer["topics"]
     assert topic["state"] == "paused"
     assert topic["reason"] == "by 'pbus topic pause' 10 min ago, 'pbus topic resume gift/credit' ends it"
+    known = {("gift", "credit"): {**row, "paused_by": "ann on n"}}
+    [topic] = build(facts(numbers=Numbers(known), wall_s=1_600.0))["topics"]
+    assert topic["reason"] == "by ann on n 10 min ago, 'pbus topic resume gift/credit' ends it"
 
 
 def test_topic_that_is_down_stays_down_when_it_is_paused(wire: Wire) -> None:
