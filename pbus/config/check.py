@@ -24,6 +24,7 @@ from pbus.config.schema import (
     Backend, Brake, CommandHandler, Concurrency, FastcgiHandler, HttpHandler, Ingest, PythonHandler, Queue, Retry,
     Settings, Topic,
 )
+from pbus.config.shadows import check_shadows
 from pbus.config.tree import KeyPath, Tree, dotted
 from pbus.core.index import PATH
 
@@ -50,6 +51,7 @@ def check(settings: Settings, tree: Tree) -> None:
         _queue(settings, tree, ("queue", name), queue)
         for topic_name, topic in queue.topic.items():
             _topic(settings, tree, ("queue", name, "topic", topic_name), topic)
+        check_shadows(tree, name, queue)
 
 
 def _ordered(tree: Tree, path: KeyPath, small: str, large: str, pair: tuple[float, float], note: str) -> None:

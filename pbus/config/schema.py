@@ -413,6 +413,13 @@ class TopicAlarm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """``shadow = { .. }``: how a shadow topic is compared with the one that it shadows."""
+
+    ignore: list[str] = setting("values of JSON answers that are not compared, as $.time or $.rows[*].at", "strings", [])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
     """``[queue.Q.topic.T]``: one subscription of a queue, with exactly one handler."""
 
@@ -433,8 +440,9 @@ class Topic:
     crash_limit: int = setting("a job that killed its consumer so often is dead", "int", 3, least=1, effect="live")
     busy_limit_s: float = setting("a job that is answered busy for longer than this fails; 0s: never", "duration", 3_600.0, key="busy_limit", least=0)
     start: str = setting("where a new topic starts", "str", "now", key="from", one_of=("now", "history"))
-    shadow_of: str = setting("compare with this topic instead of counting", "str", "", later=True)
-    sample: float = setting("share of the jobs", "percent", 1.0, later=True)
+    shadow_of: str = setting("runs jobs of this topic of the queue once more, and only compares: nothing waits for it, nothing is tried again", "str", "")
+    sample: float = setting("share of the jobs that a shadow sees, 0.01% to 100%, drawn by their ids", "percent", 1.0)
+    shadow: Shadow = setting("how a shadow is compared", "table", of=Shadow)
     password: str = setting("for pull consumers of this topic", "str", "", secret=True)
     password_file: str = setting("file that holds the password; two lines: both are valid while one replaces the other", "path", "")
     tags: list[str] = setting("nodes with consume = 'tagged' look for these", "strings", [], later=True)
@@ -461,6 +469,7 @@ class Topic:
             retry=self.retry.policy, crash_limit=self.crash_limit, hold=self.on_unknown == "hold",
             busy_limit_s=self.busy_limit_s, timeout_s=self.timeout_s,
             killable=self.python is not None or self.command is not None,  # what was pulled runs who knows where
+            shadow=bool(self.shadow_of),
         )
 
 

@@ -16,7 +16,8 @@ What one attempt ended with, and what that means for its delivery.
     unsure                   no               back, marked as redelivered
 
 With ``hold`` an attempt that may have run and has no known end (timeout, crashed, unsure) is dead as ``unknown``.
-While the topic is braked a failure uses up no attempt (``spared_s``).
+While the topic is braked a failure uses up no attempt (``spared_s``). In a shadow every one that is not put back ends
+in an ack.
 
 Pure: time, chance and limits are passed in.
 """
@@ -96,6 +97,7 @@ class Rules:
         busy_limit_s: A delivery that is answered busy for longer than this fails each time; 0: never.
         timeout_s: Bound of one attempt; 0: none.
         killable: What runs too long is killed (a process); else it may still run (php-fpm, HTTP).
+        shadow: It only compares: whatever came of an attempt ends the delivery.
     """
 
     retry: RetryPolicy = RetryPolicy()
@@ -104,6 +106,7 @@ class Rules:
     busy_limit_s: float = 0.0
     timeout_s: float = 0.0
     killable: bool = True
+    shadow: bool = False
 
 
 UNKNOWN: Final = "unknown"
@@ -164,7 +167,7 @@ def judge(
         spared_s: The topic is braked: a failure uses up no attempt and waits at least so long. None: it is not.
     """
     verdict = outcome.verdict
-    if verdict is Verdict.DONE:  # nearly every one: made without a detour
+    if verdict is Verdict.DONE or (rules.shadow and verdict not in _BACK):  # nearly every one: made without a detour
         return Settlement(
             owner=delivery.owner, queue=delivery.queue, topic=delivery.topic, id=delivery.id, move=Move.ACK,
             redelivered=delivery.redelivered,

@@ -121,7 +121,10 @@ class DeliveryChild:
             for queue, of_queue in self._queues.items() if of_queue.storage == name
             for topic, settings in of_queue.topic.items()
         }
-        brakes = {(queue, topic): self._queues[queue].topic[topic].brake.policy for queue, topic in rules}
+        brakes = {
+            (queue, topic): self._queues[queue].topic[topic].brake.policy for (queue, topic), rule in rules.items()
+            if not rule.shadow  # one that always fails is what it is there to find out
+        }
         return StoreSide(
             name, driver, queue_specs(self._queues, name), rules,
             brakes=brakes, child=self._child, report=self._report, fenced=self._fenced, work=self._work,

@@ -269,3 +269,12 @@ def test_of_http_status(verdict, status):
 )
 def test_of_pepper_code(code, verdict):
     assert of_pepper_code(code) is verdict
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_judge_of_a_shadow_ends_or_puts_back_and_never_retries(verdict):
+    rules = dataclasses.replace(RULES, shadow=True)
+    move = judge(DELIVERY, Outcome(verdict=verdict, error="why"), rules, FIRST_MS, 0.0, spared_s=1.0).move
+    back = {Verdict.DOWN, Verdict.NOT_REGISTERED, Verdict.MISCONFIGURED, Verdict.RELEASED, Verdict.UNSURE}
+
+    assert move is (Move.RELEASE if verdict in back else Move.ACK)

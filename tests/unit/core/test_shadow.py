@@ -163,7 +163,8 @@ def test_tally_survives_the_store_and_adds_up() -> None:
 def test_tally_of_the_worst_is_a_small_document() -> None:
     tally = Tally(ratios=dict.fromkeys(range(len(RATIOS) + 1), 10**9))
     for number in range(2 * EXAMPLES):
-        tally.add(f"{number}-0", answer({"\u0000" * 300: "\u0000" * 300}), answer({"b" * 3000: "c" * 90}, code="x" * 90))
+        real, shadow = answer({"\u0000" * 300: "\u0000" * 300}), answer({"b" * 3000: "c" * 90}, code="x" * 90)
+        tally.add(f"{number}-0", real, shadow)
 
     assert len(tally.to_text()) < 64 * 1024
 
