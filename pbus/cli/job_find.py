@@ -41,6 +41,8 @@ MOST_READ: Final = 100_000
 """Jobs of a log, where nothing is indexed."""
 MOST_REFUSALS: Final = 1_000
 PAGE: Final = 1_000
+_NOTE_BYTES: Final = 64
+"""A block that may be a note, without jobs, is no longer."""
 _COLUMNS: Final = ("queue", "id", "pushed", "topics", "repair")
 
 
@@ -138,24 +140,31 @@ def _moment(text: str, option: str, now_s: float) -> float:
 
 
 def _by_index(search: Search, kept: Traces, driver: Driver) -> None:
-    from pbus.codec.trace_block import marked
+    from pbus.codec.trace_block import marked, needle
     from pbus.core.trace import Shelf
     from pbus.storage.traces import MARKS_SPAN_S
 
     marks = {index.mark(path.encode()): index.mark(value.encode()) for path, value in search.wanted.items()}
     asked = range(search.since_s, search.until_s + 1)
     candidates: list[str] = []
-    known: list[int] = []
+    sure_s: int | None = None
+    needles = [needle(value) for value in marks.values()]
     for first in range(search.since_s - search.since_s % MARKS_SPAN_S, search.until_s + 1, STEP_S):
         for block in kept.blocks(search.queue, Shelf.INDEX, first, min(first + STEP_S - 1, search.until_s)):
+            data = block.data
             with contextlib.suppress(ValueError):
-                candidates += _candidates(block.data, marks)
-                paths, jobs = marked(block.data)
+                # There are thousands, and nearly all of them have nothing to say: that must be seen at a glance.
+                if all([each in data for each in needles]):
+                    candidates += _candidates(data, marks)
+                if len(data) > _NOTE_BYTES and sure_s is not None and block.second >= sure_s:
+                    continue
+                paths, jobs = marked(data)
                 if not paths and block.second in asked:
                     search.gaps.add(block.second)
                 elif marks.keys() <= set(paths):
-                    known.append(block.second + (MARKS_SPAN_S if jobs else 0))
-    search.sure_from_s = max(search.since_s, min(known)) if known else None
+                    known_s = block.second + (MARKS_SPAN_S if jobs else 0)
+                    sure_s = known_s if sure_s is None else min(sure_s, known_s)
+    search.sure_from_s = None if sure_s is None else max(search.since_s, sure_s)
     if search.sure_from_s != search.since_s:
         _look_back(search, kept, set(marks))
     candidates += _unmarked(search, driver)

@@ -168,14 +168,19 @@ def find_marks(block: bytes, path: int, wanted: int) -> list[str]:
     return [ids[place] for place in places]
 
 
+def needle(wanted: int) -> bytes:
+    """What every block has in it that ``find_marks`` finds something in."""
+    return struct.pack("<I", wanted)
+
+
 def _places(block: bytes, begin: int, end: int, wanted: int) -> Iterator[int]:
-    needle = struct.pack("<I", wanted)
-    at = block.find(needle, begin, end)
+    looked_for = needle(wanted)
+    at = block.find(looked_for, begin, end)
     while at >= 0:
         place, rest = divmod(at - begin, _MARK_BYTES)
         if not rest:
             yield place
-        at = block.find(needle, at + 1, end)
+        at = block.find(looked_for, at + 1, end)
 
 
 def _run(line: str, most: int) -> Run:
