@@ -74,8 +74,9 @@ class Stage:
         self, topics: Mapping[str, Any], store: RedisServer | None = None, environment: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Bus:
-        """A bus with one queue and these topics; in SQLite, or in *store*. Nothing bounds the queue."""
-        tree: dict[str, Any] = {"queue": {QUEUE: {**UNBOUNDED, "topic": dict(topics)}}, **more}
+        """A bus with one queue (*of_queue*: more of its keys) and these topics; in SQLite, or in *store*. Unbounded."""
+        of_queue = more.pop("of_queue", {})
+        tree: dict[str, Any] = {"queue": {QUEUE: {**UNBOUNDED, **of_queue, "topic": dict(topics)}}, **more}
         if store is not None:
             tree["storage"] = {"main": {"url": store.url}}
         bus = self._bus_factory(tree, name=self._name, environment=environment)

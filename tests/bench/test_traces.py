@@ -23,6 +23,9 @@ GOAL = 0.85
 FLOOR = 0.6
 JOBS = 50_000
 _FIRST = 20_000
+GOAL_INDEX = 0.9
+INDEXED = {"of_queue": {"index": ["$.uid", "$.order.id"]}}
+BODY = '{"uid": 1__rand_int__, "order": {"id": 7__rand_int__}, "text": "' + 110 * "x" + '"}'
 NOTHING = {"trace": {"max_bytes": "0B"}}
 STORES = ("sqlite", "redis")
 
@@ -77,4 +80,25 @@ def test_jobs_that_are_traced(
     figures.add(median_figure(
         f"traced jobs, {store}, empty python handler", "jobs/s", pairs, goal=GOAL, floor=FLOOR,
         beside={**cpu.text(jobs), **{f"untraced {name}": text for name, text in plain.text(jobs).items()}},
+    ))
+
+
+@pytest.mark.parametrize("pipeline", [1, 32])
+@pytest.mark.parametrize("store", STORES)
+def test_pushes_of_a_queue_with_two_indexed_values(
+    stage: Stage, beside: Stage, figures: Figures, patience: Patience, store: str, pipeline: int
+) -> None:
+    pull = {"parked": {"pull": {}}}
+    ours, theirs = _bus(stage, store, pull, **INDEXED), _bus(beside, store, pull)
+
+    def pushed(bus: Bus, count: int) -> float:
+        return benchmark(bus.port, QUEUE, count, pipeline=pipeline, body=BODY)
+
+    count = int(pushed(theirs, _FIRST) * SLICE_S)
+    cpu, plain = CpuPerJob(ours, "ingest"), CpuPerJob(theirs, "ingest")
+    pairs = patience.pairs(lambda: pushed(theirs, count), lambda: pushed(ours, count))
+    jobs = patience.made * count
+    figures.add(median_figure(
+        f"indexed pushes, {store}, pipelines of {pipeline}", "/s", pairs, goal=GOAL_INDEX, floor=FLOOR,
+        beside={**cpu.text(jobs), **{f"not indexed {name}": text for name, text in plain.text(jobs).items()}},
     ))

@@ -123,13 +123,15 @@ class PhpRedis(Program):
         super().__init__([requires_php_redis(), str(script), *arguments])
 
 
-def benchmark(port: int, queue: str, count: int, *, connections: int = 50, pipeline: int = 1, size: int = 200) -> float:
+def benchmark(
+    port: int, queue: str, count: int, *, connections: int = 50, pipeline: int = 1, size: int = 200, body: str = ""
+) -> float:
     """
     Push *count* jobs with redis-benchmark; pushes a second as it measured them.
 
-    Its bodies begin with a random number, which may repeat: judge with ``Ledger.verdict_by_count``.
+    Unless *body* is given they begin with a random number, which may repeat: judge with ``Ledger.verdict_by_count``.
     """
-    body = "bench-__rand_int__ ".ljust(size, "x")
+    body = body or "bench-__rand_int__ ".ljust(size, "x")
     answer = subprocess.run(
         [
             requires("redis-benchmark"), "-h", "127.0.0.1", "-p", str(port), "-n", str(count), "-c", str(connections),
