@@ -202,12 +202,24 @@ def purge(context: Context, path: str, yes: bool, dry_run: bool) -> int:
         for (name, topic), most in waiting.items():
             done = most if dry_run else _purge(driver, name, topic, most)
             rows.append({"queue": name, "topic": topic, "cancelled": 0 if dry_run else done, "would_cancel": done})
+            if done and not dry_run:
+                _note(stock, name, topic, done)
     if context.output.form != "table":
         context.output.rows("topics", ("queue", "topic", "cancelled"), rows)
     for row in rows:
         what = f"would cancel {row['would_cancel']}" if dry_run else f"cancelled {row['cancelled']}"
         context.output.say(f"{row['queue']}/{row['topic']}: {what}")
     return Exit.DONE
+
+
+def _note(stock: Stock, queue: str, topic: str, count: int) -> None:
+    """The stories of those jobs tell of it."""
+    from pbus.cli.traces import tell, who
+    from pbus.clock import SystemClock
+    from pbus.core.trace import NOTES, PURGE, decision
+
+    note = decision(NOTES, topic, PURGE, SystemClock().wall_s(), who())._replace(more={"jobs": count})
+    tell(stock.settings, stock.storage_of[queue], queue, [note])
 
 
 def purged(stock: Stock, path: str) -> list[tuple[str, str]]:

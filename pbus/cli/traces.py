@@ -67,7 +67,22 @@ def told_of(settings: Settings, storage: str, queue: str, job_id: str) -> list[T
             for block in kept.blocks(queue, shelf, second, second):
                 with contextlib.suppress(ValueError):  # of another version, or damaged
                     told += trace_block.unpack(block.data, job_id)
-    return told
+        return told + _notes(kept, queue, job_id, told) if told else []
+
+
+def _notes(kept: Traces, queue: str, job_id: str, told: Sequence[Told]) -> list[Told]:
+    """Purges that met a job of which this much is told."""
+    from pbus.codec import trace_block
+    from pbus.core.trace import NOTES, Attempt, Shelf, concerns
+
+    attempts = [each.record for each in told if isinstance(each.record, Attempt)]
+    notes: list[Told] = []
+    for block in kept.blocks(queue, Shelf.KEPT, 0, 0):
+        with contextlib.suppress(ValueError):
+            notes += trace_block.unpack(block.data, NOTES)
+    return [
+        note for note in notes if isinstance(note.record, Attempt) and concerns(note.record, job_id, attempts)
+    ]
 
 
 def replays_of(settings: Settings, storage: str, queue: str, job_id: str) -> dict[str, str]:

@@ -13,14 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from pbus.core.trace import REPLAY, REPLAYED, Attempt, Received, Record
+from pbus.core.trace import PARDON, PURGE, REPLAY, REPLAYED, Attempt, Received, Record
 
 _TEXTS: Final = ("status", "reason", "error", "headers", "output", "stderr", "fingerprint")
 _AGAIN: Final = {
     "retry": "again", "bury": "a dead letter now", "release": "back as it was", "ack": "",
 }
 _DECIDED: Final = {
-    "cancel": "cancelled", "revive": "made ready again", "accept": "settled as done", "forget": "dead letter deleted",
+    "cancel": "cancelled", PURGE: "cancelled with everything that waited", PARDON: "one attempt given back",
+    "revive": "made ready again", "accept": "settled as done", "forget": "dead letter deleted",
 }
 _ALL: Final = "all topics"
 
@@ -243,7 +244,7 @@ def _where(place: Whereabouts, last: Attempt | None, story: Story) -> str:
         return run_again(last)
     if last is not None and last.move in ("ack", "accept"):
         return "done"
-    if last is not None and last.move == "cancel":
+    if last is not None and last.move in ("cancel", PURGE):
         return "cancelled"
     if story.expires_ms and story.expires_ms <= story.now_ms:
         return "over: done, or expired by its ttl; nothing is kept that says which"

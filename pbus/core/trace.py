@@ -30,6 +30,11 @@ EXCERPT_BYTES: Final = 4096
 REPLAYED: Final = "replayed"
 REPLAY: Final = "replay"
 """Verdicts of number 0: a replay runs this job again as another one; this job was made by a replay."""
+PARDON: Final = "pardon"
+PURGE: Final = "purge"
+"""Two more: the brake gave an attempt back; everything of the topic that waited was cancelled."""
+NOTES: Final = "0-0"
+"""In the place of an id: it is about every job that waited then. Such records are of second 0."""
 _HEADER_CHARS: Final = 200
 _SLOW_TIMES: Final = 10
 SLOW_S: Final = 1.0
@@ -219,6 +224,16 @@ def replayed(old: str, copy: str, topic: str, at_s: float, by: str) -> tuple[Att
     return (
         decision(old, topic, REPLAYED, at_s, by)._replace(more={"as": copy}),
         decision(copy, topic, REPLAY, at_s, by)._replace(more={"of": old}),
+    )
+
+
+def concerns(note: Attempt, id: str, attempts: Sequence[Attempt]) -> bool:
+    """Whether a PURGE met job *id*, of which these are the attempts and decisions: it waited at that topic then."""
+    topic = [one for one in attempts if one.topic in (note.topic, "")]
+    if int(id.partition("-")[0]) > note.ended_ms or any(one.ended_ms > note.ended_ms for one in topic):
+        return False
+    return not topic or max(topic, key=lambda one: one.ended_ms).move in (
+        Move.RETRY.value, Move.RELEASE.value, Move.REVIVE.value, PARDON
     )
 
 

@@ -9,7 +9,7 @@ more than was taken, never more than were made.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,10 +44,12 @@ class Pardons:
     Args:
         store: Where they are written.
         log: Where trouble is said.
+        given: Told which deliveries of (queue, topic) got an attempt back.
     """
 
-    def __init__(self, store: Driver, log: Any) -> None:
+    def __init__(self, store: Driver, log: Any, given: Callable[[str, str, Sequence[str]], None] | None = None) -> None:
         self._store = store
+        self._given = given
         self._log = log
         self._queue: collections.deque[_Pardon] = collections.deque()
         self._filled = gevent.event.Event()
@@ -98,6 +100,9 @@ class Pardons:
             gevent.sleep(AGAIN_S)
         given = self._store.forgive(pardon.queue, pardon.topic, pardon.ids)
         self._queue.popleft()
+        if self._given is not None:
+            done_ids = [job_id for job_id, done in zip(pardon.ids, given, strict=True) if done]
+            self._given(pardon.queue, pardon.topic, done_ids)
         pardon.ids = [job_id for job_id, done in zip(pardon.ids, given, strict=True) if not done]
         pardon.tries += 1
         if pardon.ids and pardon.tries < TRIES:

@@ -12,7 +12,7 @@ Measured, a block against a field an attempt: 0.2 us of Redis instead of 0.9, 12
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pbus.clock import Clock, SystemClock
@@ -22,11 +22,14 @@ from pbus.storage.open import StoreTarget
 from pbus.storage.redis_address import parse
 from pbus.storage.redis_calls import Calls
 from pbus.storage.redis_link import Words
+from pbus.storage.redis_store import info
 from pbus.storage.traces import BLOCK_COST, REFUSAL_BYTES, REFUSALS, Block, Put, TraceLimits, check_span
 
 _PARTS: Final = 16
 """The count of a shelf forgets so many parts of ``keep`` one by one."""
 _MINUTE_S: Final = 60
+_LOOK_S: Final = 1.0
+"""Between two looks at how full it is."""
 
 
 class RedisTraces:
@@ -42,6 +45,9 @@ class RedisTraces:
         self._writer = secrets.token_hex(4)
         self._number = 0
         self._known: dict[Shelf, int] | None = None
+        self._high_water = target.high_water
+        self._is_full = False
+        self._looked_s = float("-inf")
 
     def open(self) -> None:
         """See ``Traces.open``."""
@@ -52,14 +58,14 @@ class RedisTraces:
         self._calls.close()
 
     def put(self, blocks: Sequence[Block], refusals: Sequence[tuple[str, bytes]] = ()) -> Put:
-        """See ``Traces.put``; one round trip."""
+        """See ``Traces.put``; one round trip. Nothing is stored in a Redis whose last room is for jobs."""
         used = self._known if self._known is not None else self.used()
         fields: dict[tuple[str, Shelf], list[Any]] = {}
         sizes: dict[Shelf, int] = {}
         stored = 0
         for block in blocks:
             size = len(block.data) + BLOCK_COST
-            if used[block.shelf] + sizes.get(block.shelf, 0) + size > self._caps[block.shelf]:
+            if self._is_full or used[block.shelf] + sizes.get(block.shelf, 0) + size > self._caps[block.shelf]:
                 continue
             sizes[block.shelf] = sizes.get(block.shelf, 0) + size
             minute, second = divmod(block.second, _MINUTE_S)
@@ -70,11 +76,17 @@ class RedisTraces:
         commands: list[Words] = []
         for (key, shelf), words in fields.items():
             commands += ("HSET", key, *words), self._expire(key, self._limits.keep_of(shelf))
-        commands += self._count(sizes) + self._refuse(refusals)
+        commands += self._count(sizes) + (self._refuse(refusals) if not self._is_full else [])
         self._known = None  # what is not answered may be there
         # Together, or a connection that ends between them would leave a hash that never expires.
         together: list[Words] = [("MULTI",), *commands, ("EXEC",)] if commands else []
-        self._known = self._sum(self._calls.all([*together, ("HGETALL", keys.TRACES)])[-1])
+        looks: list[Words] = [("HGETALL", keys.TRACES)]
+        if self._clock.monotonic_s() - self._looked_s >= _LOOK_S:
+            looks.append(("INFO", "memory"))
+        answers = self._calls.all([*together, *looks])[len(together) :]
+        self._known = self._sum(answers[0])
+        if len(looks) > 1:
+            self._look(info(answers[1]))
         return Put(stored, len(blocks) - stored)
 
     def blocks(self, queue: str, shelf: Shelf, first_s: int, last_s: int) -> list[Block]:
@@ -93,6 +105,12 @@ class RedisTraces:
             # None: it expired between the two looks.
             found += [Block(queue, shelf, base + _second(one), data) for one, data in pairs if data is not None]
         return sorted(found, key=_by_second)
+
+    def _look(self, memory: Mapping[str, str]) -> None:
+        """The gate closes for the least important pushes here; traces are less important."""
+        self._looked_s = self._clock.monotonic_s()
+        most = int(memory.get("maxmemory", 0))
+        self._is_full = 0 < most * self._high_water <= int(memory.get("used_memory", 0))
 
     def refusals(self, queue: str, limit: int = 100) -> list[bytes]:
         """See ``Traces.refusals``."""

@@ -64,6 +64,7 @@ class SqliteTraces:
         self._caps = limits.caps()
         self._timeout_s = target.call_timeout_s
         self._min_free_bytes = target.min_free_bytes
+        self._high_water = target.high_water
         self._clock = clock or SystemClock()
         self._db: apsw.Connection | None = None
         self._inode = (0, 0)
@@ -171,7 +172,8 @@ class SqliteTraces:
             disk = os.statvfs(self.path.parent)
         except OSError:
             return False  # what is wrong is told by who writes
-        return disk.f_bavail * disk.f_frsize < self._min_free_bytes
+        is_high = disk.f_blocks > 0 and 1.0 - disk.f_bavail / disk.f_blocks >= self._high_water
+        return is_high or disk.f_bavail * disk.f_frsize < self._min_free_bytes
 
     def _number(self, age_s: float) -> int:
         """The least number of a row that is written *age_s* ago or later."""

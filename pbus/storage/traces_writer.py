@@ -17,7 +17,7 @@ from typing import Any, Final
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Settlement
 from pbus.core.outcome import Outcome
-from pbus.core.trace import Shelf, attempt_of, is_plain, reclaim_of, shelf_of, text_bytes
+from pbus.core.trace import PARDON, Shelf, attempt_of, decision, is_plain, reclaim_of, shelf_of, text_bytes
 from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
@@ -108,6 +108,12 @@ class TraceWriter:
         now_ms = int(self._clock.wall_s() * 1000)
         record = reclaim_of(attempt, settlement, now_ms)
         self.buffer.tell(settlement.queue, record, Shelf.KEPT, text_bytes(record))
+
+    def pardoned(self, queue: str, topic: str, ids: Sequence[str]) -> None:
+        """The brake of that topic gave these an attempt back."""
+        now_s = self._clock.wall_s()
+        for job in ids:
+            self.buffer.tell(queue, decision(job, topic, PARDON, now_s, "the brake"), Shelf.KEPT)
 
     def stir(self) -> None:
         """``before`` has something to add."""

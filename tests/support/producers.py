@@ -142,7 +142,7 @@ def benchmark(
     said = answer.stdout + answer.stderr
     assert answer.returncode == 0, said
     assert "error" not in said.lower(), said
-    rates = re.findall(r'^"[^"]*LPUSH[^"]*","([\d.]+)"', answer.stdout, re.MULTILINE)
+    rates = re.findall(r'^".*LPUSH.*?","([\d.]+)"(?:,"[\d.]+")*$', answer.stdout, re.MULTILINE)
     assert rates, said
     return float(rates[-1])
 

@@ -13,8 +13,10 @@ from pbus.core.trace import Shelf
 from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import BLOCK_COST, MOST_SECONDS, REFUSAL_BYTES, REFUSALS, Block, TraceLimits, Traces, make
+from pbus.storage.traces_redis import RedisTraces
 from pbus.storage.traces_sqlite import SqliteTraces
 from tests.conformance.storage.places import Place
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
 NOW_S = 1_800_000_000
@@ -276,6 +278,41 @@ def test_file_of_traces_takes_nothing_of_a_disk_that_is_short(tmp_path: Path) ->
 
     assert traces.blocks("gift", Shelf.RECENT, NOW_S, NOW_S) == traces.refusals("gift") == []
     traces.close()
+
+
+@pytest.mark.parametrize(("high_water", "stored"), [(0.0, 0), (1.0, 1)])
+def test_traces_leave_the_last_room_to_jobs(tmp_path: Path, high_water: float, stored: int) -> None:
+    target = StoreTarget("main", f"sqlite:{tmp_path}/pbus.db", "", 5.0, "n1", high_water=high_water)
+    traces = make(target, TraceLimits(60.0, 600.0, 1 << 20))
+    assert traces is not None
+    traces.open()
+
+    assert traces.put([block(b"told")]) == (stored, 1 - stored)
+    traces.close()
+
+
+def test_traces_leave_the_last_room_of_redis_to_jobs(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, maxmemory="100mb", **{"maxmemory-policy": "noeviction"})
+    server.start()
+    clock = FakeClock()
+    target = StoreTarget("main", server.url, "", 5.0, "n1", high_water=0.3)
+    traces = RedisTraces(target, TraceLimits(60.0, 600.0, 1 << 20), clock)
+    try:
+        assert traces.put([block(b"told")]) == (1, 0)
+        with server.client() as client:
+            client.set("jobs", b"x" * 40_000_000)
+        clock.advance(1.0)
+        traces.put([block(b"notices")])
+        assert traces.put([block(b"told")], [("gift", b"refused")]) == (0, 1)
+        assert traces.refusals("gift") == []
+        with server.client() as client:
+            client.delete("jobs")
+        clock.advance(1.0)
+        traces.put([])
+        assert traces.put([block(b"told")]) == (1, 0)
+    finally:
+        traces.close()
+        server.close()
 
 
 def test_file_of_traces_does_not_grow_beyond_its_room(folder: TraceWorld, tmp_path: Path) -> None:

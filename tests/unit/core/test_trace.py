@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pbus.core.trace import Attempt, Budget, Run, Shelf, caps, is_kept, is_run, keeps_any, shelf_of
+from pbus.core.job import Move
+from pbus.core.trace import (
+    NOTES, PURGE, Attempt, Budget, Run, Shelf, caps, concerns, decision, is_kept, is_run, keeps_any, shelf_of,
+)
 
 IDS = [f"{1_800_000_000_000 + place // 8}-{place % 8}" for place in range(20_000)]
 
@@ -111,3 +114,22 @@ def test_budget_of_nothing_keeps_nothing() -> None:
 
     assert budget.share(5.0) == 0.0
     assert not budget.spend(1, 5.0)
+
+
+T0 = 1_800_000_000_000
+JOB = f"{T0}-0"
+NOTE = decision(NOTES, "credit", PURGE, T0 / 1000 + 5, "ann")
+
+
+def ended(move: Move, after_s: float, topic: str = "credit") -> Attempt:
+    return Attempt(JOB, topic, 1, T0 + int(after_s * 1000), 0, 0, 1, "x", move.value, "n1")
+
+
+@pytest.mark.parametrize(("attempts", "is_met"), [
+    ([], True), ([ended(Move.RETRY, 1)], True), ([ended(Move.ACK, 1)], False), ([ended(Move.BURY, 1)], False),
+    ([ended(Move.RETRY, 1), ended(Move.ACK, 6)], False), ([ended(Move.ACK, 1, "other")], True),
+    ([ended(Move.CANCEL, 1, "")], False), ([ended(Move.BURY, 1), ended(Move.REVIVE, 2)], True),
+])
+def test_a_purge_concerns_what_waited_then(attempts: list[Attempt], is_met: bool) -> None:
+    assert concerns(NOTE, JOB, attempts) is is_met
+    assert not concerns(NOTE, f"{T0 + 6_000}-0", []), "pushed after it"

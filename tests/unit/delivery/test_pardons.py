@@ -65,6 +65,21 @@ def test_each_gets_back_as_many_as_it_lost(office: Office) -> None:
     assert set(office.back) == {"gift"}
 
 
+def test_who_keeps_stories_is_told_of_those_that_got_one_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pardons, "AGAIN_S", 0.01)
+    told: list[tuple[str, str, list[str]]] = []
+    store = Store()
+    store.running = {"2-0"}
+    given = Pardons(store, structlog.get_logger(), lambda *each: told.append(each))  # type: ignore[arg-type]
+    given.grant("gift", "credit", {"1-0": 1, "2-0": 1})
+    writer = gevent.spawn(given.run, lambda queue: None)
+    with gevent.Timeout(10):
+        while not given.idle:
+            gevent.sleep(0.001)
+    writer.kill()
+    assert told[0] == ("gift", "credit", ["1-0"])
+
+
 def test_nothing_to_give_back_is_no_call(office: Office) -> None:
     office.pardons.grant("gift", "credit", {})
     office.wait_idle()
