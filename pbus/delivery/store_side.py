@@ -63,7 +63,7 @@ class StoreSide:
         self._report = report
         self._traces = traces
         self._spans = spans
-        self._pardons = Pardons(store, child.log.bind(storage=name))
+        self._pardons = Pardons(store, child.log.bind(storage=name), traces.pardoned if traces is not None else None)
         self._child = child
         self._fenced = fenced
         self._health = StoreHealth(name, child.problem)
