@@ -37,7 +37,7 @@ _PROGRAM: Final = "program:"
 _GLOB: Final = frozenset("*?[")
 _COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 _ENDS: Final = {"job.done": "green", "job.retry": "yellow", "job.dead": "red"}
-_FAILED: Final = ("job.retry", "job.dead")
+_FAILED: Final = ("job.retry", "job.dead", "job.shadow_failed")
 _REACH_S: Final = 5.0
 _TOLD_S: Final = 1.0
 
@@ -312,7 +312,8 @@ def _of_nodes(
             else:
                 yield from shown
             if not page:
-                yield from past
+                # Each node tells its part once a second: in the ring they follow each other by the second only.
+                yield from sorted(past, key=lambda row: str(row[1].fields.get("ts", "")))
                 past.clear()
                 is_past = False
                 if not follow:
