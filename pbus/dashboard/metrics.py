@@ -138,8 +138,16 @@ class Page(Collector):
             self._of_door(master["door"])
             for storage, count in master.get("dropped", {}).items():
                 self._set("pbus_trace_dropped_total", count, storage)
+            self._of_spans(master.get("spans", {}))
             self._of_backends(master["backends"])
             self._of_processes(master)
+
+    def _of_spans(self, spans: Mapping[str, int]) -> None:
+        for word, count in spans.items():
+            if word == "exported":
+                self._set("pbus_spans_exported_total", count)
+            else:
+                self._set("pbus_spans_dropped_total", count, word)
 
     def _of_door(self, door: Mapping[str, Any]) -> None:
         self._set("pbus_ingest_connections", door["connections"])

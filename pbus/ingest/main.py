@@ -62,6 +62,7 @@ def run(child: Child) -> None:
     for store in stores.values():
         store.wait_first()
     server = Server(child, args["ingest"], directory, stores, certificates)
+    server.exports_spans = spans is not None
     server.start()
     child.ready()
     child.wait_drain()

@@ -11,13 +11,14 @@ which is the one its handlers saw. What a client may neither push to nor pull fr
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pbus.codec.resp_reply import OK, error
 from pbus.core.names import JOB_ID
-from pbus.core.traceparent import children_of
+from pbus.core.traceparent import children_of, is_sampled
 from pbus.ingest import options
 from pbus.ingest.options import Refused
 from pbus.ingest.words import shown
@@ -40,13 +41,17 @@ class Parent:
     Attributes:
         id: The job; empty: there is none (any more).
         traceparent: As it was pushed, or empty; None: it has to be looked up.
+        is_exported: Spans are: what it pushes is a child of the span that is named there, not of one nobody exports.
     """
 
     id: str
     traceparent: str | None = ""
+    is_exported: bool = False
 
     def children(self, count: int) -> list[str]:
-        """Trace contexts of so many things that it pushes, each with a span of its own."""
+        """Trace contexts of so many things that it pushes, each with a span of its own (or of the job's span)."""
+        if self.is_exported and is_sampled(self.traceparent or ""):
+            return [self.traceparent or ""] * count
         return children_of(self.traceparent or "", self.id, os.urandom(SPAN_BYTES * count))
 
 
@@ -54,6 +59,8 @@ def name_parent(connection: Connection, arguments: list[bytes]) -> bytes | None:
     """``PBUS.PARENT id [traceparent]``: later pushes of this connection are that job's children; no id: nobody's."""
     try:
         parent = _read(arguments, connection.server.limits.option_bytes)
+        if connection.server.exports_spans:
+            parent = dataclasses.replace(parent, is_exported=True)
     except Refused as refused:
         reply = error(str(refused))
         return reply if connection.transaction is None else connection.transaction.refuse(reply)
@@ -86,11 +93,11 @@ def found(connection: Connection, parent: Parent) -> Parent:
     if connection.reader is not None:
         read = [claim.delivery for claim in connection.reader.claims.values() if claim.delivery.id == parent.id]
         if len(read) == 1:
-            return Parent(parent.id, read[0].traceparent)
+            return dataclasses.replace(parent, traceparent=read[0].span or read[0].traceparent)
     jobs = _jobs(connection, parent.id)
     running = [job for job in jobs if any(place.state == _RUNNING for place in job.topics.values())]
     candidates = running or jobs
-    return Parent(parent.id, candidates[0].traceparent if len(candidates) == 1 else "")
+    return dataclasses.replace(parent, traceparent=candidates[0].traceparent if len(candidates) == 1 else "")
 
 
 def _jobs(connection: Connection, job_id: str) -> list[JobRecord]:

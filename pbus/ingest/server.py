@@ -80,6 +80,9 @@ class Server:
         small_bodies: The largest body is less than what names need, so the parser does not check bodies.
     """
 
+    exports_spans = False
+    """What jobs push are children of their spans; set before ``start`` where there is a receiver of [otel]."""
+
     def __init__(
         self, child: Child, ingest: Ingest, directory: Directory, stores: Mapping[str, Store],
         certificates: Certificates | None = None,

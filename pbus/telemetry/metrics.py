@@ -145,6 +145,12 @@ OF_NODE: Final = (
         "pbus_trace_dropped_total", COUNTER, "records", ("storage",),
         "records of jobs' stories that were left out: `trace.max_bytes`, a rush, a store that is away",
     ),
+    Metric("pbus_spans_exported_total", COUNTER, "spans", (), "spans that the receiver of `[otel]` has taken"),
+    Metric(
+        "pbus_spans_dropped_total", COUNTER, "spans", ("reason",),
+        "spans that nobody will see: `refused` (the receiver was away or did not want them), `full` (too many waited), "
+        "`broken` (a bug of pbus)",
+    ),
     Metric("pbus_processes", GAUGE, "processes", ("role",), "living processes"),
     Metric(
         "pbus_process_restarts_total", COUNTER, "processes", ("role", "reason"),

@@ -26,7 +26,7 @@ def master(**fields: Any) -> dict[str, Any]:
             "failed_total": 7, "busy_total": 8,
         }},
         "door": {"connections": 9, "refused": {"NOAUTH": 3}, "closed": {"command_time": 1}, "limited": {"bulk": 2}},
-        "dropped": {"main": 12},
+        "dropped": {"main": 12}, "spans": {"exported": 21, "full": 3},
         **fields,
     }
 

@@ -59,6 +59,8 @@ TOPIC = {"queue": "gift", "topic": "credit"}
     ("pbus_alarm_firing", {**TOPIC, "reason": "backlog"}, 1),
     ("pbus_alarm_firing", {"queue": "", "topic": "", "reason": "node"}, 2),
     ("pbus_trace_dropped_total", {"storage": "main"}, 12),
+    ("pbus_spans_exported_total", {}, 21),
+    ("pbus_spans_dropped_total", {"reason": "full"}, 3),
     ("pbus_process_restarts_total", {"role": "delivery", "reason": "signal"}, 2),
     ("pbus_process_resident_bytes", {"role": "master"}, 40_000_000),
     ("pbus_metrics_age_seconds", {"role": "scheduler"}, 0.2),

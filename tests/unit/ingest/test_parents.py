@@ -50,6 +50,17 @@ def test_later_pushes_are_children_of_the_job(door: Door, client: Client) -> Non
     assert "b7ad6b7169203331" not in "".join(children)
 
 
+def test_children_name_the_span_of_the_job_where_spans_are_exported(door: Door, client: Client) -> None:
+    door.server.exports_spans = True
+    client.ask("PBUS.PARENT", ID, TRACEPARENT)
+    client.ask("RPUSH", "gift", "b", "c")
+    client.ask("PBUS.PARENT", ID, TRACEPARENT[:-2] + "00")
+    client.ask("LPUSH", "gift", "d")
+    assert pushed(door)[:2] == [TRACEPARENT] * 2
+    assert traces(door)[2] == TRACE
+    assert "b7ad6b7169203331" not in pushed(door)[2], "nobody exports the span of that one"
+
+
 def test_trace_of_their_own_is_kept(door: Door, client: Client) -> None:
     client.ask("PBUS.PARENT", ID, TRACEPARENT)
 
