@@ -274,6 +274,14 @@ def slow_us(counts: Sequence[int], bounds_s: Sequence[float]) -> int:
     return 0
 
 
+def brief(attempt: Attempt) -> Attempt:
+    """The same with the first line of its error, and nothing else that many others say, too."""
+    more = {name: value for name, value in attempt.more.items() if name not in ("headers", "output", "stderr")}
+    if "error" in more:
+        more["error"] = str(more["error"]).partition("\n")[0][:_HEADER_CHARS]
+    return attempt._replace(more=more)
+
+
 def _more(outcome: Outcome, settlement: Settlement, ended_s: float) -> dict[str, Any]:
     said: dict[str, Any] = {
         "status": outcome.status, "error": (settlement.error or outcome.error)[:EXCERPT_BYTES],

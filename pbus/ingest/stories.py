@@ -94,7 +94,7 @@ class Stories:
         first, last = appended[0].id, appended[count - 1].id
         if is_run(first, last, count):
             parts = [(peer_of(ticket.connection), len(ticket.pushes)) for ticket in group]
-            self._tell(queue, Stored(first, parts), text_bytes=_PART_BYTES * len(parts))
+            self._tell(queue, Stored(first, parts), size=_PART_BYTES * len(parts))
             runs = [Run(first, count)]
         else:
             ids, at = [one.id for one in appended], 0

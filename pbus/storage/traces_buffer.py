@@ -15,7 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from pbus.clock import Clock
 from pbus.codec import trace_block
-from pbus.core.trace import Budget, Done, Received, Record, Run, Shelf, Stored, is_kept, keeps_any
+from pbus.core.trace import (
+    Attempt, Budget, Done, Received, Record, Run, Shelf, Stored, is_kept, keeps_any, text_bytes,
+)
 from pbus.storage.traces import BLOCK_COST, MARKS_SPAN_S, REFUSALS, Block, TraceLimits
 
 MOST_RECORDS: Final = 20_000
@@ -24,6 +26,12 @@ MOST_TEXT_BYTES: Final = 4 * 1024 * 1024
 """Of what failures say, held at once."""
 MANY_MARKS: Final = 5_000
 """These make a block that is large enough to be written."""
+TOPIC_PART: Final = 8
+"""A topic has this part of the room of failures at most: one that fails always pushes nobody else's out."""
+_MOST_TOPICS: Final = 10_000
+_FAILURE_BYTES: Final = 32
+_PACKED: Final = 4
+"""So many times smaller texts are in a block, about."""
 _MOST_SECONDS: Final = 10
 _MOST_GAPS: Final = 50_000
 """Half a day of one queue while nothing can be written."""
@@ -77,23 +85,29 @@ class TraceBuffer:
         self._told: list[tuple[str, Shelf, Any]] = []
         self._done: list[Row] = []
         self._text_bytes = 0
+        self._has_failures = False
         self._marks: list[Marks] = []
         self._marked = 0
         self._gaps: set[tuple[str, int]] = set()
         self._refused: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=REFUSALS)
         now_s = clock.monotonic_s()
+        self._of_topic_bytes = limits.caps()[Shelf.KEPT] // max(1, writers) // TOPIC_PART
+        self._keep_failed_s = limits.keep_of(Shelf.KEPT)
+        self._topics: dict[tuple[str, str], Budget] = {}
         self._budgets = {
             shelf: Budget(cap // max(1, writers), limits.keep_of(shelf), now_s) for shelf, cap in limits.caps().items()
         }
 
     def tell(
-        self, queue: str, record: Record | Stored, shelf: Shelf = Shelf.RECENT, text_bytes: int = 0
+        self, queue: str, record: Record | Stored, shelf: Shelf = Shelf.RECENT, size: int = 0
     ) -> None:
-        """Keep *record* for the next drain; *text_bytes*: about what it says to people."""
-        if len(self._told) >= MOST_RECORDS or self._text_bytes + text_bytes > MOST_TEXT_BYTES:
+        """Keep *record* for the next drain; *size*: bytes of what it says to people, about."""
+        if len(self._told) >= MOST_RECORDS or self._text_bytes + size > MOST_TEXT_BYTES:
             self.dropped_total += 1
             return
-        self._text_bytes += text_bytes
+        self._text_bytes += size
+        if shelf is Shelf.KEPT:
+            self._has_failures = True
         if not self._told:
             self.wake()
         self._told.append((queue, shelf, record))
@@ -162,6 +176,9 @@ class TraceBuffer:
         self._text_bytes = 0
         now_s = self._clock.monotonic_s()
         shares = {shelf: budget.share(now_s) for shelf, budget in self._budgets.items()}
+        if self._has_failures:
+            self._has_failures = False
+            told = self._fair(told, now_s)
         if min(shares.values()) < 1.0:
             told = self._sampled(told, shares)
         groups: dict[tuple[str, Shelf, str], list[Any]] = {}
@@ -205,6 +222,26 @@ class TraceBuffer:
                 add = groups.setdefault(place, []).append
             add((job, ended_s, claimed_s, run_s))
         return groups
+
+    def _fair(self, told: Sequence[tuple[str, Shelf, Any]], now_s: float) -> list[tuple[str, Shelf, Any]]:
+        """Of failures those for which their topic has room, whole jobs as everywhere."""
+        kept = []
+        for each in told:
+            queue, shelf, record = each
+            if shelf is Shelf.KEPT and isinstance(record, Attempt):
+                budget = self._topics.get((queue, record.topic)) or self._begin(queue, record.topic, now_s)
+                size = _FAILURE_BYTES + (text_bytes(record) // _PACKED if record.more else 0)
+                if not is_kept(record.id, budget.share(now_s)) or not budget.spend(size, now_s):
+                    self.dropped_total += 1
+                    continue
+            kept.append(each)
+        return kept
+
+    def _begin(self, queue: str, topic: str, now_s: float) -> Budget:
+        if len(self._topics) >= _MOST_TOPICS:
+            self._topics.clear()
+        budget = self._topics[queue, topic] = Budget(self._of_topic_bytes, self._keep_failed_s, now_s)
+        return budget
 
     def _sampled(
         self, told: Sequence[tuple[str, Shelf, Any]], shares: Mapping[Shelf, float]

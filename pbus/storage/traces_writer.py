@@ -17,7 +17,9 @@ from typing import Any, Final
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Settlement
 from pbus.core.outcome import Outcome
-from pbus.core.trace import PARDON, Shelf, attempt_of, decision, is_plain, reclaim_of, shelf_of, text_bytes
+from pbus.core.trace import (
+    PARDON, Attempt, Shelf, attempt_of, brief, decision, is_plain, reclaim_of, shelf_of, text_bytes,
+)
 from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
@@ -28,6 +30,9 @@ MARKS_EACH: Final = 10
 """Turns: a look-up by value reads every block of marks, so they are made larger."""
 MARKS_LATE_S: Final = 3.0
 """So long after its push a job can be found by its values at the latest, as long as its store is well."""
+SAME: Final = 16
+"""Attempts of one topic and error, a turn, that are told with all they say."""
+_SAME_CHARS: Final = 64
 AGAIN_S: Final = 1.0
 """After the store refused: what comes meanwhile is kept as far as there is room."""
 _NAP_S: Final = 0.01
@@ -74,6 +79,7 @@ class TraceWriter:
         self._apply = apply
         self._clock = clock
         self._turn = 0
+        self._same: dict[tuple[str, str, str], int] = {}
         self._lost = 0
         self._writing = 0
         self._told = 0
@@ -100,8 +106,16 @@ class TraceWriter:
             ))
             return
         attempt = attempt_of(delivery, outcome, settlement, ended_s)
+        if attempt.more:
+            attempt = self._brief(delivery.queue, attempt)
         shelf = shelf_of(attempt, self.slow_us.get((delivery.queue, delivery.topic), 0))
         self.buffer.tell(delivery.queue, attempt, shelf, text_bytes(attempt) if attempt.more else 0)
+
+    def _brief(self, queue: str, attempt: Attempt) -> Attempt:
+        """Of failures that say the same the first ones of each turn tell everything, the rest which error it was."""
+        same = queue, attempt.topic, attempt.more.get("fingerprint") or attempt.more.get("error", "")[:_SAME_CHARS]
+        self._same[same] = count = self._same.get(same, 0) + 1
+        return attempt if count <= SAME else brief(attempt)
 
     def reclaimed(self, attempt: int, settlement: Settlement) -> None:
         """The claim of a dead process was ended like that, before attempt number *attempt* or during it."""
@@ -132,6 +146,7 @@ class TraceWriter:
     def write(self, *, last: bool = False) -> None:
         """One turn; *last*: with everything there is. Never raises."""
         self._turn += 1
+        self._same.clear()
         for act in self.before:
             act()
         marks = last or self.buffer.has_many_marks or self._turn % MARKS_EACH == 0

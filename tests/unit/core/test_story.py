@@ -8,7 +8,7 @@ from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome, Verdict
 from pbus.core.story import ChildJob, Story, Whereabouts, at, lasting, lines
 from pbus.core.trace import (
-    Attempt, Received, Shelf, attempt_of, decision, is_plain, reclaim_of, replayed, shelf_of, slow_us,
+    Attempt, Received, Shelf, attempt_of, brief, decision, is_plain, reclaim_of, replayed, shelf_of, slow_us,
 )
 from pbus.telemetry.metrics import BOUNDS
 
@@ -135,6 +135,12 @@ def test_slow_is_ten_medians_and_a_second_at_least() -> None:
     assert slow_us(counts, BOUNDS) == 5_000_000
     counts[BOUNDS.index(0.001)] = 1_000
     assert slow_us(counts, BOUNDS) == 1_000_000
+
+
+def test_what_many_others_say_too_is_left_out_of_a_failure() -> None:
+    outcome = Outcome(verdict=Verdict.FAILED, error="E" * 300 + "\nmore", stderr=b"PHP", output=b"<html>", status="500")
+    short = brief(attempt_of(delivery(), outcome, settled(Move.RETRY, delay_s=60.0), T0 / 1000))
+    assert short.more == {"status": "500", "error": "E" * 200, "next_ms": T0 + 60_000}
 
 
 @pytest.mark.parametrize(("number", "outcome"), [

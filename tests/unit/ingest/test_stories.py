@@ -8,7 +8,8 @@ import pytest
 
 from pbus.codec.trace_block import find_marks, marked, unpack
 from pbus.core import index
-from pbus.core.job import Push
+from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.outcome import Outcome, Verdict
 from pbus.core.trace import Attempt, Received, Shelf
 from pbus.errors import Unavailable
 from pbus.ingest.committer import Ticket
@@ -16,7 +17,7 @@ from pbus.ingest.stories import KINDS, Stories
 from pbus.storage.driver import Appended
 from pbus.storage.traces import MARKS_SPAN_S, Block, Put, TraceLimits
 from pbus.storage.traces_buffer import TraceBuffer
-from pbus.storage.traces_writer import TraceWriter
+from pbus.storage.traces_writer import SAME, TraceWriter
 from tests.unit.ingest.door import MovableClock
 
 T0 = 1_800_000_000_000
@@ -212,3 +213,19 @@ def test_cancelled_jobs_are_told(desk: Desk) -> None:
     (record,) = desk.records()
     assert isinstance(record, Attempt)
     assert (record.attempt, record.topic, record.verdict) == (0, "", "cancel")
+
+
+def test_failures_that_say_the_same_are_told_briefly_after_the_first_of_a_turn(desk: Desk) -> None:
+    for turn in range(2):
+        for number in range(SAME + 4):
+            job = f"{T0 + turn}-{number}"
+            desk.writer.ended(
+                Delivery(id=job, queue="gift", topic="credit", body=b"", attempt=1, crashes=0, redelivered=False,
+                         traceparent="", content_type="", first_ms=0, owner="n1/b/3.1"),
+                Outcome(verdict=Verdict.FAILED, error="no credit", stderr=b"PHP Fatal error"),
+                Settlement(owner="n1/b/3.1", queue="gift", topic="credit", id=job, move=Move.RETRY), T0 / 1000,
+            )
+        desk.write()
+    told = desk.records()
+    assert [one.more["error"] for one in told] == ["no credit"] * 2 * (SAME + 4)
+    assert sum("stderr" in one.more for one in told) == 2 * SAME

@@ -96,6 +96,30 @@ def test_buffer_with_little_room_tells_whole_jobs() -> None:
     assert last == {job for job in ids(500) if _mark(job) <= share}, "by their hash, the same everywhere"
 
 
+def failure(topic: str, job: str) -> Attempt:
+    more = {"error": "E" * 200, "stderr": "PHP Fatal error " * 50}
+    return Attempt(job, topic, 1, BASE_MS + 20, 3, 1, 9_000, "failed", "retry", "php 1", more)
+
+
+def test_a_topic_that_fails_always_pushes_nobody_else_out() -> None:
+    clock = FakeClock()
+    made = buffer(4_000_000, 1, clock)
+    others: list[str] = []
+    noise = 0
+    for second in range(60):
+        clock.advance(1.0)
+        for place in range(1_000):
+            job = f"{BASE_MS + second * 1_000 + place // 8}-{place % 8}"
+            made.tell("gift", failure("noise", job), Shelf.KEPT, 1_000)
+        made.tell("gift", failure("quiet", f"{BASE_MS + second * 1_000}-9"), Shelf.KEPT, 1_000)
+        blocks, _ = made.drain()
+        kept = [one.record for block in blocks for one in unpack(block.data) if isinstance(one.record, Attempt)]
+        others += [one.id for one in kept if one.topic == "quiet"]
+        noise += sum(one.topic == "noise" for one in kept)
+    assert len(others) == 60
+    assert 100 < noise < 20_000
+
+
 def test_buffer_without_room_tells_nothing() -> None:
     made = buffer(0)
     made.tell("gift", attempt(ids(1)[0]))
