@@ -210,25 +210,25 @@ class Page(Collector):
                     self._set(name, numbers[field_], queue, topic)
                 for result, field_ in _RESULTS.items():
                     self._set("pbus_jobs_finished_total", numbers[field_], queue, topic, result)
+        self._of_alarms(scheduler.get("alarms", ()))
         for queue, numbers in scheduler.get("queues", {}).items():
             if queue in self._known.queues:
                 for name, field_ in _OF_QUEUES.items():
                     self._set(name, numbers[field_], queue)
 
-    def _of_storages(self) -> None:
-        for storage, row in self._known.facts.scheduler.get("storages", {}).items():
-            self._set("pbus_storage_up", row["is_up"], storage)
-        self._of_alarms(scheduler.get("alarms", ()))
-            for name, field_ in _OF_STORAGES.items():
-                self._set(name, row[field_], storage)
-
-
-def _family(metric: Metric) -> Family:
     def _of_alarms(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
         for reason, queue, topic, count in rows:
             if not topic or (queue, topic) in self._topics:
                 self._set("pbus_alarm_firing", count, queue, topic, reason)
 
+    def _of_storages(self) -> None:
+        for storage, row in self._known.facts.scheduler.get("storages", {}).items():
+            self._set("pbus_storage_up", row["is_up"], storage)
+            for name, field_ in _OF_STORAGES.items():
+                self._set(name, row[field_], storage)
+
+
+def _family(metric: Metric) -> Family:
     make = {COUNTER: CounterMetricFamily, HISTOGRAM: HistogramMetricFamily}.get(metric.kind, GaugeMetricFamily)
     family: Family = make(metric.name, metric.help.replace("`", ""), labels=metric.labels)
     return family
