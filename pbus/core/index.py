@@ -26,9 +26,9 @@ PARSED_BYTES: Final = 65_536
 """A longer body is never parsed: what its text does not tell is not found."""
 
 _VALUE: Final = rb'\s*+:\s*+(?:"([^"\\]*+)"|([-+.0-9A-Za-z]++))'
-SHARE: Final = 0.07
+SHARE: Final = 0.05
 """Of a process' time that marks may take, whatever comes; two fields of a body take about a microsecond."""
-AT_ONCE_S: Final = 0.03
+AT_ONCE_S: Final = 0.02
 """So much may be taken at once after a quiet time."""
 
 

@@ -11,7 +11,7 @@ Rule: lossy and bounded, and after the replies: no producer waits for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pbus.clock import Clock
@@ -104,7 +104,7 @@ class Stories:
                 at = end
             runs = [Run(job, 1) for job in ids]
         if queue in self._columns:
-            self._mark(queue, [push.body for ticket in group for push in ticket.pushes], runs)
+            self._mark(queue, (push.body for ticket in group for push in ticket.pushes), runs)
 
     def _received_some(self, ticket: Ticket, appended: Sequence[Appended]) -> None:
         """Of several queues, or not all of them: those that were stored now, one by one."""
@@ -118,15 +118,16 @@ class Stories:
             for _, job in jobs:
                 self._tell(queue, Received(job, job, peer))
             if queue in self._columns:
-                self._mark(queue, [push.body for push, _ in jobs], [Run(job, 1) for _, job in jobs])
+                self._mark(queue, (push.body for push, _ in jobs), [Run(job, 1) for _, job in jobs])
 
-    def _mark(self, queue: str, bodies: Sequence[bytes], runs: Sequence[Run]) -> None:
+    def _mark(self, queue: str, of_pushes: Iterable[bytes], runs: Sequence[Run]) -> None:
         begin_s = self._clock.monotonic_s()
         if not self._effort.allows(begin_s):
             for second in {int(run.first.partition("-")[0]) // 1000 for run in runs}:
                 self._writer.buffer.left_out(queue, second)
             self._writer.stir()
             return
+        bodies = list(of_pushes)
         columns = [make(bodies) for make in self._columns[queue]]
         self._effort.spend(self._clock.monotonic_s() - begin_s)
         self._writer.buffer.mark(Marks(queue, runs, self._paths[queue], columns))
