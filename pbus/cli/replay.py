@@ -411,7 +411,7 @@ def _change(context: Context, name: str, state: str, allowed: Sequence[str]) -> 
             before, known.state, known.reason = known.state, state, ""
             known.changed_ms = int(SystemClock().wall_s() * 1000)
             if before == "tripped":
-                known.done = known.failed = 0
+                known.judge_anew()
                 known.watched = []
             if driver.write_document(KIND, name, known.text(), document.version):
                 _wake(context.settings())

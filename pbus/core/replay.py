@@ -26,6 +26,8 @@ SAMPLE: Final = 200
 """So many replayed jobs are watched at once."""
 ENOUGH: Final = 20
 """So many must have been judged before the guard speaks, where the stage has them."""
+RECENT: Final = 200
+"""Of so many jobs that were judged last it is known in which order they came."""
 DEDUPE_S: Final = 86_400.0
 """A replay that was interrupted is continued within so long, or its last batch may run twice."""
 
@@ -119,6 +121,7 @@ class Replay:
         replayed, gone: Jobs pushed again; those that somebody else had settled or taken in the meantime.
         stage: Number of the stage, from 0.
         done, failed: Of the watched jobs of this stage, judged. All stages: done_total, failed_total.
+        recent: How the last of them ended, the newest last: ``.`` or ``x`` (failed).
         watched: Ids (``queue/topic id``) that are not judged yet.
         settle, copies: Jobs of topic ``settle_of`` that were replayed last, and as which: dead letters may not be
             settled yet, and their stories may not say it.
@@ -154,6 +157,7 @@ class Replay:
     failed: int = 0
     done_total: int = 0
     failed_total: int = 0
+    recent: str = ""
     watched: list[str] = field(default_factory=list)
     settle: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
@@ -206,12 +210,18 @@ class Replay:
     def go_on(self) -> None:
         """To the next stage: what was judged so far was good enough."""
         self.stage += 1
+        self.judge_anew()
+
+    def judge_anew(self) -> None:
+        """What was judged in this stage is forgotten; the totals stay."""
         self.done = self.failed = 0
+        self.recent = ""
 
     def judge(self, is_done: bool) -> None:
         """One of the watched jobs."""
         self.done += is_done
         self.failed += not is_done
+        self.recent = (self.recent + ("." if is_done else "x"))[-RECENT:]
         self.done_total += is_done
         self.failed_total += not is_done
 
@@ -230,6 +240,9 @@ def trips(replay: Replay, p90_s: float | None, ran: int) -> str:
     if rules.failed and judged and judged >= enough and 100 * replay.failed >= rules.failed * judged:
         part = 100 * replay.failed / judged
         return f"guard failed<{rules.failed:g}%: {replay.failed} of {judged} failed ({part:.0f} %); {rest}"
+    if rules.failed and judged >= ENOUGH and replay.recent.count("x") >= _too_many(rules.failed, len(replay.recent)):
+        last, of = replay.recent.count("x"), len(replay.recent)
+        return f"guard failed<{rules.failed:g}%: {last} of the last {of} failed ({100 * last / of:.0f} %); {rest}"
     if p90_s is None or ran < enough:
         return ""
     if rules.p90_s and p90_s >= rules.p90_s:
@@ -237,3 +250,13 @@ def trips(replay: Replay, p90_s: float | None, ran: int) -> str:
     if rules.times and replay.p90_s and p90_s >= rules.times * replay.p90_s:
         return f"guard p90<{rules.times:g}x: p90 is {p90_s:.3g} s, it was {replay.p90_s:.3g} s; {rest}"
     return ""
+
+
+def _too_many(percent: float, count: int) -> int:
+    """
+    How many of *count* must fail before that is no accident, where *percent* may: three deviations above them.
+
+    A replay that went well for an hour must not need an hour to notice that its handler fails now.
+    """
+    may = percent * count / 100
+    return math.ceil(may + 3 * math.sqrt(may) + 1)

@@ -28,13 +28,14 @@ from pbus.core.trace import Shelf, replayed
 from pbus.errors import Conflict, StorageError
 from pbus.scheduler.roster import Store
 from pbus.storage.documents import Document
+from pbus.storage.records import Place
 from pbus.storage.replay_source import PAGE, Page, Picked, Source, file_of
 from pbus.supervisor.histograms import Totals
 from pbus.telemetry.metrics import BOUNDS
 
 KIND: Final = "replay"
 LOOK_S: Final = 1.0
-"""How often documents are read while a replay runs somewhere, and replays are judged."""
+"""How often documents are read while a replay runs somewhere."""
 WAIT_S: Final = 3.0
 """The same while one waits for a person."""
 IDLE_S: Final = 10.0
@@ -48,8 +49,8 @@ MOST: Final = 100
 """Documents of replays that have ended; the oldest go first."""
 _DROPS: Final = 20
 """So many are dropped in a turn."""
-JUDGED: Final = 50
-"""Watched jobs that are looked at in a turn."""
+JUDGE_S: Final = 0.5
+"""So often it is looked at how the replayed jobs fare."""
 _FULL_S: Final = 1.0
 _PAGES: Final = 4
 """So many pages are gone through in a turn, while nothing of them is meant."""
@@ -63,7 +64,7 @@ class _Hand:
     seen_s: float
     wrote_s: float = 0.0
     judged_s: float = 0.0
-    paid_s: float = 0.0
+    paid_s: float | None = None         # what was pushed is paid for until then; None: it has not begun, or waited
     ran: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ran_stage: int = -1
     again_s: float = 0.0
@@ -152,6 +153,8 @@ class Replays:
                     os.unlink(file_of(self._data_dir, replay.name))
             self._ended[replay.name] = document, max(replay.changed_ms, replay.made_ms)
             return IDLE_S
+        if replay.state != "running":
+            hand.paid_s = None
         if is_elsewhere or not is_free or (replay.state != "running" and not replay.settle):
             return LOOK_S if replay.state == "running" and not is_elsewhere else WAIT_S
         try:
@@ -204,7 +207,7 @@ class Replays:
 
     def _go(self, replay: Replay, hand: _Hand, now_s: float) -> float:
         before = replace(replay, watched=list(replay.watched))
-        if now_s - hand.judged_s >= LOOK_S:
+        if now_s - hand.judged_s >= JUDGE_S:
             hand.judged_s = now_s
             self._judge(replay)
         self._look_at_times(replay, hand)
@@ -215,11 +218,12 @@ class Replays:
         elif replay.room == 0 and not replay.watched:
             self._log.info("replay.stage", replay=replay.name, stage=replay.stage, done=replay.done)
             replay.go_on()
+            hand.paid_s = None
         elif replay.room and now_s >= hand.again_s:
             self._push_some(replay, hand, now_s)
         if (replay != before or now_s - hand.wrote_s >= self._lost_after_s / BEATS) and self._write(replay, hand):
             self._settle(replay, hand)
-        return LOOK_S if replay.state != "running" or not replay.room else BUSY_S
+        return LOOK_S if replay.state != "running" else BUSY_S if replay.room else JUDGE_S
 
     def _push_some(self, replay: Replay, hand: _Hand, now_s: float) -> None:
         count = min(self._allowed(replay, hand, now_s), replay.room, PAGE)
@@ -245,7 +249,7 @@ class Replays:
             replay.state, replay.reason = "tripped", f"its file cannot be read: {error}"
             return True
         pushed = self._push(replay, path, page)
-        if replay.rate:
+        if replay.rate and hand.paid_s is not None:
             hand.paid_s += pushed / replay.rate
         if pushed < len(page.picked):
             hand.again_s = now_s + _FULL_S
@@ -257,9 +261,11 @@ class Replays:
         return bool(page.picked)
 
     def _allowed(self, replay: Replay, hand: _Hand, now_s: float) -> int:
-        """How many may be pushed now; what was not used is saved for a second."""
+        """How many may be pushed now; one at first, and what a late turn did not use is saved for a second."""
         if not replay.rate:
             return PAGE
+        if hand.paid_s is None:
+            hand.paid_s = now_s - 1 / replay.rate
         hand.paid_s = max(hand.paid_s, now_s - max(1.0, 1 / replay.rate))
         return int((now_s - hand.paid_s) * replay.rate + 1e-6)
 
@@ -323,19 +329,24 @@ class Replays:
 
     def _judge(self, replay: Replay) -> None:
         """Of the watched jobs those that have come to something are judged; what failed once has failed."""
-        left: list[str] = []
-        for watched in replay.watched[:JUDGED]:
+        by_topic: dict[str, list[str]] = {}
+        for watched in replay.watched:
             path, _, job_id = watched.partition(" ")
+            by_topic.setdefault(path, []).append(job_id)
+        replay.watched = []
+        for path, ids in by_topic.items():
             queue, _, topic = path.rpartition("/")
-            record = self._store.driver.job(queue, job_id)
-            place = record.topics.get(topic) if record else None
-            if place is None or place.state == "ended":
-                replay.judge(True)
-            elif place.state == "dead" or place.attempts or place.crashes:
-                replay.judge(False)
-            else:
-                left.append(watched)
-        replay.watched = replay.watched[JUDGED:] + left
+            records = {record.id: record for record in self._store.driver.records(queue, ids)}
+            # An answer is bounded: what may be in the next one is not judged yet.
+            looked = ids.index(next(reversed(records))) + 1 if records else len(ids)
+            for job_id in ids[:looked]:
+                record = records.get(job_id)
+                is_done = _is_done(record.topics.get(topic) if record else None)
+                if is_done is None:
+                    replay.watched.append(f"{path} {job_id}")
+                else:
+                    replay.judge(is_done)
+            replay.watched += [f"{path} {job_id}" for job_id in ids[looked:]]
 
     def _look_at_times(self, replay: Replay, hand: _Hand) -> None:
         """Where the times of a stage begin."""
@@ -380,6 +391,13 @@ class Replays:
             if theirs.state != "running":
                 replay.state, replay.reason = theirs.state, theirs.reason
         return False
+
+
+def _is_done(place: Place | None) -> bool | None:
+    """Of a watched job; what has failed once has failed. None: nobody knows yet."""
+    if place is None or place.state == "ended":
+        return True
+    return False if place.state == "dead" or place.attempts or place.crashes else None
 
 
 def _copy(replay: Replay, path: str, queue: str, topic: str, one: Picked) -> Push:

@@ -43,6 +43,19 @@ def test_guard_trips_when_too_many_failed() -> None:
     assert text.startswith("guard failed<2%: 4 of 100 failed (4 %); stopped after 100 of 1000")
 
 
+def test_guard_notices_a_handler_that_begins_to_fail_however_long_it_went_well() -> None:
+    one = replay(replayed=100_000, done=99_900)
+    for number in range(400):
+        one.judge(number % 100 != 0)
+    assert trips(one, None, 0) == "", "one in a hundred may fail"
+    for number in range(10):
+        assert trips(one, None, 0) == "", number
+        one.judge(False)
+    assert trips(one, None, 0).startswith("guard failed<2%: 11 of the last 200 failed (6 %); stopped after 100000")
+    one.judge_anew()
+    assert trips(one, None, 0) == ""
+
+
 def test_guard_waits_for_enough_jobs_unless_the_stage_has_no_more() -> None:
     few = replay(failed=1, replayed=1)
     assert trips(few, None, 0) == ""
