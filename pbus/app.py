@@ -201,4 +201,5 @@ def _fact(queue: str, name: str, topic: Topic) -> TopicFact:
     return TopicFact(
         queue=queue, topic=name, at_least=topic.concurrency.min, at_most=topic.concurrency.max,
         has_consumers=_has_consumers(topic), pulled=isinstance(topic.handler, PullHandler),
+        shadow_of=topic.shadow_of,
     )

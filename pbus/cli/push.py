@@ -153,9 +153,10 @@ def _handled_topics(settings: Settings, queue: str, report: _Report) -> list[str
     """Topics whose jobs the bus runs; what a client pulls has no result that could be waited for."""
     topics = settings.queue[queue].topic
     pulled = sorted(name for name, topic in topics.items() if topic.pull is not None)
+    shadows = {name for name, topic in topics.items() if topic.shadow_of}  # of a sample only, and nobody's result
     if pulled:
         report.note(f"not waited for, because clients pull them: {', '.join(f'{queue}/{name}' for name in pulled)}")
-    return sorted(set(topics) - set(pulled))
+    return sorted(set(topics) - set(pulled) - shadows)
 
 
 def _await(

@@ -121,7 +121,7 @@ def _topic(row: Mapping[str, Any]) -> list[Cell]:
     slots = row["concurrency"]
     limits = str(slots["min"]) if slots["min"] == slots["max"] else f"{slots['min']}-{slots['max']}"
     return [
-        (escape(f"{row['queue']}/{row['topic']}"), ""),
+        (escape(f"{row['queue']}/{row['topic']}{shadow_mark(row)}"), ""),
         (row["state"], colour(row["state"])),
         count(row["ready"]),
         count(row["running"]),
@@ -132,6 +132,11 @@ def _topic(row: Mapping[str, Any]) -> list[Cell]:
         count(row["failed_total"], "yellow"),
         (f"{slots['now']} of {limits}" if slots["max"] else "-", ""),
     ]
+
+
+def shadow_mark(row: Mapping[str, Any]) -> str:
+    """Behind the name of a topic: which one it shadows; empty: it is no shadow."""
+    return f" (shadow of {row['shadow_of']})" if row.get("shadow_of") else ""
 
 
 def _can_do(row: Mapping[str, Any]) -> Cell:

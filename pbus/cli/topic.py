@@ -14,6 +14,8 @@ from pbus.cli.facts import facts
 from pbus.cli.grid import Cell, count, duration, plain, show, state, wait
 from pbus.cli.output import brief, escape, output_option
 from pbus.cli.scaling_view import scaling_lines
+from pbus.cli.shadows import compared, forget, shadow_lines
+from pbus.cli.status_view import shadow_mark
 from pbus.errors import Exit
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def row_of(stock: Stock, name: tuple[str, str], states: States) -> dict[str, Any
         "queue": name[0], "topic": name[1], "state": now, **{column: known.get(column) for column in _COUNTED},
         "oldest_wait_s": round(known["oldest_wait_s"], 3) if known else None,
         "handler": handler_of(section) if section else "",
+        "shadow_of": section.shadow_of if section else "",
         **{key: states.get(name, {}).get(key) for key in ("concurrency", "capacity", "scaling")},
     }
 
@@ -112,7 +115,7 @@ def handler_of(section: Topic) -> str:
 def cells(row: Mapping[str, Any]) -> Sequence[Cell]:
     """A topic as people read it."""
     return [
-        plain(escape(f"{row['queue']}/{row['topic']}")), state(row["state"]), count(row["ready"]),
+        plain(escape(f"{row['queue']}/{row['topic']}{shadow_mark(row)}")), state(row["state"]), count(row["ready"]),
         count(row["running"]), count(row["delayed"]), count(row["dead"], "red"), wait(row["oldest_wait_s"]),
         count(row["done_total"]), count(row["failed_total"], "yellow"), plain(row["handler"] or "-"),
     ]
@@ -219,6 +222,7 @@ def show_topic(context: Context, path: str) -> int:
     if name in stock.topics:
         with queue_driver(stock, name[0]) as driver:
             groups = [dataclasses.asdict(group) for group in driver.dead_groups(*name)[:_GROUPS]]
+            row |= {"shadow": compared(driver, settings, name)} if row["shadow_of"] else {}
     orders = [order.words for order in orders_of(settings).get("/".join(name), ())]
     row |= {"dead_groups": groups, "rules": _rules(settings, name), "orders": orders}
     if context.output.form == "table":
@@ -279,6 +283,11 @@ def _rules(settings: Settings, name: tuple[str, str]) -> dict[str, Any]:
     }
 
 
+def _retries(retry: Mapping[str, Any]) -> str:
+    within = f" within {duration(retry['for_s'])}" if retry["for_s"] else ""
+    return f"{retry['attempts']} attempts{within}"
+
+
 def _said(row: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     """The topic for people, a line a fact."""
     rules = row["rules"]
@@ -294,8 +303,7 @@ def _said(row: Mapping[str, Any]) -> list[tuple[str, Cell]]:
         lines += [
             ("concurrency", plain(bounds)), *scaling_lines(row),
             ("timeout", plain(limit + (", unknown ends are held" if rules["on_unknown"] == "hold" else ""))),
-            ("retry", plain(f"{retry['attempts']} attempts within {duration(retry['for_s'])}" if retry["for_s"]
-                            else f"{retry['attempts']} attempts")),
+            ("retry", plain(_retries(retry) if not row["shadow_of"] else "one attempt, whatever comes of it")),
         ]
     for key in ("ready", "running", "delayed", "dead"):
         lines.append((key, count(row[key], "red" if key == "dead" else "")))
@@ -303,6 +311,7 @@ def _said(row: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     for key in _COUNTED:
         if key.endswith("_total"):
             lines.append((key.removesuffix("_total") + " ever", count(row[key])))
+    lines += shadow_lines(row)
     for group in row["dead_groups"]:
         lines.append(("died of", plain(f"{group['count']} x {group['reason']}: {brief(group['error'])}")))
     return lines
@@ -364,5 +373,6 @@ def rm(context: Context, path: str, purge: bool, yes: bool, dry_run: bool) -> in
         raise Refused(f"{path} holds {holds} that would be destroyed: say --yes")
     with queue_driver(stock, name[0]) as driver:
         driver.drop_topic(*name)
+        forget(driver, name)
     context.output.say(f"removed {path}" + ("" if empty else f" with {holds}"))
     return Exit.DONE

@@ -12,7 +12,7 @@ from pbus.errors import Exit, NotFound, NotRunning, PbusError, StorageError
 if TYPE_CHECKING:
     from pbus.cli.context import Context
     from pbus.cli.stores import Stock
-    from pbus.config.schema import Settings
+    from pbus.config.schema import Settings, Topic
     from pbus.core.why_job import Holder, JobFacts
     from pbus.storage.driver import JobRecord, Place
 
@@ -164,8 +164,14 @@ def _places(stock: Stock, name: tuple[str, str], row: Mapping[str, Any]) -> dict
     limit = str((row.get("capacity") or {}).get("limited_by") or "")
     return {
         "handler": handler_of(section), "slots": int(slots.get("now") or 0), "most": int(most), "limited_by": limit,
-        "rate_per_s": section.rate_per_s,
+        "rate_per_s": section.rate_per_s, **_shadow(section),
     }
+
+
+def _shadow(section: Topic) -> dict[str, str]:
+    from pbus.config.values import written_percent
+
+    return {"shadow_of": section.shadow_of, "sample": written_percent(section.sample)} if section.shadow_of else {}
 
 
 def _addresses(status: Mapping[str, Any], path: str) -> tuple[Address, ...]:

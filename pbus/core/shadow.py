@@ -23,7 +23,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Self
 
-BODY_BYTES: Final = 4 * 1024
+KIND: Final = "shadow"
+"""Of documents with a ``Tally``; their names are ``queue/topic`` of shadows."""
+BODY_BYTES: Final = 2 * 1024
 """A normalised body that is longer goes by its digest: whether it differs is known, where is not."""
 HALF_BYTES: Final = 3 * BODY_BYTES
 EXAMPLES: Final = 10

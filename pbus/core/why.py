@@ -77,6 +77,7 @@ class Facts:
         addresses: Where its handler is called, of ``fastcgi`` and ``http``.
         backlog, max_backlog: Of the queue, jobs; 0: no bound.
         failed_auths: Of the last hour, the latest first.
+        shadow_of, sample: The topic that it shadows, and of how many of the jobs ("1%"); empty: it is no shadow.
     """
 
     queue: str
@@ -106,6 +107,8 @@ class Facts:
     backlog: int | None = None
     max_backlog: int = 0
     failed_auths: Sequence[FailedAuth] = ()
+    shadow_of: str = ""
+    sample: str = ""
 
     @property
     def path(self) -> str:
@@ -224,6 +227,7 @@ def words_of(facts: Facts) -> dict[str, str]:
         "oldest": f", the oldest for {span(facts.oldest_wait_s)}" if facts.ready else "",
         "backlog": str(facts.backlog), "bound": str(facts.max_backlog), "paused": _paused(facts),
         "alone": _left_alone(facts), "failed": _failed_auths(facts), "password": _whose_password(facts),
+        "shadow_of": facts.shadow_of, "sample": facts.sample,
     }
 
 
@@ -289,6 +293,8 @@ def _waits(facts: Facts) -> bool:
 
 
 def _full(facts: Facts) -> bool:
+    if facts.shadow_of:
+        return False  # it has no part in that
     return bool(facts.max_backlog and facts.backlog is not None and facts.backlog >= facts.max_backlog)
 
 
@@ -420,6 +426,11 @@ RULES: Final[tuple[Rule[Facts], ...]] = (
     Rule(
         "dead", lambda f: bool(f.dead), "{dead}, which nobody tries again by themselves",
         "'pbus dead show {path}' tells why, 'pbus dead retry {path} --all' tries them again",
+    ),
+    Rule(
+        "shadow", lambda f: bool(f.shadow_of),
+        "{path} is a shadow of {shadow_of}: it sees {sample} of the jobs and tries each once; nobody waits for it, and "
+        "what retention drops before it comes is skipped", "'pbus topic show {path}' tells what it answers differently",
     ),
     Rule("done", _at_rest, "nothing waits: {done} done so far", "'pbus tail {path}' follows what comes next"),
     Rule("works", _works, "it works: {running} run, {waiting}{oldest}", "'pbus tail {path}' follows it"),

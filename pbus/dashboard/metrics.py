@@ -9,7 +9,7 @@ the configuration, so their number is bounded by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -139,8 +139,15 @@ class Page(Collector):
             for storage, count in master.get("dropped", {}).items():
                 self._set("pbus_trace_dropped_total", count, storage)
             self._of_spans(master.get("spans", {}))
+            self._of_shadows(master.get("compared", {}))
             self._of_backends(master["backends"])
             self._of_processes(master)
+
+    def _of_shadows(self, compared: Mapping[str, Sequence[int]]) -> None:
+        for path, counts in compared.items():
+            queue, _, topic = path.partition("/")
+            for result, count in zip(("same", "differs"), counts, strict=True):
+                self._set("pbus_shadow_compared_total", count, queue, topic, result)
 
     def _of_spans(self, spans: Mapping[str, int]) -> None:
         for word, count in spans.items():

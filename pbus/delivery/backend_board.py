@@ -30,10 +30,14 @@ class BackendBoard:
         backends: What is told of.
         tell: Sends a frame to the master.
         clock: The clock to use.
+        shadows: Topics that shadow others (``queue/topic``): what only they call concerns nobody else.
     """
 
-    def __init__(self, backends: Backends, tell: Tell, clock: Clock) -> None:
+    def __init__(
+        self, backends: Backends, tell: Tell, clock: Clock, shadows: frozenset[str] = frozenset()
+    ) -> None:
         self._backends = backends
+        self._shadows = shadows
         self._tell = tell
         self._clock = clock
         self._states: dict[str, tuple[Any, ...]] = {}
@@ -57,7 +61,8 @@ class BackendBoard:
             is_old = now_s - self._told_s.get(name, -COUNTERS_S) >= COUNTERS_S
             if self._states.get(name) != state or (is_old and self._counts.get(name) != counts):
                 self._states[name], self._counts[name], self._told_s[name] = state, counts, now_s
-                self._tell("backend", **row(backend, address))
+                known = row(backend, address)
+                self._tell("backend", **known, shadows=self._shadows.issuperset(known["topics"]))
 
 
 def row(backend: Backend, address: Address) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pbus.telemetry.topic_log import TopicLog
 
 LINES_PER_S: Final = 20
 _EVENTS: Final = {Move.ACK: "job.done", Move.RETRY: "job.retry", Move.BURY: "job.dead", Move.RELEASE: "job.released"}
+_SHADOW_FAILED: Final = "job.shadow_failed"
 _ENDS: Final = frozenset({Move.RETRY, Move.BURY})
 
 
@@ -49,7 +50,10 @@ class Report:
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         """This attempt is over and the store has it."""
         if settlement.move is Move.ACK:
-            self._done += 1
+            if outcome.verdict is Verdict.DONE:
+                self._done += 1
+            else:
+                self._shadow_failed(delivery, outcome)
         elif settlement.move in _ENDS and outcome.verdict is not Verdict.BUSY:
             self._failed += 1
             self._log_failure(delivery, outcome, settlement)
@@ -114,6 +118,13 @@ class Report:
         text = f"attempt {delivery.attempt} {outcome.verdict.value}: {settlement.error}"
         self._topic_log(delivery.queue, delivery.topic).write(delivery.id, "ERROR", text, 0)
 
+    def _shadow_failed(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Only a shadow's attempt is over although it failed; its own log has it, and nobody is woken."""
+        self._failed += 1
+        if self._spend(delivery.queue, delivery.topic)[0]:
+            text = f"{outcome.verdict.value}, only compared: {outcome.error}"
+            self._topic_log(delivery.queue, delivery.topic).write(delivery.id, "WARNING", text, 0)
+
     def _spend(self, queue: str, topic: str) -> tuple[bool, int]:
         """Whether one more line may be written about that topic now, and how many were left out before."""
         budget = self._budget.setdefault((queue, topic), _Budget())
@@ -128,8 +139,10 @@ class Report:
     def _event(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> dict[str, Any]:
         run_ms = outcome.run_s * 1000
         wait_ms = self._clock.wall_s() * 1000 - job_id_ms(delivery.id) - run_ms
+        failed = settlement.move is Move.ACK and outcome.verdict is not Verdict.DONE
         return {
-            "event": _EVENTS[settlement.move], "id": delivery.id, "queue": delivery.queue, "topic": delivery.topic,
+            "event": _SHADOW_FAILED if failed else _EVENTS[settlement.move],
+            "id": delivery.id, "queue": delivery.queue, "topic": delivery.topic,
             "attempt": delivery.attempt, "verdict": outcome.verdict.value, "error": settlement.error or outcome.error,
             "run_ms": round(run_ms, 3), "wait_ms": round(max(0.0, wait_ms), 3), "delay_s": settlement.delay_s,
             "reason": settlement.reason, "fingerprint": settlement.fingerprint, "resent": outcome.resent,

@@ -18,6 +18,7 @@ from pbus.delivery.address import share_of
 from pbus.delivery.backend_board import BackendBoard
 from pbus.delivery.backends import Backends
 from pbus.delivery.call_lane import CallLane, make_call_lane
+from pbus.delivery.comparing import plan_of, shadows_of
 from pbus.delivery.consumer_lane import Attached, ConsumerLane
 from pbus.delivery.consumer_link import Door, Link
 from pbus.delivery.lane import Lane
@@ -74,7 +75,7 @@ class DeliveryChild:
             for queue, section in self._queues.items() for topic, settings in section.topic.items()
         }
         self._rates: dict[str, tuple[Throttle, float]] = {}  # of topics with consumers: what keeps to their rate
-        self._backend_board = BackendBoard(self._backends, child.tell, child.clock)
+        self._backend_board = BackendBoard(self._backends, child.tell, child.clock, shadows_of(self._queues))
         plan = args.get("otel")
         self._spans = AttemptSpans(make_pump(child, plan), plan.sampler) if plan is not None else None
         self._stores = {name: self._store_side(name, target) for name, target in args["stores"].items()}
@@ -128,7 +129,7 @@ class DeliveryChild:
         return StoreSide(
             name, driver, queue_specs(self._queues, name), rules,
             brakes=brakes, child=self._child, report=self._report, fenced=self._fenced, work=self._work,
-            traces=self._trace_writer(target), spans=self._spans,
+            traces=self._trace_writer(target), spans=self._spans, shadows=plan_of(self._queues, name),
         )
 
     def _trace_writer(self, target: StoreTarget) -> TraceWriter | None:

@@ -17,6 +17,7 @@ from pbus.core.brake import Brake, BrakePolicy
 from pbus.core.job import Delivery, Settlement
 from pbus.core.outcome import Outcome, Rules
 from pbus.delivery.claimer import Claimer
+from pbus.delivery.comparing import Comparing, Plan
 from pbus.delivery.desk import StoreDesk, Trace
 from pbus.delivery.lane import Lane
 from pbus.delivery.pardons import Pardons
@@ -47,12 +48,13 @@ class StoreSide:
         work: Measures what attempts take.
         traces: Writes what became of jobs; None: nobody keeps that.
         spans: Tells an OpenTelemetry receiver; None: there is none.
+        shadows: Which topics are compared; None or empty: none.
     """
 
     def __init__(
         self, name: str, store: Driver, specs: Sequence[QueueSpec], rules: Mapping[tuple[str, str], Rules], *,
         brakes: Mapping[tuple[str, str], BrakePolicy], child: Child, report: Report, fenced: Callable[[], None],
-        work: Work, traces: TraceWriter | None = None, spans: AttemptSpans | None = None,
+        work: Work, traces: TraceWriter | None = None, spans: AttemptSpans | None = None, shadows: Plan | None = None,
     ) -> None:
         self.name = name
         self._store = store
@@ -63,6 +65,10 @@ class StoreSide:
         self._report = report
         self._traces = traces
         self._spans = spans
+        self._comparing = Comparing(
+            store, shadows, child.clock, child.log.bind(storage=name),
+            lambda shadows: child.tell("compared", shadows=shadows),
+        ) if shadows else None
         self._pardons = Pardons(store, child.log.bind(storage=name), traces.pardoned if traces is not None else None)
         self._child = child
         self._fenced = fenced
@@ -71,11 +77,12 @@ class StoreSide:
         self._listener: Any = None
         self._bell: Any = None
         self._writer: Any = None
+        self._is_comparing = False
         soon_due = SoonDue(lambda in_s: child.tell("delayed", store=name, in_s=in_s), child.clock)
         self.desk = StoreDesk(
             store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock,
             delayed=soon_due.delayed, brakes=self._brakes, pardons=self._pardons, measure=work.ended,
-            trace=_told(traces, spans),
+            trace=_told(traces, spans, self._comparing),
         )
         self.claimer: Claimer | None = None
 
@@ -144,6 +151,8 @@ class StoreSide:
             self.claimer.end()
         if self._traces is not None and self._writer is not None:
             self._traces.close()
+        if self._is_comparing and self._comparing is not None:
+            self._comparing.close()
         self._store.close()
 
     def _open(self, queues: Sequence[str]) -> None:
@@ -168,6 +177,9 @@ class StoreSide:
         gevent.spawn(self.desk.run)
         gevent.spawn(self._pardons.run, self.claimer.came_back)
         gevent.spawn(self.claimer.run)
+        if self._comparing is not None:
+            self._is_comparing = True
+            gevent.spawn(self._comparing.run)
         self._listener = gevent.spawn(self.claimer.listen, self._bell)
         self._tried.set()
 
@@ -175,14 +187,16 @@ class StoreSide:
         self._store.declare(self._specs)
 
 
-def _told(traces: TraceWriter | None, spans: AttemptSpans | None) -> Trace | None:
+def _told(
+    traces: TraceWriter | None, spans: AttemptSpans | None, comparing: Comparing | None = None
+) -> Trace | None:
     """Who hears of each attempt: one call where one hears, none where nobody does."""
-    if traces is None or spans is None:
-        return traces.ended if traces is not None else spans.ended if spans is not None else None
-    keep, export = traces.ended, spans.ended
+    ears: list[Trace] = [each.ended for each in (traces, spans, comparing) if each is not None]
+    if len(ears) < 2:
+        return ears[0] if ears else None
 
-    def both(delivery: Delivery, outcome: Outcome, settlement: Settlement, ended_s: float) -> None:
-        keep(delivery, outcome, settlement, ended_s)
-        export(delivery, outcome, settlement, ended_s)
+    def all_of_them(delivery: Delivery, outcome: Outcome, settlement: Settlement, ended_s: float) -> None:
+        for ear in ears:
+            ear(delivery, outcome, settlement, ended_s)
 
-    return both
+    return all_of_them

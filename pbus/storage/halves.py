@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 from pbus.core.shadow import HALF_BYTES as HALF_BYTES
 
 KEEP_S: Final = 600.0
-MOST: Final = 500
+MOST: Final = 2_000
 
 
 class Waiting(NamedTuple):

@@ -82,6 +82,7 @@ class Relay:
         self.door = DoorBook(clock)
         self._dropped: collections.Counter[str] = collections.Counter()  # storage -> records of stories
         self._spans: collections.Counter[str] = collections.Counter()  # exported; dropped, by reason
+        self._compared: dict[str, list[int]] = {}  # shadow -> jobs that gave the same, and something else
         self._news: dict[tuple[str, ...], dict[str, Any]] = {}
         self._table: dict[str, Act] = {
             "ready": self._ready,
@@ -90,6 +91,7 @@ class Relay:
                 {str(name): int(count) for name, count in frame["dropped"].items()}
             ),
             "spans": self._count_spans,
+            "compared": self._count_compared,
             "problem": self._problem,
             "fail": self._fail,
             "fenced": lambda child, _: fence(child),
@@ -150,6 +152,12 @@ class Relay:
         self._spans["exported"] += int(frame["exported"])
         self._spans.update({str(reason): int(count) for reason, count in frame["dropped"].items()})
 
+    def _count_compared(self, _: Handle, frame: Mapping[str, Any]) -> None:
+        for path, (same, differ) in frame["shadows"].items():
+            counted = self._compared.setdefault(str(path), [0, 0])
+            counted[0] += int(same)
+            counted[1] += int(differ)
+
     def _fail(self, child: Handle, frame: Mapping[str, Any]) -> None:
         child.failure = " ".join(str(frame["text"]).split())  # it becomes part of sentences; the log has its lines
 
@@ -196,7 +204,9 @@ class Relay:
     def _tell_metrics(self, child: Handle) -> None:
         for other in self._children.hearing(SAMPLE):
             other.tell(SAMPLE)
-        child.tell(METRICS, **self._metrics(), dropped=dict(self._dropped), spans=dict(self._spans))
+        child.tell(
+            METRICS, **self._metrics(), dropped=dict(self._dropped), spans=dict(self._spans), compared=self._compared,
+        )
 
     def _sampled(self, _: Handle, frame: Mapping[str, Any]) -> None:
         fields = {name: value for name, value in frame.items() if name != "kind"}

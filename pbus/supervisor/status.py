@@ -40,6 +40,7 @@ class TopicFact:
         at_least, at_most: Bounds of its concurrency.
         has_consumers: It is run by processes of its own.
         pulled: Its jobs are fetched; nothing of ours runs them.
+        shadow_of: The topic of its queue that it shadows, or empty.
     """
 
     queue: str
@@ -48,6 +49,7 @@ class TopicFact:
     at_most: int
     has_consumers: bool = False
     pulled: bool = False
+    shadow_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,7 @@ def _topic(facts: Facts, topic: TopicFact, consumers: Sequence[Handle], lanes: S
         "reason": _reason(facts, state, path, known, worst(lanes)[1]),
         "scaling": {name: value for name, value in facts.decisions.get(path, {}).items() if name in _SCALING},
         "rollout": dict(facts.rollouts.get((CONSUMER, path), {})),
+        **({"shadow_of": topic.shadow_of} if topic.shadow_of else {}),
     }
 
 

@@ -28,6 +28,7 @@ from pbus.telemetry import log as logs
 MACHINE: Final = "machine"
 _MARGIN_BYTES: Final = 32 << 20
 _LEFT_ALONE: Final = ("open", "probing")
+_CALLERS: Final = 20
 _NEW_S: Final = 10.0
 """A scheduler begins where the last one has left off, within its first seconds; then it knows what it has planned."""
 
@@ -116,22 +117,25 @@ class Workforce:
         """
         What alarms are about.
 
-        ``stopped``: path -> state and reason; ``circuits``: backend -> why it is left alone; ``codes``: path -> how
-        often its code has changed.
+        ``stopped``: path -> state and reason; ``circuits``: backend -> why it is left alone, unless shadows alone
+        call it; ``callers``: backend -> some of its topics; ``codes``: path -> how often its code has changed.
         """
         lanes: dict[str, list[Mapping[str, Any]]] = {}
         circuits: dict[str, str] = {}
+        callers: dict[str, list[str]] = {}
         for child in children:
             for (queue, topic), lane in child.lanes.items():
                 lanes.setdefault(f"{queue}/{topic}", []).append(lane)
             for (backend, address), row in child.backends.items():
-                if row["state"] in _LEFT_ALONE:
+                if row["state"] in _LEFT_ALONE and not row.get("shadows"):
                     circuits[backend] = f"{address}: {row.get('reason') or row['state']}"
+                    callers[backend] = sorted({*callers.get(backend, ()), *row.get("topics", ())})[:_CALLERS]
         stopped = {path: worst(of_topic) for path, of_topic in lanes.items()}
         stopped |= {path: ("fatal", why) for (role, path), why in self._children.given_up().items() if role == CONSUMER}
         return {
             "stopped": {path: list(each) for path, each in stopped.items() if badness(each[0]) > badness("draining")},
-            "circuits": circuits, "codes": {path: code for (_, path), code in self.rollouts.codes.items()},
+            "circuits": circuits, "callers": callers,
+            "codes": {path: code for (_, path), code in self.rollouts.codes.items()},
         }
 
 

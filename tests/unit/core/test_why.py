@@ -52,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     "addresses": {"handler": "http", "ready": 5, "addresses": [Address("a", "up"), Address("b", "probing", "refused")]},
     "later": {"delayed": 2},
     "dead": {"dead": 3},
+    "shadow": {"shadow_of": "credit", "sample": "1%", "backlog": 10, "max_backlog": 10},
     "done": {},
     "works": {"ready": 5, "running": 2, "oldest_wait_s": 4.0},
     "else": {"state": "draining", "ready": 5},

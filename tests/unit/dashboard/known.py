@@ -27,6 +27,7 @@ def master(**fields: Any) -> dict[str, Any]:
         }},
         "door": {"connections": 9, "refused": {"NOAUTH": 3}, "closed": {"command_time": 1}, "limited": {"bulk": 2}},
         "dropped": {"main": 12}, "spans": {"exported": 21, "full": 3},
+        "compared": {"gift/credit": [5, 2]},
         **fields,
     }
 
