@@ -17,6 +17,7 @@ import gevent
 import gevent.event
 
 from pbus.core.job import Delivery, Push, Settlement
+from pbus.core.names import job_id_ms
 from pbus.errors import BootError, Conflict, StorageError, StoreFull, Unavailable
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
@@ -37,6 +38,7 @@ from pbus.supervisor.child import Child
 from pbus.supervisor.handed import Handed
 from pbus.supervisor.soon_due import SoonDue
 
+_LAST_ID: Final = "99999999999999-0"
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_MOST_S: Final = 1.0
 WATCH_S: Final = 1.0
@@ -98,6 +100,7 @@ class Store:
         )
         self._programs = sorted({topic.queue for topic in programs})
         self._traces = traces
+        self._indexed = tuple(indexed or ())
         self.stories = Stories(traces, indexed or {}, child.clock) if traces is not None else None
         self.committer.stories = self.stories
         self._spans = IngestSpans(spans, self._owner, child.clock) if spans is not None else None
@@ -274,12 +277,15 @@ class Store:
         if self._fenced:
             return False
         try:
-            if not self._opened:
+            begins = not self._opened
+            if begins:
                 self._driver.open()
                 self._opened = True
             else:
                 self._driver.check()
             self._driver.declare(self._queues)
+            if begins and self.stories is not None:
+                self.stories.begin(self._newest_ms())
         except BootError as error:
             if not self._first.is_set():
                 self._child.fail(str(error), error.exit_status)
@@ -298,6 +304,14 @@ class Store:
         self.puller.look()
         self.holder.look()
         return True
+
+    def _newest_ms(self) -> dict[str, int]:
+        """Of indexed queues the newest job in the log."""
+        found = {}
+        for queue in self._indexed:
+            for entry in self._driver.entries(queue, "0-0", _LAST_ID, 1, newest=True):
+                found[queue] = job_id_ms(entry.id)
+        return found
 
     def _tell_account(self) -> None:
         """Once a second, for ever: what was done, and whose job is out of time."""

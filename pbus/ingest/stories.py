@@ -23,7 +23,7 @@ from pbus.ingest.whole import Whole
 from pbus.storage.driver import Appended
 from pbus.storage.traces import REFUSAL_BYTES
 from pbus.storage.traces_buffer import Marks
-from pbus.storage.traces_writer import TraceWriter
+from pbus.storage.traces_writer import MARKS_LATE_S, TraceWriter
 
 if TYPE_CHECKING:
     from pbus.ingest.committer import Ticket
@@ -37,6 +37,7 @@ KINDS: Final = 20
 MARKED: Final = 8
 """Bodies of one refusal that can be found by their values."""
 BEAT_S: Final = 600.0
+_IN_HAND_S: Final = int(MARKS_LATE_S) + 1
 _PART_BYTES: Final = 64
 """What one client of an append takes until it is written."""
 _TEXT_CHARS: Final = 160
@@ -171,6 +172,20 @@ class Stories:
             for queue, kinds in refused.items():
                 for told in kinds.values():
                     self._writer.buffer.refused(queue, _packed(told))
+
+    def begin(self, newest_ms: Mapping[str, int]) -> None:
+        """
+        Marks that wait to be written end with their process: what a predecessor may have had in hand is left out.
+
+        Args:
+            newest_ms: Indexed queue -> the newest job in its log, unix ms; of queues without one nothing.
+        """
+        for queue in self._columns:
+            for end_s in {int(self._clock.wall_s()), newest_ms.get(queue, 0) // 1000} - {0}:
+                for second in range(end_s - _IN_HAND_S, end_s + 1):
+                    self._writer.buffer.left_out(queue, second)
+        if self._columns:
+            self._writer.stir()
 
     def beat(self) -> None:
         """Note now and then that these queues are indexed: then nothing found means that nothing came."""

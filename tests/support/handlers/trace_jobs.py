@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 
@@ -11,5 +12,7 @@ def handle(job: Any) -> None:
     wish = json.loads(job.body)
     if wish.get("child"):
         job.push("gift", b"{}")
+    if wish.get("stand") and job.attempt == 1:
+        time.sleep(60.0)
     if wish.get("fail"):
         raise RuntimeError("no credit for this one")

@@ -142,6 +142,15 @@ def test_a_flood_is_not_slowed_down_by_its_index_and_what_is_left_out_is_said(de
     assert desk.found(b"4")
 
 
+def test_what_a_predecessor_may_have_had_in_hand_is_left_out_of_the_index(desk: Desk) -> None:
+    now_s = int(desk.clock.wall_s())
+    desk.stories.begin({"gift": T0, "mail": T0})
+    desk.write()
+    gaps = {block.second for block in desk.kept.blocks if marked(block.data) == ((), 0)}
+    assert gaps == {*range(T0 // 1000 - 4, T0 // 1000 + 1), *range(now_s - 4, now_s + 1)}
+    assert {block.queue for block in desk.kept.blocks} == {"gift"}
+
+
 def test_what_was_refused_or_there_before_was_not_received(desk: Desk) -> None:
     answers = [*stored(7), Appended(f"{T0}-3", 1, 1, duplicate=True), Appended("", 1, 1, refused="jobs")]
     desk.stories.received([ticket('{"uid":1}', '{"uid":2}', '{"uid":3}')], answers, False)
