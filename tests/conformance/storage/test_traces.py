@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pbus.core.trace import Shelf
 from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import BLOCK_COST, MOST_SECONDS, REFUSAL_BYTES, REFUSALS, Block, TraceLimits, Traces, make
+from pbus.storage.traces_buffer import TraceBuffer
 from pbus.storage.traces_redis import RedisTraces
 from pbus.storage.traces_sqlite import SqliteTraces
 from tests.conformance.storage.places import Place
@@ -313,6 +315,37 @@ def test_traces_leave_the_last_room_of_redis_to_jobs(tmp_path: Path) -> None:
     finally:
         traces.close()
         server.close()
+
+
+def test_traces_stay_below_their_bytes_at_ten_times_the_planned_rate(tmp_path: Path) -> None:
+    clock, limits, cap = FakeClock(), TraceLimits(20.0, 200.0, 1 << 17), 1 << 17
+    traces = SqliteTraces(StoreTarget("main", f"sqlite:{tmp_path}/pbus.db", "", 5.0, "n1"), limits, clock)
+    buffer = TraceBuffer("n1/delivery.0", limits, 1, clock)
+    planned = cap // 2 / 12 / 20                          # attempts a second that RECENT has room for
+    held = told = kept = 0
+    tracemalloc.start()
+    for turn in range(250):                               # 2.5 times as long as they are kept
+        clock.advance(0.2)
+        now_s = clock.wall_s()
+        for place in range(int(10 * planned * 0.2)):
+            job = f"{int(now_s * 1000)}-{place}"
+            buffer.done(("gift", "credit", "pid 7", job, now_s, now_s - 0.004, 0.001 * (place % 7)))
+            told += 1
+        if turn == 100:
+            tracemalloc.reset_peak()
+            held, _ = tracemalloc.get_traced_memory()
+        put = traces.put(buffer.drain()[0])
+        kept += buffer.drained
+        assert put.dropped == 0, "the buffer leaves out what has no room, and knows it"
+        if turn % 5 == 0:
+            traces.trim()
+        assert sum(traces.used().values()) <= cap
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    traces.close()
+    assert peak - held < 2 << 20
+    assert 0.02 < kept / told < 0.5
+    assert kept + buffer.dropped_total == told
 
 
 def test_file_of_traces_does_not_grow_beyond_its_room(folder: TraceWorld, tmp_path: Path) -> None:
