@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "pbus/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
-OTEL = ["opentelemetry-exporter-otlp-proto-http>=1.30"]  # brings the SDK; protobuf, requests with it
+OTEL = ["opentelemetry-exporter-otlp-proto-http>=1.36"]  # brings the SDK; earlier ones repeat beyond their timeout
 
 setup(
     name="pbus",

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -40,17 +42,21 @@ class OtlpExporter:
         self._resource = Resource.create({
             "service.version": __version__, "service.instance.id": instance, "host.name": plan.node, **named,
         })
+        self._session = Session()
         self._exporter = OTLPSpanExporter(
-            endpoint=plan.endpoint or None, headers=dict(plan.headers), timeout=plan.timeout_s
+            endpoint=plan.endpoint or None, headers=dict(plan.headers), timeout=plan.timeout_s,
+            session=self._session.session,
         )
 
     def export(self, spans: Sequence[Span]) -> str:
         """See ``spans.Exporter.export``."""
-        self._heard.text = ""
-        answer = self._exporter.export([self._readable(span) for span in spans])
-        if answer is SpanExportResult.SUCCESS:
-            return ""
-        return self._heard.text or "the exporter gives no reason"
+        self._heard.text = self._session.why = ""
+        try:
+            if self._exporter.export([self._readable(span) for span in spans]) is SpanExportResult.SUCCESS:
+                return ""
+        except requests.RequestException as error:
+            return self._session.why or plain(error)
+        return self._session.why or self._heard.text or "the exporter gives no reason"
 
     def _readable(self, span: Span) -> ReadableSpan:
         trace, link = int(span.trace, 16), span.link
@@ -62,6 +68,47 @@ class OtlpExporter:
             _UNSET if span.error is None else Status(StatusCode.ERROR, span.error), span.start_ns, span.end_ns,
             self._scope,
         )
+
+
+class Session:
+    """
+    The exporter's HTTP session, which knows why the last request failed: mostly the exporter says that it gave up.
+
+    Attributes:
+        session: What the exporter is given.
+        why: Where to and why not; empty: the receiver took it.
+    """
+
+    def __init__(self) -> None:
+        self.why = ""
+        self.session = _bare()
+        self._request = self.session.request
+        self.session.request = self._noting
+
+    def _noting(self, method: str, url: str, **more: Any) -> Any:
+        parts = urlsplit(url)
+        where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        try:
+            response = self._request(method, url, **more)
+        except Exception as error:
+            self.why = f"{where}: {plain(error)}"
+            raise
+        self.why = "" if response.ok else f"{where}: answered {response.status_code} {response.reason}"
+        return response
+
+
+def _bare() -> Any:
+    return requests.Session()
+
+
+def plain(error: BaseException) -> str:
+    """What the system said, where an error goes back to that; else the innermost text."""
+    said, inner = "", error
+    while inner.__context__ is not None:
+        inner = inner.__context__
+        if isinstance(inner, OSError) and inner.strerror:
+            said = inner.strerror
+    return said or f"{type(inner).__name__}: {inner}"[:300]
 
 
 def _context(trace: int, span: str, remote: bool) -> SpanContext:
