@@ -408,7 +408,7 @@ class TopicAlarm:
     backlog: int = setting("so many jobs are ready", "int", 0, least=0)
     gone_in_s: float = setting("at the present rate the backlog is not gone within this time, or never", "duration", 0.0, key="gone_in", least=0)
     failed_percent: float = setting("so many of a hundred attempts of the last minute failed (of ten at least)", "float", 0.0, least=0.0, most=100.0)
-    latency_p90_s: float = setting("one of ten attempts of the last minute took so long (of ten at least, on the node that decides)", "duration", 0.0, key="latency_p90", least=0)
+    latency_p90_s: float = setting("one of ten attempts of the last minute took so long (of ten at least)", "duration", 0.0, key="latency_p90", least=0)
     dead_growth: int = setting("so many jobs became dead letters within 10 min", "int", 0, least=0)
 
 

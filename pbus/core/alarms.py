@@ -79,7 +79,7 @@ KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (
          is_slow=True),
     Kind("error_back", "", "{subject}: an error that was settled is back", "'pbus dead show {topic}'"),
     Kind("node", "", "node {subject} gives no sign of life", "'pbus status' there"),
-    Kind("storage", "", "storage {subject} does not answer, or cannot write", "'pbus status', 'pbus doctor'",
+    Kind("storage", "", "storage {subject} does not answer, or is not fit to keep jobs", "'pbus status', 'pbus doctor'",
          for_s=2.0),
     Kind("store_fill", "%", "storage {subject} is full to {value}, the limit is {limit}",
          "'pbus doctor'; 'pbus queue ls' shows whose jobs wait"),

@@ -20,6 +20,7 @@ LEAST_S: Final = 15.0
 """Before that nobody can say where it goes."""
 LEAST_ATTEMPTS: Final = 10
 _DEAD_STEP_S: Final = 10.0
+_NONE: Final[Mapping[int, int]] = {}
 _SMALL: Final = 0.1
 """A backlog that is worth less than this part of the limit, at the rate at which jobs are done, is no matter."""
 
@@ -84,15 +85,18 @@ class Trend:
         """Jobs that became dead letters within the last ten minutes."""
         return self._points[-1].dead - self._deaths[0][1]
 
-    def latency_s(self, part: float, bounds: Sequence[float]) -> float | None:
-        """What that *part* of the attempts of the last minute took at most; of few nobody can say."""
+    def latency_s(self, part: float, bounds: Sequence[float], others: Mapping[int, int] = _NONE) -> float | None:
+        """
+        What that *part* of the attempts of the last minute took at most; of few nobody can say.
+
+        *others*: attempts on other nodes in a minute, by class.
+        """
         first, last = self._points[0], self._points[-1]
-        if not last.run:
-            return 0.0
         before = first.run or (0,) * len(last.run)
-        classes: Mapping[int, int] = {
-            place: now - then for place, (now, then) in enumerate(zip(last.run, before, strict=True)) if now > then
-        }
+        classes = dict(others)
+        for place, (now, then) in enumerate(zip(last.run, before, strict=True)):
+            if now > then:
+                classes[place] = classes.get(place, 0) + now - then
         count = sum(classes.values())
         if count < LEAST_ATTEMPTS:
             return None if count else 0.0

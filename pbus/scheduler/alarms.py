@@ -166,7 +166,7 @@ class Alarms:
         others = self._shared.others() if self._many else []
         living = self._driver.beats() if self._many else None
         readings = self._readings.take(
-            self._clock.monotonic_s(), self._conditions.own, others, living, self._fill(), self._store.name
+            self._clock.monotonic_s(), self._conditions.own, others, living, self._fill(), self._store.name, now_s,
         )
         before = {alarm.id for alarm in board.alarms.values() if not alarm.over_s}
         board.look(readings, now_s, lambda reading: self._readings.because(reading, now_s))

@@ -9,7 +9,7 @@ Rule: a node that ends in good order takes its document with it; one whose boot 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,17 +25,24 @@ Stopped = Mapping[str, tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Of one node: topics that do not run, backends that are left alone and why, consumers that there are."""
+    """
+    Of one node: topics that do not run, backends that are left alone and why, consumers that there are.
+
+    *callers*: of these backends, some of the topics that call them.
+    """
 
     node: str
     boot: str
     stopped: Stopped = field(default_factory=dict)
     circuits: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
+    callers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """For a document; *places* change all the time and stay here."""
-        text = json.dumps({"v": 1, "boot": self.boot, "stopped": self.stopped, "circuits": self.circuits})
+        text = json.dumps({
+            "v": 1, "boot": self.boot, "stopped": self.stopped, "circuits": self.circuits, "callers": self.callers,
+        })
         if len(text) < TEXT_BYTES:
             return text
         fatal = [path for path, (state, _) in self.stopped.items() if state == "fatal"][:300]
@@ -66,6 +73,7 @@ class Conditions:
             {path: (str(each[0]), str(each[1])) for path, each in frame.get("stopped", {}).items()},
             {name: str(why) for name, why in frame.get("circuits", {}).items()},
             {path: int(row["places"]) for path, row in frame["topics"].items() if "places" in row},
+            {name: [str(path) for path in paths] for name, paths in frame.get("callers", {}).items()},
         )
 
 
@@ -115,7 +123,8 @@ def _read(node: str, text: str) -> Condition | None:
     try:
         said = json.loads(text)
         return Condition(
-            node, said["boot"], {path: (each[0], each[1]) for path, each in said["stopped"].items()}, said["circuits"]
+            node, said["boot"], {path: (each[0], each[1]) for path, each in said["stopped"].items()}, said["circuits"],
+            callers={name: list(paths) for name, paths in said.get("callers", {}).items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError, IndexError):
         return None

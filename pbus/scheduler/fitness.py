@@ -24,6 +24,8 @@ class Fitness:
     def __init__(self, store: Store, problem: Callable[[str, str], None]) -> None:
         self._store = store
         self._problem = problem
+        self.wrong = ""
+        """What it lacks; empty: nothing."""
 
     def turn(self) -> float:
         try:
@@ -31,7 +33,7 @@ class Fitness:
         except Conflict:
             raise
         except StorageError as error:
-            self._say(f"storage {self._store.name}: {error}")
+            self._say(str(error))
         else:
             self._say("")
         return LOOK_S
@@ -40,5 +42,6 @@ class Fitness:
         """It is away, which is said already; look when it is back."""
         self._say("")
 
-    def _say(self, text: str) -> None:
-        self._problem(f"fitness.{self._store.name}", text)
+    def _say(self, wrong: str) -> None:
+        self.wrong = wrong
+        self._problem(f"fitness.{self._store.name}", f"storage {self._store.name}: {wrong}" if wrong else "")

@@ -89,6 +89,7 @@ class Scheduler:
         self._sources = [Source(store, child.clock) for store in self._stores]
         self._fenced_told = False
         self._looks: dict[str, Looks] = {}
+        self._fitness: dict[str, Fitness] = {}
         self._processor = Processor(child.clock)
         self._statistics: dict[str, Statistics] = {}
         self._watch = Watch(args, child.owner, child.histograms.read, child.clock, child.log)
@@ -141,6 +142,7 @@ class Scheduler:
                 child.log,
             )
             duties, living = [nodes], nodes.living
+        self._fitness[store.name] = Fitness(store, child.problem)
         looks = self._looks[store.name] = Looks(store, self._sampler, child.clock, living)
         statistics = self._statistics[store.name] = Statistics(
             store, node.name, child.histograms.read, looks, self._processor, child.clock, child.log
@@ -149,7 +151,7 @@ class Scheduler:
         traces = [TraceTrim(trim, child.log)] if trim is not None else []
         return [
             looks, *duties, *traces, *self._teller(store), self._reclaim(store), Due(store), Trim(store),
-            Checkpoint(store), Fitness(store, child.problem),
+            Checkpoint(store), self._fitness[store.name],
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
             Replays(
                 store, str(child.owner), child.histograms.read, node.lost_after_s, child.clock, child.log, node.data_dir
@@ -218,7 +220,7 @@ class Scheduler:
         """Tick after tick until the drain."""
         outages = self._watch.outages({
             store.name: roster for store, roster in zip(self._stores, self._rosters, strict=True)
-        })
+        }, self._fitness)
         while outages is not None and not self._leave.wait(self._watch.look_s):
             try:
                 outages.tick()

@@ -1,5 +1,6 @@
 """
-The alarm that a store cannot keep: that it is away. Each node decides and tells it by itself, out of its memory.
+The alarm that a store cannot keep: that it is away, or not fit to keep anything. Each node decides and tells it by
+itself, out of its memory.
 
 Rule: a restart tells it anew, and so does each node: nobody could know what others have said.
 """
@@ -20,10 +21,10 @@ class Outages:
     """One owner: the scheduler, that calls ``tick`` about once a second."""
 
     def __init__(
-        self, up: Mapping[str, Callable[[], bool]], policy: Policy, node: str, post: Post, clock: Clock
+        self, wrong: Mapping[str, Callable[[], str]], policy: Policy, node: str, post: Post, clock: Clock
     ) -> None:
-        """*up*: storage -> whether it did what it was asked last."""
-        self._up = up
+        """*wrong*: storage -> what is wrong with it; empty: nothing."""
+        self._wrong = wrong
         self._board = Board(policy)
         self._policy = policy
         self._node = node
@@ -36,8 +37,9 @@ class Outages:
     def tick(self) -> None:
         """Look, and tell what is to be told."""
         now_s = self._clock.wall_s()
-        readings = [Reading(kind="storage", subject=name, value=float(not is_up())) for name, is_up in self._up.items()]
-        self._board.look(readings, now_s, lambda _: Because(cause=f"so it is on node {self._node}"))
+        found = {name: wrong() for name, wrong in self._wrong.items()}
+        readings = [Reading(kind="storage", subject=name, value=float(bool(text))) for name, text in found.items()]
+        self._board.look(readings, now_s, lambda bad: Because(cause=f"on node {self._node}: {found[bad.subject]}"))
         self.standing.see(self._board, now_s)
         for batch in self._board.due(now_s):
             name = f"{int(now_s * 1000)}-{batch.status}-{self._node}"

@@ -1,11 +1,13 @@
 """
 What alarms are decided by: readings of every topic that has bounds, and of what concerns the whole store.
 
-    looks (numbers of the store) --+--> Trend of each topic --> readings
-    histograms (of this node) -----+
+    looks (numbers of the store) ----------+
+    histograms (of this node) -------------+--> Trend of each topic --> readings
+    statistics (of the other nodes) -------+
     conditions (of all nodes), beats, fill -------------------> readings
 
-Why it is so is asked of core/why.py, once, when an alarm fires.
+Why it is so is asked of core/why.py, once, when an alarm fires. Nobody is told of shadow topics: they only
+compare.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pbus.core.notices import moment
 from pbus.core.trend import Point, Trend
 from pbus.core.why import Facts, reasons
 from pbus.scheduler.conditions import Condition
+from pbus.scheduler.elsewhere import Elsewhere
 from pbus.scheduler.looks import Looks
 from pbus.scheduler.returned import Returned
 from pbus.storage.driver import TopicNumbers
@@ -48,6 +51,7 @@ class Readings:
         read: Callable[[], Mapping[Path, Totals]], *, is_first: bool, deployed_s: Mapping[str, float] | None = None,
         returned: Returned | None = None,
         pausers: Callable[[Mapping[Path, int]], Mapping[Path, str]] = lambda _: {},
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +61,7 @@ class Readings:
             deployed_s: ``queue/topic`` -> when its code changed, Unix time.
             returned: Who looks for errors that are back; None: nobody.
             pausers: Who paused these topics (``storage.pauses``).
+            elsewhere: Who knows how long attempts took on other nodes; None: there are none.
         """
         self._queues = queues
         self._systems = systems
@@ -67,8 +72,11 @@ class Readings:
         self._deployed_s = deployed_s or {}
         self._returned = returned
         self._pausers = pausers
+        self._elsewhere = elsewhere
         self._paused_by: Mapping[Path, str] | None = None
-        self._topics = {(name, topic): of for name, queue in queues.items() for topic, of in queue.topic.items()}
+        self._topics = {
+            (name, topic): of for name, queue in queues.items() for topic, of in queue.topic.items() if not of.shadow_of
+        }
         self._watched = {path: of.alarm for path, of in self._topics.items() if of.alarm != TopicAlarm()}
         self._needs_runs = any(bound.latency_p90_s for bound in self._watched.values())
         self._trends: dict[Path, Trend] = {path: Trend() for path in self._watched}
@@ -78,18 +86,20 @@ class Readings:
         self._read_s = -RUNS_S
         self._own = Condition("", "")
         self._all: Sequence[Condition] = ()
+        self._wall_s = 0.0
 
     def take(
         self, now_s: float, own: Condition, others: Sequence[Condition], living: Iterable[str] | None,
-        fill_percent: float | None, storage: str,
+        fill_percent: float | None, storage: str, wall_s: float = 0.0,
     ) -> list[Reading]:
         """
         Everything, now (monotonic seconds).
 
         Args:
             living: Boots that are alive, as the store knows; None: only this node uses it.
+            wall_s: Now, Unix time.
         """
-        self._own, self._all, self._paused_by = own, [own, *others], None
+        self._own, self._all, self._paused_by, self._wall_s = own, [own, *others], None, wall_s
         if self._needs_runs and now_s - self._read_s >= RUNS_S:
             self._counted, self._read_s = self._read(), now_s
         found = [reading for path, bound in self._watched.items() for reading in self._of_topic(path, bound, now_s)]
@@ -115,7 +125,7 @@ class Readings:
             return Because(cause=self._returned.sample(reading.subject)[:_TEXT])
         said = [(one.node, one.circuits[reading.subject]) for one in self._all if reading.subject in one.circuits]
         if reading.kind == "circuit" and said:
-            topics = sorted(path for path, (_, why) in self._own.stopped.items() if why)
+            topics = sorted({path for one in self._all for path in one.callers.get(reading.subject, ())})
             return Because(
                 cause="; ".join(f"on {node}: {why}" for node, why in said)[:_TEXT],
                 affected=f"topics {', '.join(topics)}"[:_TEXT] if topics else "",
@@ -132,7 +142,7 @@ class Readings:
             ("backlog", bound.backlog, lambda: numbers.ready if numbers else None),
             ("gone_in", bound.gone_in_s, lambda: trend.gone_in_s(bound.gone_in_s)),
             ("failed_percent", bound.failed_percent, trend.failed_percent),
-            ("latency_p90", bound.latency_p90_s, lambda: trend.latency_s(_P90, BOUNDS)),
+            ("latency_p90", bound.latency_p90_s, lambda: trend.latency_s(_P90, BOUNDS, self._runs_elsewhere(path))),
             ("dead_growth", bound.dead_growth, trend.died),
         ]
         return [
@@ -142,6 +152,11 @@ class Readings:
             )
             for kind, limit, value in values if limit
         ]
+
+    def _runs_elsewhere(self, path: Path) -> Mapping[int, int]:
+        if self._elsewhere is None or len(self._all) < 2:
+            return {}
+        return self._elsewhere.run(*path, self._wall_s)
 
     def _point(self, path: Path, numbers: TopicNumbers, now_s: float) -> Point:
         run: Sequence[int] = ()
@@ -194,8 +209,8 @@ class Readings:
         section = self._queues[path[0]]
         return Facts(
             queue=path[0], topic=path[1], system=section.system, handler=_handler(topic), state=state[0],
-            reason=state[1], paused=bool(numbers.paused_ms), ready=numbers.ready, running=numbers.running, **self._pause(path, wall_s),
-            delayed=numbers.delayed, dead=numbers.dead, oldest_wait_s=numbers.oldest_wait_s,
+            reason=state[1], paused=bool(numbers.paused_ms), **self._pause(path, wall_s), ready=numbers.ready,
+            running=numbers.running, delayed=numbers.delayed, dead=numbers.dead, oldest_wait_s=numbers.oldest_wait_s,
             done_total=numbers.done_total, pushed_total=of_queue.pushed_total if of_queue else None,
             slots=self._own.places.get("/".join(path), 1),
             most=topic.pull.max_open if topic.pull is not None else topic.concurrency.max,

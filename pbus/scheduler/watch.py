@@ -19,6 +19,8 @@ from pbus.core.names import Owner
 from pbus.errors import StorageError
 from pbus.scheduler.alarms import Alarms
 from pbus.scheduler.conditions import Conditions
+from pbus.scheduler.elsewhere import Elsewhere
+from pbus.scheduler.fitness import Fitness
 from pbus.scheduler.looks import Looks
 from pbus.scheduler.notify import Post
 from pbus.scheduler.outages import Outages
@@ -64,22 +66,23 @@ class Watch:
         """The duty of *store*."""
         queues = {name: queue for name, queue in self._args["queues"].items() if queue.storage == store.name}
         is_first = store.name == next(iter(self._args["stores"]))
-        returned = Returned(store.driver, queues) if self._bounds.error_back else None
+        returned = Returned(store.driver, queues, self.look_s) if self._bounds.error_back else None
+        elsewhere = Elsewhere(store.driver, self._node.name) if store.driver.capabilities.many_nodes else None
         readings = Readings(queues, self._args["systems"], self._bounds, looks, self._read, is_first=is_first,
                             deployed_s=self.conditions.deployed_s, returned=returned,
-                            pausers=functools.partial(pausers, store.driver))
+                            pausers=functools.partial(pausers, store.driver), elsewhere=elsewhere)
         made = self._duties[store.name] = Alarms(
             store, str(self._owner), self._policy, readings, self.conditions, self._post, self._node.heartbeat_s,
             self._node.lost_after_s, self._clock, self._log, self._bounds.look_s,
         )
         return made
 
-    def outages(self, rosters: Mapping[str, Roster]) -> Outages | None:
-        """The eye on stores that are away; None: nobody wants to know."""
+    def outages(self, rosters: Mapping[str, Roster], fitness: Mapping[str, Fitness]) -> Outages | None:
+        """The eye on stores that are away, or not fit; None: nobody wants to know."""
         if not self._bounds.storage or not self._args["notify"]:
             return None
-        up = {name: (lambda roster=roster: roster.is_up) for name, roster in rosters.items()}
-        self._outages = Outages(up, self._policy, self._node.name, self._post, self._clock)
+        wrong = {name: functools.partial(_wrong, roster, fitness[name]) for name, roster in rosters.items()}
+        self._outages = Outages(wrong, self._policy, self._node.name, self._post, self._clock)
         return self._outages
 
     @property
@@ -94,6 +97,10 @@ class Watch:
             self._duties[store.name].leave()
         except StorageError as error:
             self._log.warning("alarm.late", storage=store.name, error=str(error))
+
+
+def _wrong(roster: Roster, fitness: Fitness) -> str:
+    return fitness.wrong if roster.is_up else "it does not do what it is asked"
 
 
 def _policy(args: Mapping[str, Any]) -> Policy:

@@ -94,6 +94,41 @@ def test_thousand_topics_that_go_bad_at_once_are_one_message(bus_factory: BusFac
     assert len(receiver.got) == 1
 
 
+def test_what_is_given_up_left_alone_or_back_is_told_though_no_topic_has_a_bound(
+    bus_factory: BusFactory, receiver: Receiver
+) -> None:
+    bus = bus_factory(config(
+        receiver, alarm={**SOON, "oncall": ["team"]}, supervise={"backoff": {"first": "10ms", "fatal": 2}},
+        backend={"web": {"fastcgi": [f"127.0.0.1:{free_port()}"], "circuit": {"failures": 1}}},
+        queue={"gift": {"system": "live", "topic": {
+                   "credit": {"pull": {}}, "mail": {"fastcgi": {"backend": "web", "script": "/x.php"}}}},
+               "order": {"system": "live", "topic": {"ship": {"python": {"call": "no.such:module"}}}}},
+    ), states=("running", "degraded"))
+    client = redis.Redis(port=bus.port)
+
+    def die() -> None:
+        client.lpush("gift", "x")
+        ((_, ((job, _),)),) = client.xreadgroup("credit", "me", {"gift": ">"}, 1)
+        client.execute_command("PBUS.NACK", "gift", "credit", job, "REASON", "no such user", "DEAD")
+
+    die()
+    until(lambda: bus.topic("gift", "credit")["dead"] == 1, 3, "it is dead")
+    until(lambda: len(fired(receiver)) == 2, 10, lambda: f"two alarms {bus.tail()}")
+    assert fired(receiver)["fatal:order/ship"]["text"].startswith("order/ship is given up")
+    circuit = fired(receiver)["circuit:web"]
+    assert (circuit["affected"], "Connection refused" in circuit["cause"]) == ("topics gift/mail", True), circuit
+    assert main(["dead", "delete", "gift/credit", "--all", "--yes", "-c", str(bus.conf)]) == Exit.DONE
+    die()
+    until(lambda: len(fired(receiver)) == 3, 12, lambda: f"the error is back {bus.tail()}")
+    (back,) = [each for name, each in fired(receiver).items() if name.startswith("error_back:gift/credit ")]
+    assert (back["cause"], back["system"]) == ("no such user", "live")
+
+
+def fired(receiver: Receiver) -> dict[str, dict[str, Any]]:
+    """Alarms that were told, by id."""
+    return {each["id"]: each for one in receiver.of("firing") for each in one["alarms"]}
+
+
 class People:
     """At a terminal of *bus*: commands without processes of their own, which take longer than all the rest."""
 
@@ -216,8 +251,8 @@ def test_node_that_decided_is_lost_and_the_other_tells_it_and_nothing_again_and_
         "backlog:gift/credit", "node:n1", "backlog:gift/credit", "storage:main", "storage:main",
     ]
     away = receiver.of("firing")[2]
-    assert away["title"] == "ALARM storage main does not answer, or cannot write"
-    assert away["alarms"][0]["cause"] == "so it is on node n2"
+    assert away["title"] == "ALARM storage main does not answer, or is not fit to keep jobs"
+    assert away["alarms"][0]["cause"] == "on node n2: it does not do what it is asked"
 
 
 def _has(bus: Bus, kind: str, name: str) -> bool:

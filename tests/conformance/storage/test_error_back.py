@@ -36,3 +36,9 @@ def test_error_is_back_when_all_its_letters_were_settled_and_there_are_new_ones(
     assert back(successor, world, 0) == ["gift/credit f1"]
     world.store.accept("gift", "credit", again)
     assert (back(successor, world, 10), back(returned, world, 60)) == ([], [])
+
+    once = world.buried("f", fingerprint="f3", error="other")
+    assert back(returned, world, 70) == []
+    world.store.accept("gift", "credit", once)
+    world.buried("g", fingerprint="f3", error="other")
+    assert back(returned, world, 80) == ["gift/credit f3"]      # though nobody looked in between

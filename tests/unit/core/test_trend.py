@@ -64,3 +64,11 @@ def test_latency_is_that_of_nine_of_ten_attempts(now: tuple[int, ...], p90: floa
 
     assert seen.latency_s(0.9, BOUNDS) == p90
     assert trend((0, 0, 0, 0, 0)).latency_s(0.9, BOUNDS) == 0.0
+
+
+def test_latency_is_that_of_all_nodes() -> None:
+    seen = trend((0, 0, 0, 0, 0), (9, 0, 0, 0, 0), run=((), (90, 0, 0, 0)))
+
+    assert seen.latency_s(0.9, BOUNDS, {3: 11}) == 10.0
+    assert seen.latency_s(0.9, BOUNDS, {3: 9}) == BOUNDS[0]
+    assert trend((0, 0, 0, 0, 0)).latency_s(0.9, BOUNDS, {1: 30}) == 1.0        # none here

@@ -29,6 +29,7 @@ class SchedulerStore(MemoryStore):
         fenced, forgotten: Boots, in the order of the calls.
         given_back: (owner, settlement) that took effect.
         promoted, dropped: Answers to the next calls; the last one stays.
+        buckets: Answers to ``statistics``.
         put_rows: (time, rows, totals) of statistics that were put.
         texts: Documents, by kind and name.
         write_limit: So many more documents can be written.
@@ -45,6 +46,7 @@ class SchedulerStore(MemoryStore):
         self.dropped: list[int] = [0]
         self.known: dict[tuple[str, str], TopicNumbers] = {("gift", "credit"): TopicNumbers(ready=1)}
         self.put_rows: list[tuple[int, Sequence[Bucket], Mapping[tuple[str, str], Known]]] = []
+        self.buckets: list[Bucket] = []
         self.attempts = 0
         self.crashes = 0
         self.texts: dict[tuple[str, str], Document] = {}
@@ -105,6 +107,10 @@ class SchedulerStore(MemoryStore):
     ) -> None:
         self._enter("put_statistics")
         self.put_rows.append((at_s, rows, known or {}))
+
+    def statistics(self, queue: str, topic: str | None, since_s: int, until_s: int, span_s: int) -> list[Bucket]:
+        self._enter("statistics")
+        return [row for row in self.buckets if row.queue == queue and since_s <= row.at_s < until_s]
 
     def fill(self) -> Fill:
         self._enter("fill")

@@ -18,7 +18,8 @@ def test_code_that_changed_is_noted_and_what_there_was_before_is_not() -> None:
 
 
 def test_condition_comes_back_as_it_was() -> None:
-    told = Condition("n1", "b1", {"gift/credit": ("fatal", "it ends")}, {"php": "unix:/x: refused"})
+    told = Condition("n1", "b1", {"gift/credit": ("fatal", "it ends")}, {"php": "unix:/x: refused"},
+                     callers={"php": ["gift/credit"]})
 
     assert _read("n1", told.to_text()) == told
     assert [_read("n1", text) for text in ("", "[]", "{}", '{"boot": 1, "stopped": 2, "circuits": {}}')] == [None] * 4

@@ -16,16 +16,18 @@ class Told(Post):
     def __init__(self, bench: Bench) -> None:
         super().__init__({"all": Notify(command=["x"])}, bench.clock)
         self.sent: list[str] = []
+        self.causes: set[str] = set()
 
     def send(self, message: notices.Message, ended: list[tuple[notices.Message, str]]) -> None:
         self.sent.append(message.title)
+        self.causes |= {str(alarm.get("cause")) for alarm in message.alarms}
         ended.append((message, "refused" if len(self.sent) < 3 else ""))
 
 
 def test_store_that_is_away_is_told_until_somebody_hears_it_and_that_it_is_back() -> None:
-    bench, up = Bench(), True
+    bench, wrong = Bench(), ""
     post = Told(bench)
-    outages = Outages({"main": lambda: up}, Policy(default=("all",)), "n1", post, bench.clock)
+    outages = Outages({"main": lambda: wrong}, Policy(default=("all",)), "n1", post, bench.clock)
 
     def seconds(count: int) -> None:
         for _ in range(count):
@@ -33,15 +35,16 @@ def test_store_that_is_away_is_told_until_somebody_hears_it_and_that_it_is_back(
             bench.clock.advance(1.0)
 
     seconds(10)
-    up = False
+    wrong = "is away"
     seconds(1)
-    up = True
+    wrong = ""
     seconds(10)
     assert post.sent == []                  # not for a second
-    up = False
+    wrong = "is away"
     seconds(60)
-    assert post.sent == ["ALARM storage main does not answer, or cannot write"] * 3
-    up = True
+    assert post.sent == ["ALARM storage main does not answer, or is not fit to keep jobs"] * 3
+    wrong = ""
     seconds(60)
 
-    assert post.sent[3:] == ["OVER storage main does not answer, or cannot write"]
+    assert post.sent[3:] == ["OVER storage main does not answer, or is not fit to keep jobs"]
+    assert post.causes == {"on node n1: is away"}

@@ -9,11 +9,14 @@ import pytest
 
 from pbus.config.schema import Alarm, Concurrency, PullHandler, PythonHandler, Queue, System, Topic, TopicAlarm
 from pbus.core.alarms import Reading
+from pbus.core.statistics import Bucket
 from pbus.scheduler.conditions import Condition
+from pbus.scheduler.elsewhere import Elsewhere
 from pbus.scheduler.looks import ALL_S, Looks
 from pbus.scheduler.readings import NEAR_S, WATCHED, Path, Readings
 from pbus.scheduler.sampler import Sampler
 from pbus.storage.driver import TopicNumbers
+from pbus.telemetry.metrics import BOUNDS
 from tests.unit.scheduler.store import Bench, SchedulerStore, prepared
 
 PATH = ("gift", "credit")
@@ -28,7 +31,7 @@ Pausers = Callable[[Mapping[Path, int]], Mapping[Path, str]]
 
 def readings(
     alarm: TopicAlarm = EVERY, *, is_first: bool = True, pausers: Pausers = lambda _: {},
-    **more: Any,
+    elsewhere: Elsewhere | None = None, **more: Any,
 ) -> tuple[Readings, Looks]:
     bench = Bench()
     looks = Looks(prepared(SchedulerStore()), Sampler({}), bench.clock, lambda: 1)
@@ -42,6 +45,7 @@ def readings(
     deployed = {"gift/credit": WALL_S - 60}
     made = Readings(
         queues, systems, bounds, looks, dict, is_first=is_first, deployed_s=deployed, pausers=pausers,
+        elsewhere=elsewhere,
     )
     return made, looks
 
@@ -101,6 +105,35 @@ def test_firing_says_why_since_when_the_code_is_new_and_whose_jobs_wait() -> Non
     assert "new code" not in later.cause
 
 
+def test_nobody_is_told_of_a_shadow() -> None:
+    bench = Bench()
+    looks = Looks(prepared(SchedulerStore()), Sampler({}), bench.clock, lambda: 1)
+    shadow = Topic(pull=PullHandler(), alarm=EVERY, shadow_of="real")
+    queues = {"gift": Queue(topic={"real": Topic(pull=PullHandler()), "credit": shadow})}
+    made = Readings(queues, {}, Alarm(fill_percent=0.0), looks, dict, is_first=True)
+    looks.known = {PATH: TopicNumbers(ready=70, oldest_wait_s=700.0, dead_total=9)}
+
+    assert taken(made, Condition("n1", "b1", {"gift/credit": ("fatal", "x")})) == {}
+
+
+def test_latency_is_that_of_the_other_nodes_too() -> None:
+    store = SchedulerStore()
+    made, looks = readings(elsewhere=Elsewhere(store, "n1"))
+    looks.known = {PATH: TopicNumbers()}
+    store.buckets = [
+        Bucket(*PATH, "n2", 600, run={30: 12}), Bucket(*PATH, "n3", 600, run={30: 8}),
+        Bucket("gift", "", "", 600, pushed=9), Bucket(*PATH, "n1", 600, run={80: 100}),     # our own are known better
+    ]
+    other = Condition("n2", "b2")
+    found = [
+        {one.id: one.value for one in made.take(at_s, OWN, others, None, 0.0, "main", at_s)}["latency_p90:gift/credit"]
+        for at_s, others in ((664.0, []), (664.0, [other]), (700.0, [other]), (723.0, [other]))
+    ]
+
+    assert found == [0.0, BOUNDS[30], BOUNDS[30], 0.0]
+    assert store.calls.count("statistics") == 2         # once a minute and queue
+
+
 def test_firing_says_who_paused_and_when() -> None:
     asked = []
 
@@ -119,7 +152,8 @@ def test_firing_says_who_paused_and_when() -> None:
 
 def test_backend_that_is_left_alone_says_where_and_why() -> None:
     made, _ = readings()
-    taken(made, Condition("n1", "b1", {"gift/credit": ("down", "unix:/x: refused")}, {"php": "unix:/x: refused"}))
+    stopped = {"gift/credit": ("down", "unix:/x: refused"), "gift/other": ("fatal", "its own reason")}
+    taken(made, Condition("n1", "b1", stopped, {"php": "unix:/x: refused"}, callers={"php": ["gift/credit"]}))
     why = made.because(Reading(kind="circuit", subject="php", value=1.0), WALL_S)
 
     assert (why.cause, why.affected) == ("on n1: unix:/x: refused", "topics gift/credit")
