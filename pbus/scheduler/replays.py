@@ -106,7 +106,8 @@ class Replays:
         self._ended = {name: ended for name, ended in self._ended.items() if name in known}
         waits = [self._step(document) for document in documents]
         self._drop_ended()
-        return min(waits, default=IDLE_S)
+        # So that others are taken over in time.
+        return min([*waits, IDLE_S, max(LOOK_S, self._lost_after_s)])
 
     def _drop_ended(self) -> None:
         """Those that nobody will look at any more."""
