@@ -34,7 +34,7 @@ def fate(delivery: Delivery, outcome: Outcome, rules: Rules, now_ms: int) -> str
     """
     told = judge(delivery, outcome, rules, now_ms, 0.0)
     if told.move is Move.ACK:
-        return "settled"
+        return "settled" if outcome.verdict is Verdict.DONE else "compared as it is: a shadow makes one attempt"
     if told.move is Move.BURY:
         return f"dead letter: {told.error.partition(': ')[0] if outcome.error in told.error[1:] else told.reason}"
     if told.move is Move.RELEASE:

@@ -15,11 +15,13 @@ as skipped. Copies that a replay makes are left out: they go to one topic only.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import gevent
+import gevent.event
 
 from pbus.clock import Clock
 from pbus.config.schema import Queue
@@ -35,9 +37,11 @@ WRITE_S: Final = 1.0
 ALONE_S: Final = 2.0
 """So long a half waits here for the other one: most come from the same child, and cost the store nothing."""
 INBOX: Final = 4_000
+MANY: Final = 500
+"""So many do not wait for the next turn."""
 INBOX_BYTES: Final = 8 * 1024 * 1024
 ALONE: Final = 2_000
-"""Halves in this child, 6 KiB at most each."""
+"""Halves of one shadow in this child, 6 KiB at most each."""
 AT_ONCE: Final = 64
 """Halves in one call of the store."""
 YIELD_EACH: Final = 8
@@ -88,8 +92,10 @@ class _Alone:
     since_s: float
 
 
-Key = tuple[str, str, str, bool]
-"""Queue, shadow, id, whether it is the shadow's."""
+Pair = tuple[str, str]
+"""Queue and shadow."""
+Key = tuple[str, bool]
+"""Id, whether it is the shadow's."""
 Told = Callable[[Mapping[str, Sequence[int]]], None]
 """Called with ``queue/topic`` of shadows -> how many more jobs gave the same, and something else."""
 
@@ -114,8 +120,9 @@ class Comparing:
         self._told = told
         self._inbox: collections.deque[tuple[Watched, str, Outcome]] = collections.deque()
         self._inbox_bytes = 0
-        self._alone: dict[Key, _Alone] = {}
-        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._alone: dict[Pair, dict[Key, _Alone]] = {}
+        self._tallies: dict[Pair, Tally] = {}
+        self._many = gevent.event.Event()
         self._news: dict[str, list[int]] = {}
         self._write_s = 0.0
         self._fails = False
@@ -134,18 +141,21 @@ class Comparing:
             else:
                 self._inbox.append((one, delivery.id, outcome))
                 self._inbox_bytes += len(outcome.output)
+                if len(self._inbox) == MANY:
+                    self._many.set()
 
     def run(self) -> None:
         """Until it is closed."""
         while not self._is_over:
             self.turn()
-            self._clock.sleep(TURN_S)
+            self._many.wait(TURN_S)
+            self._many.clear()
 
     def turn(self) -> None:
         """Compare what can be; write what is due."""
         self._read_inbox()
         now_s = self._clock.monotonic_s()
-        self._bring([key for key, alone in self._alone.items() if now_s - alone.since_s >= ALONE_S])
+        self._bring(now_s - ALONE_S)
         if now_s - self._write_s >= WRITE_S:
             self._write_s = now_s
             self._write()
@@ -155,7 +165,7 @@ class Comparing:
         self._is_over = True
         self._read_inbox()
         if not self._fails:
-            self._bring(list(self._alone))
+            self._bring(math.inf)
             self._write()
 
     # -- halves -----------------------------------------------------------------------------------
@@ -175,48 +185,47 @@ class Comparing:
                 gevent.sleep(0)
 
     def _take(self, watched: Watched, job_id: str, half: Half) -> None:
-        other = self._alone.pop((watched.queue, watched.shadow, job_id, not watched.is_shadow), None)
-        key = watched.queue, watched.shadow, job_id, watched.is_shadow
+        pair = watched.queue, watched.shadow
+        alone = self._alone.setdefault(pair, {})
+        other = alone.pop((job_id, not watched.is_shadow), None)
         if other is not None:
-            self._compare(key, half, other.half)
+            self._compare(pair, (job_id, watched.is_shadow), half, other.half)
             return
-        self._alone[key] = _Alone(half, self._clock.monotonic_s())
-        if len(self._alone) > ALONE:
-            queue, shadow, *_ = first = next(iter(self._alone))
-            del self._alone[first]
-            self._tally(queue, shadow).skipped += 1
+        alone[job_id, watched.is_shadow] = _Alone(half, self._clock.monotonic_s())
+        if len(alone) > ALONE:
+            del alone[next(iter(alone))]
+            self._tally(*pair).skipped += 1
 
-    def _compare(self, key: Key, mine: Half, other: Half) -> None:
-        queue, shadow, job_id, is_shadow = key
+    def _compare(self, pair: Pair, key: Key, mine: Half, other: Half) -> None:
+        job_id, is_shadow = key
         real, of_shadow = (other, mine) if is_shadow else (mine, other)
-        found = self._tally(queue, shadow).add(job_id, real, of_shadow)
-        self._news.setdefault(f"{queue}/{shadow}", [0, 0])[bool(found)] += 1
+        found = self._tally(*pair).add(job_id, real, of_shadow)
+        self._news.setdefault("/".join(pair), [0, 0])[bool(found)] += 1
 
-    def _bring(self, keys: Iterable[Key]) -> None:
-        """To the store: whoever has the other half brings it there, too."""
-        by_shadow: dict[tuple[str, str], list[Key]] = {}
-        for key in keys:
-            by_shadow.setdefault(key[:2], []).append(key)
-        for (queue, shadow), of_shadow in by_shadow.items():
-            for start in range(0, len(of_shadow), AT_ONCE):
-                self._meet(queue, shadow, of_shadow[start : start + AT_ONCE])
+    def _bring(self, before_s: float) -> None:
+        """Those that came before to the store: whoever has the other half brings it there, too."""
+        for pair, alone in list(self._alone.items()):
+            old = [key for key, one in alone.items() if one.since_s <= before_s]
+            for start in range(0, len(old), AT_ONCE):
+                halves = {key: alone.pop(key).half for key in old[start : start + AT_ONCE] if key in alone}
+                if not self._meet(pair, halves):
+                    return  # the others wait for a better moment
 
-    def _meet(self, queue: str, shadow: str, keys: Sequence[Key]) -> None:
-        keys = [key for key in keys if key in self._alone]
-        halves = [self._alone.pop(key).half for key in keys]
-        waiting = [Waiting(key[2], key[3], half.to_text()) for key, half in zip(keys, halves, strict=True)]
+    def _meet(self, pair: Pair, halves: Mapping[Key, Half]) -> bool:
+        waiting = [Waiting(*key, half.to_text()) for key, half in halves.items()]
         try:
-            met = self._store.meet(queue, shadow, waiting)
+            met = self._store.meet(*pair, waiting)
         except Exception as error:  # noqa: BLE001 - lossy: comparisons are lost, said once
             self._failed(error)
-            self._tally(queue, shadow).skipped += len(keys)
-            return
+            self._tally(*pair).skipped += len(halves)
+            return False
         self._fails = False
-        self._tally(queue, shadow).skipped += met.dropped
-        for key, half, text in zip(keys, halves, met.others, strict=True):
+        self._tally(*pair).skipped += met.dropped
+        for (key, half), text in zip(halves.items(), met.others, strict=True):
             other = Half.read(text) if text is not None else None
             if other is not None:
-                self._compare(key, half, other)
+                self._compare(pair, key, half, other)
+        return True
 
     # -- figures ----------------------------------------------------------------------------------
 

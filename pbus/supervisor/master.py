@@ -90,6 +90,9 @@ class Master:
         self._followers = Followers(lambda: self._children.hearing(WATCH), self._clock)
         self._numbers = NumberDesk(lambda: self._children.hearing(NUMBERS), self._clock)
         self._errands = Errands(lambda: self._children.hearing(ORDER), self._clock)
+        # A shadow that does not run is told at its topic; nobody has to be woken, so the bus is not degraded.
+        shadows = [f"{topic.queue}/{topic.topic}" for topic in plan.topics if topic.shadow_of]
+        self._quiet = tuple(f"{who}{end}" for path in shadows for who in (path, f"consumer {path}") for end in " :")
         of_consumers = [(topic.queue, topic.topic) for topic in plan.topics if topic.has_consumers]
         self._topics = Topics(self._children, of_consumers, self._clock)
         self._relay = Relay(
@@ -419,7 +422,8 @@ class Master:
         idle = self._topics.problems(self._children.next_starts(), self._children.told_paths(of_children))
         losses = f"master: {self._losses}" if self._losses else ""
         rollouts = self._workforce.rollouts.problems()
-        return [*filter(None, (why, losses)), *of_children.values(), *rollouts, *idle, *self._silent()]
+        found = [*filter(None, (why, losses)), *of_children.values(), *rollouts, *idle, *self._silent()]
+        return [problem for problem in found if not problem.startswith(self._quiet)]
 
     def _silent(self) -> list[str]:
         """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""

@@ -44,3 +44,9 @@ def test_fate_is_what_the_bus_would_do(delivery: Delivery, outcome: Outcome, rul
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_has_a_fate(verdict: Verdict) -> None:
     assert fate(job(), Outcome(verdict=verdict, error="x"), RULES, 1_000)
+
+
+def test_fate_of_what_a_shadow_fails_is_only_a_comparison() -> None:
+    told = fate(job(), Outcome(verdict=Verdict.FAILED, error="no"), Rules(shadow=True), 0)
+
+    assert told == "compared as it is: a shadow makes one attempt"
