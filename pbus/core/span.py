@@ -3,6 +3,7 @@ Spans of OpenTelemetry: what a push and an attempt are in a distributed trace.
 
     producer's span <--parent-- send QUEUE <--parent-- process QUEUE/TOPIC   the first attempt of a push
                                      ^-------link----- process QUEUE/TOPIC   a retry, a redelivery, a replay
+                                     ^------links----- receive QUEUE/TOPIC   a batch that a client read
 
 Rule: pure, and nothing is stored: the id of a ``send`` span is made of queue and job id, so every process and node
 knows it without asking. All spans of a job are in the trace that it brought, or in the one made of its id.
@@ -12,7 +13,7 @@ Source: OpenTelemetry semantic conventions 1.30 for messaging spans; W3C Trace C
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pbus.core.job import Delivery, Move, Push, Settlement
@@ -21,6 +22,9 @@ from pbus.core.traceparent import PATTERN, SPAN_DIGITS, is_made, trace_id
 
 PRODUCER: Final = "producer"
 CONSUMER: Final = "consumer"
+CLIENT: Final = "client"
+LINKS: Final = 128
+"""Of one span, as many as the SDK keeps."""
 TEXT_CHARS: Final = 1000
 """Of an error."""
 _WHOLE: Final = 1 << 64
@@ -36,11 +40,11 @@ class Span(NamedTuple):
 
     Attributes:
         name: For people, few different ones.
-        kind: ``producer`` or ``consumer``.
+        kind: ``producer``, ``consumer`` or ``client``.
         trace: 32 hex digits.
         id: 16 hex digits.
         parent: The same of the span that caused it, in this trace; empty: none.
-        link: Trace and id of a span that it belongs to without being its child; None: none.
+        links: Trace and id of each span that it belongs to without being its child.
         start_ns, end_ns: Unix nanoseconds.
         attributes: By their names of the conventions.
         error: For people; None: it went well.
@@ -51,7 +55,7 @@ class Span(NamedTuple):
     trace: str
     id: str
     parent: str
-    link: tuple[str, str] | None
+    links: tuple[tuple[str, str], ...]
     start_ns: int
     end_ns: int
     attributes: Mapping[str, Attribute]
@@ -116,7 +120,7 @@ def sent(push: Push, job_id: str, where: tuple[str, str], peer: tuple[str, str],
     if address:
         attributes["network.peer.address"] = address
     return Span(
-        f"send {push.queue}", PRODUCER, where[0], send_id(push.queue, job_id), where[1], None, *times_ns, attributes
+        f"send {push.queue}", PRODUCER, where[0], send_id(push.queue, job_id), where[1], (), *times_ns, attributes
     )
 
 
@@ -133,8 +137,35 @@ def processed(delivery: Delivery, outcome: Outcome, settlement: Settlement, begu
     again = delivery.attempt > 1 or delivery.redelivered or bool(delivery.replay_of)
     return Span(
         f"process {delivery.queue}/{delivery.topic}", CONSUMER, context[3:35], context[_PARENT],
-        "" if again else send, link if again else None, int(begun_s * 1e9), int(max(begun_s, ended_s) * 1e9),
+        "" if again else send, (link,) if again else (), int(begun_s * 1e9), int(max(begun_s, ended_s) * 1e9),
         _attributes(delivery, outcome, settlement), _error(outcome, settlement),
+    )
+
+
+def read(deliveries: Sequence[Delivery], end_s: float) -> Span:
+    """
+    The span of jobs of one topic that a client read at once, in a trace of its own: no push of them is its parent.
+
+    Args:
+        deliveries: Those that have a span, one at least.
+        end_s: When they were on their way, unix seconds.
+    """
+    first = deliveries[0]
+    digest = hashlib.blake2b("/".join([each.span for each in deliveries]).encode(), digest_size=24).hexdigest()
+    attributes: dict[str, Attribute] = {
+        "messaging.system": "pbus",
+        "messaging.operation.type": "receive",
+        "messaging.operation.name": "receive",
+        "messaging.destination.name": first.queue,
+        "messaging.destination.subscription.name": first.topic,
+        "messaging.consumer.group.name": first.topic,
+        "messaging.batch.message_count": len(deliveries),
+    }
+    links = tuple((each.span[3:35], send_id(each.queue, each.id)) for each in deliveries[:LINKS])
+    begun_s = first.claimed_s or end_s
+    return Span(
+        f"receive {first.queue}/{first.topic}", CLIENT, digest[:32], digest[32:], "", links,
+        int(begun_s * 1e9), int(max(begun_s, end_s) * 1e9), attributes,
     )
 
 

@@ -9,7 +9,7 @@ Rule: telling never holds a job up and never fails one; lines in the log are bou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pbus.core.job import Delivery, Move, Settlement
@@ -57,6 +57,12 @@ class Account:
             self._stories.popped(deliveries, _POPPED)
         if self._spans is not None:
             self._spans.popped(deliveries, _POPPED)
+
+    def read(self, of_topics: Iterable[Sequence[Delivery]]) -> None:
+        """A client was handed these, of each topic that it reads."""
+        if self._spans is not None:
+            for deliveries in of_topics:
+                self._spans.read(deliveries)
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         """This attempt of a program or of a pull consumer is over and the store has it."""

@@ -63,6 +63,7 @@ class Puller:
         self._fresh: list[Pop] = []                   # those that have not looked once
         self._rung: set[str] = set()                  # queues to look at
         self._look_all = False
+        self._account = account
         self._settling = Settling(store, owner, account, clock)
         self._wake = gevent.event.Event()
         self._ear = Ear(store.name, store.bell, self._is_anybody_blocked, self._heard, clock, log)
@@ -138,6 +139,7 @@ class Puller:
         if not (sent and read.keeps):
             self.delivered(read.got, sent)
             return
+        self._account.read(read.got_of)
         now_s = self._clock.monotonic_s()
         for each in read.got:
             claim = self.claims.find(each.queue, each.topic, each.id)

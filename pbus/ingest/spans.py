@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome
-from pbus.core.span import sent
+from pbus.core.span import read, sent
 from pbus.ingest.stories import peer_of
 from pbus.ingest.whole import Whole
 from pbus.storage.driver import Appended
@@ -81,6 +81,16 @@ class IngestSpans:
                 self._away[_key(each)] = dataclasses.replace(each, body=b"")
                 if len(self._away) > REMEMBERED:
                     self._away.popitem(last=False)
+
+    def read(self, deliveries: Iterable[Delivery]) -> None:
+        """A client was handed these of one topic; several of them are a batch."""
+        batch = [each for each in deliveries if each.span]
+        if len(batch) < 2:
+            return
+        try:
+            self._attempts.pump.tell(read(batch, self._clock.wall_s()))
+        except Exception:  # noqa: BLE001 - a bug here is a missing span
+            self._attempts.pump.lost()
 
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         """An attempt of a program or of a pull consumer is over, and the store has it."""

@@ -21,11 +21,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from pbus import __version__
-from pbus.core.span import PRODUCER, Span
+from pbus.core.span import CLIENT, CONSUMER, PRODUCER, Span
 from pbus.telemetry.spans import Heard, SpanPlan
 
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _UNSET: Final = Status(StatusCode.UNSET)
+_KINDS: Final = {PRODUCER: SpanKind.PRODUCER, CONSUMER: SpanKind.CONSUMER, CLIENT: SpanKind.CLIENT}
 _LOGGER: Final = "opentelemetry"
 
 
@@ -59,12 +60,11 @@ class OtlpExporter:
         return self._session.why or self._heard.text or "the exporter gives no reason"
 
     def _readable(self, span: Span) -> ReadableSpan:
-        trace, link = int(span.trace, 16), span.link
+        trace = int(span.trace, 16)
         return ReadableSpan(
             span.name, _context(trace, span.id, False), _context(trace, span.parent, True) if span.parent else None,
             self._resource, span.attributes, (),
-            [Link(_context(int(link[0], 16), link[1], True))] if link is not None else (),
-            SpanKind.PRODUCER if span.kind == PRODUCER else SpanKind.CONSUMER, None,
+            [Link(_context(int(of, 16), other, True)) for of, other in span.links], _KINDS[span.kind], None,
             _UNSET if span.error is None else Status(StatusCode.ERROR, span.error), span.start_ns, span.end_ns,
             self._scope,
         )

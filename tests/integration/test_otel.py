@@ -43,8 +43,12 @@ def sent_as(job: str, span: Got) -> dict[str, object]:
     }
 
 
-def ended(bus: Bus, stub: HttpStub) -> None:
-    """What the page counts, and the end of both."""
+def ended(bus: Bus, stub: HttpStub, receiver: OtlpReceiver) -> None:
+    """The batch that was read last, what the page counts, and the end of both."""
+    until(lambda: [span for span in receiver.spans if span.kind == "CLIENT"], 10, "the span of the batch came")
+    (batch,) = [span for span in receiver.spans if span.kind == "CLIENT"]
+    assert (batch.name, batch.parent) == ("receive told/log", "")
+    assert sorted(batch.links) == sorted((TRACE, span.id) for span in receiver.of(TRACE) if span.name == "send told")
     until(lambda: metric(bus, "pbus_spans_exported_total") >= 6, 10, "the page counts them")
     assert metric(bus, "pbus_spans_dropped_total") == 0
     bus.stop()
@@ -108,12 +112,14 @@ def test_spans_reach_a_receiver_with_parents_and_links(bus_factory: BusFactory, 
     assert fields["traceparent"] == f"00-{TRACE}-{pull.id}-01"
     child = one("send told")
     assert child.parent == python.id
+    client.xadd("told", {"body": "y", "traceparent": f"00-{TRACE}-{PRODUCER}-01"})
     ((_, entries),) = client.xreadgroup("log", "me", {"told": ">"})
     assert f"00-{TRACE}-{python.id}-01" in [fields["body"] for _, fields in entries]
 
     assert all(headers["x-tenant"] == "shop" and path == "/v1/traces" for path, headers in receiver.requests)
     assert quiet not in {span.attributes["messaging.message.id"] for span in receiver.spans}
-    ended(bus, stub)
+    client.close()                                     # or the bus waits for its acks
+    ended(bus, stub, receiver)
 
 
 def test_jobs_do_not_notice_a_receiver_that_is_away(bus_factory: BusFactory, receiver: OtlpReceiver) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.outcome import Outcome, Verdict
-from pbus.core.span import TEXT_CHARS, Sampler, Span, context_of, has_span, processed, send_id, sent
+from pbus.core.span import LINKS, TEXT_CHARS, Sampler, Span, context_of, has_span, processed, read, send_id, sent
 from pbus.core.traceparent import PATTERN, trace_id
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -53,7 +53,7 @@ def test_sampler_takes_about_its_share_and_the_same_jobs_each_time() -> None:
 def test_push_is_a_child_of_its_producer() -> None:
     span = sent(Push("gift", b"body", PUSHED), JOB, (TRACE, CALLER), ("10.0.0.1:5", "shop-\udcff"), (3, 9))
     assert (span.name, span.kind, span.trace, span.id) == ("send gift", "producer", TRACE, send_id("gift", JOB))
-    assert (span.parent, span.link, span.start_ns, span.end_ns, span.error) == (CALLER, None, 3, 9, None)
+    assert (span.parent, span.links, span.start_ns, span.end_ns, span.error) == (CALLER, (), 3, 9, None)
     assert span.attributes["messaging.message.id"] == JOB
     assert span.attributes["messaging.message.body.size"] == 4
     assert span.attributes["messaging.client.id"] == "shop-?"
@@ -67,7 +67,7 @@ def test_push_of_nobody_known_says_nothing_of_a_client() -> None:
 def test_first_attempt_is_a_child_of_its_push() -> None:
     span = span_of()
     assert (span.name, span.kind, span.trace) == ("process gift/credit", "consumer", TRACE)
-    assert (span.parent, span.link, span.error) == (send_id("gift", JOB), None, None)
+    assert (span.parent, span.links, span.error) == (send_id("gift", JOB), (), None)
     assert (span.start_ns, span.end_ns) == (8_000_000_000, 10_000_000_000)
     assert "error.type" not in span.attributes
 
@@ -75,13 +75,13 @@ def test_first_attempt_is_a_child_of_its_push() -> None:
 @pytest.mark.parametrize("again", [{"attempt": 2}, {"redelivered": True}])
 def test_later_attempts_are_linked_to_the_push_and_nobodys_children(again: dict[str, object]) -> None:
     span = span_of(**again)
-    assert (span.parent, span.link, span.trace) == ("", (TRACE, send_id("gift", JOB)), TRACE)
+    assert (span.parent, span.links, span.trace) == ("", ((TRACE, send_id("gift", JOB)),), TRACE)
 
 
 def test_replay_is_linked_to_the_push_of_the_job_that_it_repeats() -> None:
     old = "1700000000000-1"
-    assert span_of(replay_of=old).link == (TRACE, send_id("gift", old))
-    assert span_of(replay_of=old, traceparent="").link == (trace_id("", old), send_id("gift", old))
+    assert span_of(replay_of=old).links == ((TRACE, send_id("gift", old)),)
+    assert span_of(replay_of=old, traceparent="").links == ((trace_id("", old), send_id("gift", old)),)
 
 
 def test_each_attempt_and_claim_has_a_span_of_its_own() -> None:
@@ -116,3 +116,16 @@ def test_clock_that_goes_back_makes_no_span_that_ends_before_it_begins() -> None
 def test_what_never_began_has_no_span() -> None:
     without = {verdict for verdict in Verdict if not has_span(Outcome(verdict=verdict))}
     assert without == {Verdict.RELEASED, Verdict.DOWN}
+
+
+def test_batch_is_linked_to_all_its_pushes_and_is_nobodys_child() -> None:
+    other = dataclasses.replace(GIVEN, id="1800000000000-8", traceparent="")
+    one = dataclasses.replace(GIVEN, span=context_of(GIVEN, TRACE))
+    other.span = context_of(other, "a" * 32)
+    span = read([one, other], 7.0)
+    assert (span.name, span.kind, span.parent) == ("receive gift/credit", "client", "")
+    assert span.links == ((TRACE, send_id("gift", JOB)), ("a" * 32, send_id("gift", other.id)))
+    assert span.attributes["messaging.batch.message_count"] == 2
+    assert (span.start_ns, span.end_ns) == (5_000_000_000, 7_000_000_000)
+    assert PATTERN.match(f"00-{span.trace}-{span.id}-01")
+    assert len(read([one] * 500, 7.0).links) == LINKS

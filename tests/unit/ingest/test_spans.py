@@ -78,6 +78,16 @@ def test_client_that_pulls_is_handed_the_span_that_its_ack_ends() -> None:
     assert (span.parent, span.end_ns - span.start_ns) == (send_id("gift", delivery.id), 2_000_000_000)
 
 
+def test_batch_that_a_client_reads_is_one_more_span_and_a_single_job_is_not() -> None:
+    desk = Desk()
+    one, two, bare = claimed(desk), claimed(desk, id="1800000000000-2"), claimed(desk, traceparent=PUSHED[:-2] + "00")
+    desk.spans.read([one, bare])
+    assert desk.told == []
+    desk.spans.read([one, two, bare])
+    (span,) = desk.told
+    assert span.links == tuple((TRACE, send_id("gift", each.id)) for each in (one, two))
+
+
 def test_pop_is_a_span_from_the_claim_on() -> None:
     desk = Desk()
     delivery = claimed(desk)

@@ -10,8 +10,9 @@ from pbus.telemetry.spans import SpanPlan
 from tests.support.otlp_receiver import OtlpReceiver
 
 TRACE, OTHER = "ab" * 16, "12" * 16
-SEND = Span("send gift", PRODUCER, TRACE, "cd" * 8, "ef" * 8, None, 1_000_000_000, 3_000_000_000, {"a": 1, "b": True})
-RETRY = Span("process gift/credit", CONSUMER, TRACE, "0" * 15 + "1", "", (OTHER, "34" * 8), 1, 1, {"c": "x"}, "no luck")
+SEND = Span("send gift", PRODUCER, TRACE, "cd" * 8, "ef" * 8, (), 1_000_000_000, 3_000_000_000, {"a": 1, "b": True})
+LINKS = ((OTHER, "34" * 8),)
+RETRY = Span("process gift/credit", CONSUMER, TRACE, "0" * 15 + "1", "", LINKS, 1, 1, {"c": "x"}, "no luck")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pbus.core.span import PRODUCER, Span
 from pbus.telemetry.spans import BATCH, FULL, REFUSED, WAITING, Exporter, SpanPump, plan_of
 from tests.support.waiting import until
 
-SPAN = Span("send gift", PRODUCER, "ab" * 16, "cd" * 8, "", None, 1, 2, {"messaging.system": "pbus"})
+SPAN = Span("send gift", PRODUCER, "ab" * 16, "cd" * 8, "", (), 1, 2, {"messaging.system": "pbus"})
 
 
 @dataclass
