@@ -11,11 +11,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pbus.cli.output import Output, columns_of, cut, pad
+from pbus.cli.output import Output, columns_of, cut, cut_inside, pad
 
 _GOOD: Final = frozenset({"running", "ready", "up", "done"})
 _BAD: Final = frozenset({"degraded", "down", "fatal", "dead", "open", "orphaned", "rollout-failed", "failed"})
 _GAP: Final = "  "
+_NAME_PART: Final = 0.45
+_NAME_LEAST: Final = 16
+"""What a long name may take of a terminal, as a part and in columns."""
 
 Cell = tuple[str, str]
 """Text and colour (empty: none)."""
@@ -107,7 +110,8 @@ def grid(
     columns: int | None = None,
 ) -> Iterator[str]:
     """
-    A table as lines, narrower where the terminal is: at last the columns *spare* are left out, in that order.
+    A table as lines, narrower where the terminal is: long names are shortened, then the columns *spare* left out, in
+    that order. Without *spare* names stay whole, to be copied.
 
     *columns*: Fit into so many; None: into what the terminal has, or what it takes where there is none.
     """
@@ -134,14 +138,21 @@ def grid(
 def _fitting(
     heads: Sequence[str], rows: Sequence[Sequence[Cell]], columns: int, spare: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[Sequence[Cell]]]:
-    """The table without as many of *spare* as have to go."""
+    """The table with shorter names, and without as many of *spare* as have to go."""
+    if spare and _width(heads, rows) > columns:
+        most = max(_NAME_LEAST, int(columns * _NAME_PART))
+        rows = [[(cut_inside(row[0][0], most), row[0][1]), *row[1:]] for row in rows]
     for name in spare:
-        widths = _widths([head.removeprefix(">") for head in heads], rows)
-        if sum(widths) + len(widths) - 1 <= columns:
+        if _width(heads, rows) <= columns:
             break
         kept = [place for place, head in enumerate(heads) if head.removeprefix(">") != name]
         heads, rows = [heads[place] for place in kept], [[row[place] for place in kept] for row in rows]
     return heads, rows
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> int:
+    """What it takes, with single blanks between the columns."""
+    return sum(_widths([head.removeprefix(">") for head in heads], rows)) + len(heads) - 1
 
 
 def _widths(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[int]:

@@ -69,6 +69,14 @@ def cut(text: str, width: int) -> str:
     return text
 
 
+def cut_inside(text: str, width: int) -> str:
+    """*text* in at most *width* columns, with its begin and its end: names of one family differ there."""
+    if columns_of(text) <= width or not text.isascii():
+        return cut(text, width)
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+
+
 def pad(text: str, width: int) -> str:
     """*text*, filled up with blanks to *width* columns."""
     return text + " " * (width - columns_of(text))

@@ -56,7 +56,7 @@ def lines(answer: Mapping[str, Any], output: Output) -> Iterator[str]:
     for text, shade in alarm_lines(answer, SystemClock().wall_s()):
         yield output.style(text, shade)
     yield ""
-    yield from grid(_process_heads, [_process(row) for row in _folded(answer["processes"])], output)
+    yield from grid(_process_heads, [_process(row) for row in _folded(answer["processes"])], output, _PROCESS_SPARE)
     if answer["topics"]:
         yield ""
         heads, rows = list(_topic_heads), [_topic(row) for row in answer["topics"]]
@@ -75,7 +75,7 @@ def alarm_lines(answer: Mapping[str, Any], now_s: float, most: int = _ALARMS) ->
         yield f"  alarm, {since}: {escape(row['text'])}{escape(who)}", "yellow" if who else "red"
     more = answer.get("alarms_total", 0) - len(rows)
     if more > 0:
-        yield f"  .. and {more} more alarm{'s' if more > 1 else ''}: 'pbus alarm ls'", ""
+        yield f"  .. and {more} more alarm{'s' if more > 1 else ''}: 'pbus alarm ls'", "yellow"
 
 
 def problems(answer: Mapping[str, Any]) -> list[str]:
@@ -101,6 +101,7 @@ _topic_heads: Final = (
     "topic", "state", ">ready", ">running", ">delayed", ">dead", ">oldest", ">done", ">failed", ">slots",
 )
 """A leading ``>`` stands for a column of numbers."""
+_PROCESS_SPARE: Final = ("running", "restarts", "up")
 _TOPIC_SPARE: Final = ("done", "failed", "delayed", "oldest")
 """What a narrow terminal does without, in this order; ``pbus topic show`` and ``-o`` have everything."""
 

@@ -23,7 +23,7 @@ import click
 
 from pbus.cli.grid import Cell, colour, count, duration, grid, number, size, wait
 from pbus.cli.output import Output, columns_of, cut, escape
-from pbus.cli.status_view import problems, process_name
+from pbus.cli.status_view import alarm_lines, problems, process_name
 from pbus.core.why_job import moment
 
 TOPICS: Final = "topics"
@@ -31,6 +31,7 @@ PROCESSES: Final = "processes"
 WINDOW_S: Final = 5.0
 """Rates are those of so long a time."""
 _PROBLEMS: Final = 3
+_ALARMS: Final = 2
 _PLACES: Final = ("ready", "running", "delayed", "dead", "done_total")
 
 Row = Mapping[str, Any]
@@ -202,13 +203,18 @@ def _head(
     who, up = escape(answer["node"]), f"  {duration(master['uptime_s'])}  pid {master['pid']}"
     when = f"of {moment(at_ms)[11:]}"
     state = answer["state"] if not trouble else "does not answer"
-    gap = " " * max(2, columns - columns_of(who) - len(state) - len(up) - len(when) - 2)
-    lines = [f"{who}  {output.style(state, colour(answer['state']) if not trouble else 'red')}{up}{gap}{when}"]
+    room = columns - columns_of(who) - len(state) - 2
+    up = up if len(up) <= room else ""
+    when = when if len(up) + len(when) + 2 <= room else ""
+    gap = " " * (room - len(up) - len(when))
+    lines = [f"{who}  {output.style(state, colour(answer['state']) if not trouble else 'red')}{up}{gap}{when}".rstrip()]
     lines.append(cut(_sums(answer, pace), columns))
     told = [trouble] if trouble else problems(answer)
     more = len(told) - _PROBLEMS
     told = told if more <= 0 else [*told[: _PROBLEMS - 1], f"{more + 1} more: 'pbus status' shows all"]
     lines += [output.style(cut(f"  ! {escape(text)}", columns), "red") for text in told]
+    fires = alarm_lines(answer, at_ms / 1000, _ALARMS)
+    lines += [output.style(cut(text, columns), shade) for text, shade in fires]
     return [*lines, ""]
 
 

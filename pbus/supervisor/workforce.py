@@ -128,8 +128,9 @@ class Workforce:
                 lanes.setdefault(f"{queue}/{topic}", []).append(lane)
             for (backend, address), row in child.backends.items():
                 if row["state"] in _LEFT_ALONE and not row.get("shadows"):
-                    circuits[backend] = f"{address}: {row.get('reason') or row['state']}"
-                    callers[backend] = sorted({*callers.get(backend, ()), *row.get("topics", ())})[:_CALLERS]
+                    name = backend or address         # one that a topic names itself is its own
+                    circuits[name] = f"{address}: {row.get('reason') or row['state']}"
+                    callers[name] = sorted({*callers.get(name, ()), *row.get("topics", ())})[:_CALLERS]
         stopped = {path: worst(of_topic) for path, of_topic in lanes.items()}
         stopped |= {path: ("fatal", why) for (role, path), why in self._children.given_up().items() if role == CONSUMER}
         return {

@@ -97,11 +97,13 @@ def test_thousand_topics_that_go_bad_at_once_are_one_message(bus_factory: BusFac
 def test_what_is_given_up_left_alone_or_back_is_told_though_no_topic_has_a_bound(
     bus_factory: BusFactory, receiver: Receiver
 ) -> None:
+    port = free_port()
     bus = bus_factory(config(
         receiver, alarm={**SOON, "oncall": ["team"]}, supervise={"backoff": {"first": "10ms", "fatal": 2}},
         backend={"web": {"fastcgi": [f"127.0.0.1:{free_port()}"], "circuit": {"failures": 1}}},
         queue={"gift": {"system": "live", "topic": {
-                   "credit": {"pull": {}}, "mail": {"fastcgi": {"backend": "web", "script": "/x.php"}}}},
+                   "credit": {"pull": {}}, "mail": {"fastcgi": {"backend": "web", "script": "/x.php"}},
+                   "hook": {"http": {"url": f"http://127.0.0.1:{port}/"}}}},
                "order": {"system": "live", "topic": {"ship": {"python": {"call": "no.such:module"}}}}},
     ), states=("running", "degraded"))
     client = redis.Redis(port=bus.port)
@@ -113,13 +115,14 @@ def test_what_is_given_up_left_alone_or_back_is_told_though_no_topic_has_a_bound
 
     die()
     until(lambda: bus.topic("gift", "credit")["dead"] == 1, 3, "it is dead")
-    until(lambda: len(fired(receiver)) == 2, 10, lambda: f"two alarms {bus.tail()}")
+    until(lambda: len(fired(receiver)) == 3, 10, lambda: f"three alarms {bus.tail()}")
     assert fired(receiver)["fatal:order/ship"]["text"].startswith("order/ship is given up")
     circuit = fired(receiver)["circuit:web"]
     assert (circuit["affected"], "Connection refused" in circuit["cause"]) == ("topics gift/mail", True), circuit
+    assert fired(receiver)[f"circuit:127.0.0.1:{port}"]["affected"] == "topics gift/hook"
     assert main(["dead", "delete", "gift/credit", "--all", "--yes", "-c", str(bus.conf)]) == Exit.DONE
     die()
-    until(lambda: len(fired(receiver)) == 3, 12, lambda: f"the error is back {bus.tail()}")
+    until(lambda: len(fired(receiver)) == 4, 12, lambda: f"the error is back {bus.tail()}")
     (back,) = [each for name, each in fired(receiver).items() if name.startswith("error_back:gift/credit ")]
     assert (back["cause"], back["system"]) == ("no such user", "live")
 

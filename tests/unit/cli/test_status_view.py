@@ -141,6 +141,7 @@ def test_what_fires_stands_below_the_problems_with_who_has_it_in_hand() -> None:
         "  alarm, 16 min: gift/x\\x1b[2J: 7 jobs wait, the limit is 3 jobs (acked by ann)",
         "  .. and 1 more alarm: 'pbus alarm ls'",
     ]
+    assert any("more alarm" in line for line in lines(answer(alarms=rows, alarms_total=9), Output(stdout=Terminal())))
     told = shown(answer(problems=["p"], alarms=rows)).split("\n")
     assert (told[1], told[2].partition(", ")[0]) == ("  ! p", "  alarm")
 

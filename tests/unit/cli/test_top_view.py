@@ -197,3 +197,35 @@ def test_numbers_that_nobody_has_read_are_dashes() -> None:
     (row,) = table(show(said=answer(topic("gift/credit", **counts))), "TOPIC")
 
     assert row[2:12] == ["-"] * 10
+
+
+def test_long_names_leave_room_for_their_numbers() -> None:
+    name = "gift-" + "x" * 50
+    topics = [topic(f"{name}/{name}{number}", ready=7 + number) for number in range(2)]
+    lines = show(said=answer(*topics), room=(80, 24)).lines
+    rows = table(show(said=answer(*topics), room=(80, 24)), "TOPIC")
+
+    assert all(len(line) <= 80 for line in lines)
+    assert [(row[0][:5], row[0][-2:], row[1], row[2]) for row in rows] == [
+        ("gift-", "x0", "running", "7"), ("gift-", "x1", "running", "8"),
+    ]
+    assert name in show(said=answer(*topics), room=(250, 24)).lines[-20]
+
+
+@pytest.mark.parametrize(("columns", "head"), [
+    (60, "bus-1  running  1 min  pid 10                of 08:00:00 UTC"), (40, "bus-1  running  1 min  pid 10"),
+    (20, "bus-1  running"),
+])
+def test_narrow_terminal_is_told_what_matters(columns: int, head: str) -> None:
+    assert show(room=(columns, 10)).lines[0] == head
+
+
+def test_what_fires_stands_below_the_problems() -> None:
+    rows = [{"id": "x", "state": "firing", "by": "", "text": f"q/t{number}: 7 jobs wait", "since_s": AT_MS / 1000 - 70}
+            for number in range(3)]
+    lines = show(said=answer(problems=["main is away"], alarms=rows, alarms_total=3)).lines
+
+    assert lines[2:6] == [
+        "  ! main is away", "  alarm, 1 min: q/t0: 7 jobs wait", "  alarm, 1 min: q/t1: 7 jobs wait",
+        "  .. and 1 more alarm: 'pbus alarm ls'",
+    ]
