@@ -76,6 +76,7 @@ def start(context: Context, /, glob: str, dry_run: bool, **asked: str) -> int:
         plan.topics = _topics(stock, glob)
         driver = stack.enter_context(queue_driver(stock, plan.topics[0].partition("/")[0]))
         counts = _counted(context, driver, stock, plan, file)
+        _be_a_group(driver, plan, counts)
         plan.total = sum(counts.values())
         _stages(plan)
         if not dry_run and plan.total:
@@ -240,6 +241,20 @@ def _counted(context: Context, driver: Driver, stock: Stock, plan: Replay, file:
                 told_s = clock.monotonic_s()
                 context.output.say(f"{path}: looked at {looked}, {counts[path]} of them are meant ..")
     return counts
+
+
+def _be_a_group(driver: Driver, plan: Replay, counts: Mapping[str, int]) -> None:
+    """
+    Raises:
+        NotFound: no topic has dead letters of the group that was named.
+    """
+    if not plan.group or any(counts.values()):
+        return
+    groups = [group for path in plan.topics for group in driver.dead_groups(*path.rsplit("/", 1))]
+    if plan.group not in [group.fingerprint for group in groups]:
+        where = plan.topics[0] if len(plan.topics) == 1 else "no topic of these"
+        has = "has no" if len(plan.topics) == 1 else "has"
+        raise NotFound(f"{where} {has} dead letters of group {plan.group!r}; 'pbus dead ls' lists the groups")
 
 
 def _stages(plan: Replay) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from pbus.core.names import Owner
+from tests.support import seeds
 from tests.support.bus import Bus, BusFactory
 from tests.support.graves import Reborn, bury, opened
 from tests.support.redis_server import RedisServer
@@ -23,6 +25,7 @@ from tests.support.waiting import until
 LETTERS = 180
 CALLS = 4
 KILLS = 2
+TAKEN_S = 10.0
 ASKED = ("replay", "start", "--from", "dead", "--topic", "gift/credit", "--rate", "120/s", "--name", "r1")
 
 
@@ -112,8 +115,12 @@ def test_the_other_node_goes_on_with_the_replay_of_a_killed_one(
     first = Owner.parse(shown(nodes["one"])["owner"]).node
     killed, other = nodes.pop(first), nodes.popitem()[1]
     killed.kill_everything()
+    killed_s, before = time.monotonic(), handler.ran
     assert shown(other)["state"] == "running", "it was killed in the middle"
-    until(lambda: shown(other)["state"] == "done", 20, lambda: f"the other one goes on\n{other.tail()}")
+    until(lambda: handler.ran > before + CALLS * 20, TAKEN_S, lambda: f"the other one goes on\n{other.tail()}")
+    took_s = time.monotonic() - killed_s
+    print(f"{seeds.VARIABLE}={seeds.fix()} lost_after 1.5 s: the other one goes on after {took_s:.2f} s")
+    until(lambda: shown(other)["state"] == "done", 20, lambda: f"it is done\n{other.tail()}")
 
     each_has_one_copy(other, handler, ids, repeated=CALLS)
     assert shown(other)["replayed"] == LETTERS

@@ -23,6 +23,12 @@ ASKED = ("replay", "start", "--from", "dead", "--topic", "gift/credit")
     (("--name", "a b"), "'a b' is no name"),
     (("--from", "nothing"), "'nothing' is none of dead, history, and no file"),
     (("--from", "history", "--group", "00"), "only dead letters have errors"),
+    (("--filter", "error ~ 'away"), "character 9: this text has no end\n  error ~ 'away\n          ^"),
+    (("--filter", "(attempts > 1 and key"), "expected ')' for the '(' of character 1"),
+    (("--filter", "$.uid in (1, 2"), "expected ',' or ')'"),
+    (("--guard", "p90<2%"), "'p90<2%' is no rule"),
+    (("--canary", "1.5"), "jobs are counted whole"),
+    (("--canary", "10%,200%"), "'200%' is no stage"),
 ])
 def test_what_cannot_be_is_said(world: World, words: tuple[str, ...], said: str) -> None:  # noqa: F811
     world.kill(b"a")
@@ -36,6 +42,13 @@ def test_topics_that_are_none_are_not_found(world: World) -> None:  # noqa: F811
         assert world.pbus("replay", "start", "--from", "dead", "--topic", glob).status == 5
     assert world.pbus("replay", "show", "r1").status == 5
     assert world.pbus("replay", "pause", "r1").status == 5
+
+
+def test_a_group_that_nobody_died_of_is_not_found(world: World) -> None:  # noqa: F811
+    world.kill(b"a")
+    for topic, said in (("gift/credit", "gift/credit has no dead"), ("gift/*", "no topic of these has dead")):
+        answer = world.pbus("replay", "start", "--from", "dead", "--topic", topic, "--group", "beef")
+        assert (answer.status, f"{said} letters of group 'beef'; 'pbus dead ls' lists" in answer.err) == (5, True)
 
 
 def test_a_dry_run_counts_and_starts_nothing(world: World) -> None:  # noqa: F811
