@@ -20,7 +20,8 @@ _AGAIN: Final = {
     "retry": "again", "bury": "a dead letter now", "release": "back as it was", "ack": "",
 }
 _DECIDED: Final = {
-    "cancel": "cancelled", PURGE: "cancelled with everything that waited", PARDON: "one attempt given back",
+    "expire": "expired", "cancel": "cancelled", PURGE: "cancelled with everything that waited",
+    PARDON: "one attempt given back",
     "revive": "made ready again", "accept": "settled as done", "forget": "dead letter deleted",
 }
 _ALL: Final = "all topics"
@@ -244,6 +245,8 @@ def _where(place: Whereabouts, last: Attempt | None, story: Story) -> str:
         return run_again(last)
     if last is not None and last.move in ("ack", "accept"):
         return "done"
+    if last is not None and last.move == "expire":
+        return "expired"
     if last is not None and last.move in ("cancel", PURGE):
         return "cancelled"
     if story.expires_ms and story.expires_ms <= story.now_ms:

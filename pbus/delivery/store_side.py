@@ -123,6 +123,7 @@ class StoreSide:
         )
         self.desk.connect(self.claimer.wake, self.claimer.came_back)
         if self._traces is not None:
+            self._traces.follow(self._store)
             self._writer = gevent.spawn(self._traces.run)
         gevent.spawn(self._open, sorted({lane.queue for lane in lanes}))
         self._tried.wait(wait_s)

@@ -123,6 +123,7 @@ class Store:
         if self._traces is not None and self.stories is not None:
             self._traces.before.append(self.stories.flush)
             self.stories.beat()
+            self._traces.follow(self._driver)
             gevent.spawn(self._traces.run)
         self.puller.start()
         if self._programs:

@@ -33,7 +33,10 @@ class Due:
         self._store = store
 
     def turn(self) -> float:
-        return next_turn_s(self._store.driver.promote_due(LIMIT))
+        promoted = self._store.driver.promote_due(LIMIT)
+        if self._store.traces is not None:
+            self._store.traces.look()
+        return next_turn_s(promoted)
 
     def interrupted(self) -> None:
         """Nothing was concluded."""

@@ -106,6 +106,7 @@ class Scheduler:
         working = [_spawn(self._work, roster) for roster in self._rosters]
         for store in self._stores:
             if store.traces is not None:
+                store.traces.follow(store.driver)
                 _spawn(store.traces.run)
         for source in self._sources:
             _spawn(source.serve)

@@ -268,6 +268,12 @@ class Bell(Protocol):
         """Give its descriptors back; idempotent."""
 
 
+Expired = tuple[str, str, str]
+"""(queue, topic, id) of a delivery that a call of this process has ended, since its time to live was over."""
+EXPIRED: Final = 10_000
+"""Of these a driver remembers the newest, in a deque ``expired``, for who tells of them. A driver may have none."""
+
+
 class Driver(KeepsStatistics, KeepsDocuments, KeepsHalves, Protocol):
     """One storage, as one process sees it."""
 

@@ -7,6 +7,7 @@ QUIET_S), and it is raised only where nothing else was asked for, or where the c
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 from pbus.clock import Clock, SystemClock
 from pbus.errors import Conflict, StorageError, Unavailable
 from pbus.storage import keys
-from pbus.storage.driver import QueueSpec, TopicSpec
+from pbus.storage.driver import EXPIRED, Expired, QueueSpec, TopicSpec
 from pbus.storage.keys import QueueKeys
 from pbus.storage.open import StoreTarget
 from pbus.storage.redis_address import parse
@@ -47,6 +48,7 @@ class RedisStore:
         self._specs: dict[str, QueueSpec] = {}
         # Where this process last saw each topic's cursor: where it goes on if the store forgets it.
         self._seen: dict[tuple[str, str], str] = {}
+        self.expired: collections.deque[Expired] = collections.deque(maxlen=EXPIRED)
         self._told_s: dict[str, float] = {}
 
     def declare(self, queues: Sequence[QueueSpec]) -> None:

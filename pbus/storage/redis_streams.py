@@ -144,7 +144,8 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalv
         found: dict[int, list[Delivery]] = {}
         dropped = 0
         for placed, of_queue in zip(by_queue.values(), answers, strict=True):
-            for (place, want), (back, fresh, lost) in zip(placed, of_queue or (), strict=False):
+            for (place, want), (back, fresh, lost, *gone) in zip(placed, of_queue or (), strict=False):
+                self.expired += [(want.queue, want.topic, job.decode()) for ids in gone for job in ids]
                 found[place] = redis_codec.deliveries(want, back, fresh)
                 if fresh:
                     self._seen[want.queue, want.topic] = fresh[-2].decode()
@@ -210,8 +211,12 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalv
         moved: dict[tuple[str, str], int] = {}
         with self._calls.session() as session:
             answers = self._some(list(by_queue), self._calls.each(session, calls, repeat=True))
-        for (queue_name, names), counts in zip(by_queue.items(), answers, strict=True):
-            moved.update({(queue_name, name): count for name, count in zip(names, counts or (), strict=False) if count})
+        for (queue_name, names), answer in zip(by_queue.items(), answers, strict=True):
+            counts, gone = answer or ((), ())
+            moved.update({(queue_name, name): count for name, count in zip(names, counts, strict=False) if count})
+            self.expired += [
+                (queue_name, name, job.decode()) for name, ids in zip(names, gone, strict=False) for job in ids
+            ]
         next_ms, _ = self._calls.one(self._scripts.due(topics))
         return Promoted(moved, None if next_ms is None else max(0.0, next_ms / 1000))
 

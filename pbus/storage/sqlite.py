@@ -11,6 +11,7 @@ as soon as the next of those, a checkpoint or the kernel has written (a lost one
 
 from __future__ import annotations
 
+import collections
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,8 @@ from pbus.storage import (
 )
 from pbus.storage.documents import Document, check
 from pbus.storage.driver import (
-    Appended, Bell, Capabilities, DeadGroup, DeadLetter, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers,
-    QueueSpec, Running, TopicNumbers, Want,
+    EXPIRED, Appended, Bell, Capabilities, DeadGroup, DeadLetter, Entry, Expired, Fill, Held, JobRecord, Promoted,
+    QueueNumbers, QueueSpec, Running, TopicNumbers, Want,
 )
 from pbus.storage.halves import HALF_BYTES, Met, Waiting
 from pbus.storage.open import StoreTarget
@@ -53,6 +54,7 @@ class SqliteDriver:
         path = Path(target.url.removeprefix("sqlite:"))
         self._file = SqliteFile(path, target.node, target.call_timeout_s, target.min_free_bytes)
         self._catalog = sqlite_catalog.Catalog()
+        self.expired: collections.deque[Expired] = collections.deque(maxlen=EXPIRED)
 
     def open(self) -> None:
         """See ``Driver.open``."""
@@ -151,15 +153,18 @@ class SqliteDriver:
         with self._file.read() as db:
             due, next_ms = sqlite_settle.due_topics(db, now_ms, queues)
         moved: dict[tuple[str, str], int] = {}
+        expired: list[tuple[str, str, str]] = []
         if due:
             with self._file.write(durable=False) as write:
                 for tid, qid, queue, topic in due:
-                    count, woken = sqlite_settle.promote(write.db, f"log_{qid}", tid, now_ms, limit)
+                    count, woken, gone = sqlite_settle.promote(write.db, f"log_{qid}", tid, now_ms, limit)
+                    expired += [(queue, topic, sqlite_catalog.id_text(number)) for number in gone]
                     if count:
                         moved[queue, topic] = count
                     if count or woken:
                         write.rings.add(qid)
                 _, next_ms = sqlite_settle.due_topics(write.db, now_ms, queues)
+        self.expired += expired
         return Promoted(moved, None if next_ms is None else max(0.0, (next_ms - now_ms) / 1000))
 
     def trim(self) -> int:
@@ -400,8 +405,9 @@ class SqliteDriver:
         """All of *wants* in one transaction."""
         with self._file.write(durable=False) as write:
             oids = sqlite_owners.claiming(write.db, {want.owner for want in wants})
-            deliveries, rings = sqlite_claims.claim(write.db, self._catalog, wants, oids, self._now_ms())
+            deliveries, rings, expired = sqlite_claims.claim(write.db, self._catalog, wants, oids, self._now_ms())
             write.rings.update(rings)
+        self.expired += expired
         return deliveries
 
     @contextlib.contextmanager

@@ -127,6 +127,7 @@ class _Claiming:
         self.deliveries: list[Delivery] = []
         self.ended: list[tuple[int, str, int]] = []
         self.unfinished: set[int] = set()
+        self.expired: list[tuple[str, str, str]] = []
 
     def take(self, topic: _Topic, want: Want, oid: int) -> None:
         """Fill *want* as far as it goes."""
@@ -264,6 +265,7 @@ class _Claiming:
         alive = [one for one in found if not 0 < one.expires_ms <= self._now_ms] if expired else found
         for one in expired:
             self._expire(topic, one)
+            self.expired.append((want.queue, want.topic, id_text(one.number)))
         met = meet(self._db, topic.tid, [(one.key, one.number) for one in alive if one.key], self._now_ms)
         claims, waiting = [], []
         for one in alive:
@@ -314,12 +316,12 @@ class _Claiming:
 
 def claim(
     db: apsw.Connection, catalog: Catalog, wants: Sequence[Want], oids: dict[str, int], now_ms: int
-) -> tuple[list[Delivery], set[int]]:
+) -> tuple[list[Delivery], set[int], list[tuple[str, str, str]]]:
     """
     Claims for *wants* in their order; *oids* are the numbers of their owners.
 
     Returns:
-        The deliveries; queues (qid) that somebody should look at again.
+        The deliveries; queues (qid) that somebody should look at again; (queue, topic, id) of what has expired.
     """
     claiming = _Claiming(db, now_ms)
     topics: dict[int, _Topic] = {}
@@ -334,7 +336,7 @@ def claim(
     for topic in topics.values():
         topic.write(db)
     woken = release(db, claiming.ended, now_ms, {})
-    return claiming.deliveries, claiming.unfinished | {topics[tid].queue.qid for tid in woken}
+    return claiming.deliveries, claiming.unfinished | {topics[tid].queue.qid for tid in woken}, claiming.expired
 
 
 def _is_others(db: apsw.Connection, topic: _Topic, oid: int) -> bool:

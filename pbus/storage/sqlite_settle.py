@@ -205,12 +205,12 @@ def due_topics(
     return [(tid, qid, queue, topic) for tid, qid, queue, topic, due_ms in rows if due_ms <= now_ms], next_ms
 
 
-def promote(db: apsw.Connection, log: str, tid: int, now_ms: int, limit: int) -> tuple[int, bool]:
+def promote(db: apsw.Connection, log: str, tid: int, now_ms: int, limit: int) -> tuple[int, bool, list[int]]:
     """
     Move what is due of one topic to ready, longest due first, or end it as expired.
 
     Returns:
-        How many became ready; whether a key that was handed on made another one ready.
+        How many became ready; whether a key that was handed on made another one ready; numbers of what has expired.
     """
     due: list[Any] = db.execute(_DUE, (tid, now_ms, limit)).fetchall()
     ready = [row for row in due if not 0 < row[8] <= now_ms]
@@ -222,7 +222,7 @@ def promote(db: apsw.Connection, log: str, tid: int, now_ms: int, limit: int) ->
         if row[7]:
             db.execute(_DROP_ASIDE, (tid, row[1]))
     woken = release(db, [(tid, row[9], row[1]) for row in expired if row[9]], now_ms, {})
-    return len(ready), bool(woken)
+    return len(ready), bool(woken), [row[1] for row in expired]
 
 
 def body_bytes(db: apsw.Connection, log: str, tid: int, numbers: Sequence[int]) -> int:

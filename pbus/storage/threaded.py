@@ -8,6 +8,7 @@ role passes ``apply`` of its own one-thread pool.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,8 +18,8 @@ from pbus.core.statistics import Bucket
 from pbus.storage.documents import Document
 from pbus.storage.halves import Met, Waiting
 from pbus.storage.driver import (
-    Appended, Bell, DeadGroup, DeadLetter, Driver, Entry, Fill, Held, JobRecord, Promoted, QueueNumbers, QueueSpec,
-    Running, TopicNumbers, Want,
+    Appended, Bell, DeadGroup, DeadLetter, Driver, Entry, Expired, Fill, Held, JobRecord, Promoted, QueueNumbers,
+    QueueSpec, Running, TopicNumbers, Want,
 )
 from pbus.storage.statistics import Known
 
@@ -32,6 +33,7 @@ class Threaded:
         self._driver = driver
         self._in_thread = apply
         self.capabilities = driver.capabilities
+        self.expired: collections.deque[Expired] = getattr(driver, "expired", collections.deque())
 
     def _apply(self, method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """What *method* answers or raises, on the storage thread."""

@@ -9,18 +9,20 @@ here: the role runs ``run`` in a greenlet and passes ``apply`` of a one-thread p
 
 from __future__ import annotations
 
+import collections
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pbus.clock import Clock
-from pbus.core.job import Delivery, Settlement
+from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome
 from pbus.core.trace import (
     PARDON, Attempt, Shelf, attempt_of, brief, decision, is_plain, reclaim_of, shelf_of, text_bytes,
 )
 from pbus.errors import StorageError
+from pbus.storage.driver import Driver, Expired
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
 from pbus.storage.traces_buffer import TraceBuffer
@@ -83,6 +85,7 @@ class TraceWriter:
         self._lost = 0
         self._writing = 0
         self._told = 0
+        self._expired: collections.deque[Expired] = collections.deque()
         self._filled = threading.Event()              # a green one where gevent is patched in
         buffer.wake = self._filled.set
 
@@ -91,8 +94,24 @@ class TraceWriter:
         """Records that nobody will see: sampled, without room, or refused by the store."""
         return self.buffer.dropped_total + self._lost
 
+    def follow(self, driver: Driver) -> None:
+        """Tell of deliveries that calls of *driver* end because their time to live is over, if it says which."""
+        self._expired = getattr(driver, "expired", self._expired)
+
+    def look(self) -> None:
+        """Now and then: whether something has expired."""
+        if self._expired:
+            self._filled.set()
+
+    def _tell_expired(self) -> None:
+        now_s = self._clock.wall_s()
+        while self._expired:
+            queue, topic, job = self._expired.popleft()
+            self.buffer.tell(queue, decision(job, topic, Move.EXPIRE.value, now_s, "its ttl"), Shelf.KEPT)
+
     def news(self) -> int:
         """How many records were dropped since the last call."""
+        self.look()
         told, self._told = self._told, self.dropped_total
         return self._told - told
 
@@ -149,6 +168,7 @@ class TraceWriter:
         self._same.clear()
         for act in self.before:
             act()
+        self._tell_expired()
         marks = last or self.buffer.has_many_marks or self._turn % MARKS_EACH == 0
         blocks, refusals = self.buffer.drain(marks=marks)
         if not blocks and not refusals:

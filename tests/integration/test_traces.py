@@ -64,6 +64,8 @@ def test_a_job_that_fails_and_is_dead_has_its_whole_story(bus_factory: BusFactor
     good, bad = (client.xadd("gift", {"body": body}).decode() for body in ('{"uid":1}', '{"uid":2,"fail":true}'))
     until(lambda: bus.topic("gift", "credit")["dead"] == 1, 20, "the second one is dead")
     assert client.rpop("gift/log") == b'{"uid":1}'
+    late = client.xadd("gift", {"body": '{"uid":3}', "ttl": "1", "delay": "50"}).decode()
+    until(lambda: {one.topic for one in story(bus, late)[1]} == {"credit", "log"}, 20, "the late one has expired")
     bus.stop()
 
     (received,), attempts = story(bus, bad)
@@ -74,6 +76,8 @@ def test_a_job_that_fails_and_is_dead_has_its_whole_story(bus_factory: BusFactor
     assert "no credit" in first.more["error"]
     assert first.ended_ms < first.more["next_ms"] <= second.ended_ms
     assert job_id_ms(bad) <= first.ended_ms
+    assert {(one.attempt, one.verdict) for one in story(bus, late)[1]} == {(0, "expire")}
+    assert "credit: expired by its ttl" in bus.cli("job", "trace", late).stdout
     _, done = story(bus, good)
     assert {(one.topic, one.verdict) for one in done} == {("credit", "done"), ("log", "done")}
 

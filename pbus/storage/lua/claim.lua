@@ -3,7 +3,7 @@
 -- KEYS     1 queue
 -- ARGV     1 name of the queue, 2 bytes of bodies after which a want is full, then
 --          a want 5: topic, owner, boot, count, exclusive (1 or 0)
--- returns  a want {back, fresh, lost}: back = {id, state, body, ..} as in bodies, fresh = {id, body, ..}; lost: jobs
+-- returns  a want {back, fresh, lost [, expired]}: expired = {id, ..}; back = {id, state, body, ..} as in bodies, fresh = {id, body, ..}; lost: jobs
 --          that were pushed and are in no log any more (deleted by hand); -1: the topic was dropped
 -- errors   FENCED; NODECL queue. Nothing was written.
 --
@@ -35,7 +35,7 @@ for arg = 2, #ARGV - 1, PER_ARGS do
   local topic = ARGV[arg + 1]
   if not places[topic] then
     local passed = redis.call('HMGET', cursors, topic, ':side')
-    local place = {name = topic, base = root .. $topic .. topic, cursor = passed[1], side = passed[2],
+    local place = {name = topic, base = root .. $topic .. topic, cursor = passed[1], side = passed[2], expired = {},
       taken = tonumber(redis.call('HGET', taken, topic) or nil)}
     if not (place.cursor and place.taken) then
       place.dropped = redis.call('HEXISTS', place.base .. $facts, 'dropped') == 1
@@ -60,7 +60,10 @@ local function special()
   -- Whether one that came back can be begun now: its state then. It is on its way out of again already.
   function lib.begun_again(place, id, state)
     local s = lib.read(state)
-    if lib.expired(s) then return lib.finish(place, id, s, 'expired') end
+    if lib.expired(s) then
+      place.expired[#place.expired + 1] = id
+      return lib.finish(place, id, s, 'expired')
+    end
     if s.key ~= '' and lib.hold(place, s.key, id) ~= 0 then return lib.ready(place, id, s) end
     lib.take(place, s)
     return lib.write(s)
@@ -91,8 +94,10 @@ local function special()
     if unseen then return lib.miss(place) end
     if options.due > lib.now_ms then return lib.shelve(place, id, s, text, envelope, options.due) end
     if lib.expired(s) then
+      place.expired[#place.expired + 1] = id
       redis.call('HINCRBY', taken, place.name, 1)
-      return lib.count(place, 'expired')
+      lib.count(place, 'expired')
+      return nil
     end
     local rest = s.key == '' and 0 or lib.hold(place, s.key, id)
     if rest ~= 0 and place.sample then return lib.miss(place) end  -- a shadow keeps nothing that has to wait
@@ -229,7 +234,9 @@ local function serve(place, owner, wanted, exclusive)
   take_back(place, owner, wanted, got)
   local lost = take_fresh(place, owner, wanted, got)
   if got.passed >= MOST_PASSED or (got.missed > 0 and got.bytes >= most_bytes) then special().ring = true end
-  return {got.back, got.fresh, lost}
+  local expired = place.expired
+  place.expired = {}
+  return {got.back, got.fresh, lost, expired}
 end
 
 local answer = {}

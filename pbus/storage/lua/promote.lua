@@ -2,7 +2,7 @@
 --
 -- KEYS     1 queue
 -- ARGV     1 most of a topic, then the names of topics
--- returns  for each topic how many became ready
+-- returns  for each topic how many became ready, then for each the ids of those that have expired
 --
 -- ZREM comes before ZADD: at maxmemory Redis refuses only a script's first write.
 
@@ -17,6 +17,7 @@ local function special_ready(t, id, state)
   local s = lib.read(state)
   if lib.expired(s) then
     lib.finish(t, id, s, 'expired')
+    t.expired[#t.expired + 1] = id
     return 0
   end
   lib.ready(t, id, s)
@@ -24,6 +25,7 @@ local function special_ready(t, id, state)
 end
 
 local function promote(t)
+  t.expired = {}
   local members, ready = redis.call('ZRANGEBYSCORE', t.base .. $delayed, '-inf', now_ms, 'LIMIT', 0, ARGV[1]), 0
   for from = 1, #members, CHUNK do
     local to, plain = math.min(from + CHUNK - 1, #members), {}
@@ -46,7 +48,10 @@ local function promote(t)
   return ready
 end
 
-local moved = {}
-for i = 2, #ARGV do moved[#moved + 1] = promote(lib.topic(ARGV[i])) end
+local moved, expired = {}, {}
+for i = 2, #ARGV do
+  local t = lib.topic(ARGV[i])
+  moved[i - 1], expired[i - 1] = promote(t), t.expired
+end
 if lib.ring then redis.call('PUBLISH', root .. $bell, '') end
-return moved
+return {moved, expired}

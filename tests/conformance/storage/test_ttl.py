@@ -19,6 +19,21 @@ def test_expired_job_is_never_handed_out(world: World) -> None:
     assert (numbers.ready, numbers.running, numbers.expired_total) == (0, 2, 1)
 
 
+def test_driver_remembers_which_ones_have_expired_in_its_calls(world: World) -> None:
+    other = world.driver(gift())
+    pushed = world.push(asked("a", ttl_ms=1), asked("b"), asked("c", ttl_ms=1, delay_ms=5), asked("d", ttl_ms=60))
+    pass_ms(8)
+    taken = world.claim(10)
+    world.store.promote_due()
+    pass_ms(60)
+    world.settle(taken[1], Move.RELEASE)
+    world.claim()
+
+    expired = list(getattr(world.store, "expired"))  # noqa: B009 - a driver may have none
+    assert expired == [("gift", "credit", pushed[place].id) for place in (0, 2, 3)]
+    assert not getattr(other, "expired")  # noqa: B009
+
+
 def test_expired_jobs_do_not_use_up_the_count_of_a_claim(world: World) -> None:
     world.push(*[asked("old", ttl_ms=1) for _ in range(20)], asked("a"), asked("b"))
     pass_ms(3)

@@ -133,3 +133,8 @@ def ended(move: Move, after_s: float, topic: str = "credit") -> Attempt:
 def test_a_purge_concerns_what_waited_then(attempts: list[Attempt], is_met: bool) -> None:
     assert concerns(NOTE, JOB, attempts) is is_met
     assert not concerns(NOTE, f"{T0 + 6_000}-0", []), "pushed after it"
+
+
+def test_a_purge_does_not_concern_what_ran_just_then() -> None:
+    assert concerns(NOTE, JOB, [ended(Move.RETRY, 1), ended(Move.RETRY, 2)])
+    assert not concerns(NOTE, JOB, [ended(Move.RETRY, 1), ended(Move.RETRY, 6)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -214,6 +215,17 @@ def test_the_index_says_now_and_then_that_it_is_there(desk: Desk) -> None:
     desk.stories.beat()
     desk.write()
     assert len(desk.kept.blocks) == 2
+
+
+def test_expired_jobs_are_told(desk: Desk) -> None:
+    driver: Any = type("Driver", (), {"expired": collections.deque([("gift", "credit", f"{T0}-0")])})
+    desk.writer.follow(driver)
+    desk.write()
+    (record,) = desk.records()
+    assert (record.id, record.topic, record.attempt, record.verdict) == (f"{T0}-0", "credit", 0, "expire")
+    assert not driver.expired
+    desk.writer.follow(type("Plugin", (), {})())  # type: ignore[arg-type]
+    desk.write()
 
 
 def test_cancelled_jobs_are_told(desk: Desk) -> None:

@@ -96,6 +96,20 @@ def test_buffer_with_little_room_tells_whole_jobs() -> None:
     assert last == {job for job in ids(500) if _mark(job) <= share}, "by their hash, the same everywhere"
 
 
+def test_plain_successes_are_left_out_by_the_same_hash() -> None:
+    clock = FakeClock()
+    made = buffer(1_000_000, 16, clock)
+    for _ in range(120):
+        clock.advance(120.0)
+        for job in ids(500):
+            made.done(("gift", "credit", "pid 7", job, BASE_MS / 1000 + 1, BASE_MS / 1000, 0.1))
+        blocks, _ = made.drain()
+    last = set(told(blocks))
+
+    assert 20 < len(last) < 400
+    assert last == {job for job in ids(500) if _mark(job) <= max(map(_mark, last))}
+
+
 def failure(topic: str, job: str) -> Attempt:
     more = {"error": "E" * 200, "stderr": "PHP Fatal error " * 50}
     return Attempt(job, topic, 1, BASE_MS + 20, 3, 1, 9_000, "failed", "retry", "php 1", more)
