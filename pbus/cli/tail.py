@@ -136,7 +136,7 @@ def tail(
     events        what happens to the bus itself (default; with --job, what happens to that job)
     errors        its warnings and errors, failed attempts among them
     log           all of that
-    jobs          every attempt of every job, live
+    jobs          every attempt of every job on this node, live
     QUEUE/TOPIC   what the handlers of that topic say; 'gift/*': of all these
     program:NAME  what a program says
     """
@@ -145,14 +145,14 @@ def tail(
     if job_id and not JOB_ID.match(job_id):
         raise click.UsageError(f"{job_id!r} is no job id (<unix ms>-<sequence>, as 'pbus push' prints it)")
     chosen = Filter(topic, job_id, _only(only))
+    if nodes and (what not in ("events", "errors") or job_id):
+        raise click.UsageError("--nodes is for events and errors of the bus; jobs are in 'pbus job trace ID'")
     if what == "jobs":
         if since is not None or not follow:
             raise click.UsageError("jobs are followed live: there is nothing to look back at")
         _show(context, ((_job_line, entry) for entry in _jobs(context, chosen) if chosen.wants(entry.fields)))
         return
     if nodes:
-        if what not in ("events", "errors") or job_id:
-            raise click.UsageError("--nodes is for events and errors of the bus; jobs are in 'pbus job trace ID'")
         _show(context, _of_nodes(context, _KEEP[what], chosen, _since(since), follow))
         return
     if topic and what not in _KEEP:

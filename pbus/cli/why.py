@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pbus.cli.output import escape
+from pbus.cli.output import brief, escape
 from pbus.core.why import Address, Facts, FailedAuth, Reason, reasons
 from pbus.errors import Exit, NotFound, NotRunning, PbusError, StorageError
 
@@ -231,7 +231,7 @@ def _job(stock: Stock, record: JobRecord, topic: str, status: Mapping[str, Any])
     return JobFacts(
         id=record.id, topic=facts, state=place.state, now_ms=_now_ms(), attempts=place.attempts, crashes=place.crashes,
         due_ms=place.due_ms, expires_ms=record.expires_ms, at_ms=place.at_ms, key=record.key, behind=place.behind,
-        reason=place.reason, error=place.error, holder=_holder(stock.settings, record.id, place, status),
+        reason=place.reason, error=brief(place.error), holder=_holder(stock.settings, record.id, place, status),
     )
 
 

@@ -198,3 +198,8 @@ def test_program_shows_what_it_said(conf: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("args", [["--job", "rubbish"], ["gift/credit", "--topic", "gift/*"]])
 def test_filter_that_makes_no_sense_is_said(conf: Path, args: list[str]) -> None:
     assert main(["tail", "--no-follow", "-c", str(conf), *args]) == 2
+
+
+def test_jobs_of_other_nodes_are_not_promised(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tail", "jobs", "--nodes", "-c", str(conf)]) == 2
+    assert "--nodes is for events and errors of the bus" in capsys.readouterr().err
