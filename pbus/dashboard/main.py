@@ -71,13 +71,17 @@ def _metrics(child: Child) -> Page:
     owners = {name: (queue.system, systems[queue.system].owner if queue.system in systems else "")
               for name, queue in queues.items()}
     topics = [(name, topic) for name, queue in queues.items() for topic in queue.topic]
+    shadows = {(name, topic): section.shadow_of for name, queue in queues.items()
+               for topic, section in queue.topic.items() if section.shadow_of}
     inquiry = Inquiry(child.tell, child.on_frame, child.clock)
 
     def answer(accept: str) -> tuple[str, bytes]:
         from pbus.dashboard.metrics import Known, page  # 5 MiB that a bus needs when it is scraped
 
         facts = inquiry.fresh()
-        known = Known(node=node.name, queues=owners, topics=topics, facts=facts, totals=child.histograms.read())
+        known = Known(
+            node=node.name, queues=owners, topics=topics, facts=facts, totals=child.histograms.read(), shadows=shadows
+        )
         return page(known, accept, lambda: gevent.sleep(0))
 
     return answer

@@ -68,6 +68,7 @@ class Known:
         topics: (queue, topic) of the configuration.
         facts: What the master and the scheduler said.
         totals: What the children counted.
+        shadows: (queue, topic) -> the topic that it shadows, of those that do.
     """
 
     node: str
@@ -75,6 +76,7 @@ class Known:
     topics: Iterable[Path]
     facts: Facts = field(default_factory=Facts)
     totals: Mapping[Path, Totals] = field(default_factory=dict)
+    shadows: Mapping[Path, str] = field(default_factory=dict)
 
 
 def page(known: Known, accept: str, pause: Callable[[], object] = bool) -> tuple[str, bytes]:
@@ -129,6 +131,8 @@ class Page(Collector):
         self._set("pbus_build_info", 1, __version__, known.node)
         for queue, (system, owner) in known.queues.items():
             self._set("pbus_queue_info", 1, queue, system, owner)
+        for (queue, topic), shadow_of in known.shadows.items():
+            self._set("pbus_shadow_info", 1, queue, topic, shadow_of)
         for role, age_s in known.facts.ages_s.items():
             self._set("pbus_metrics_age_seconds", age_s, role)
         if master:

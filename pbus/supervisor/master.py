@@ -42,7 +42,7 @@ from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.signals import Signals
 from pbus.supervisor.spawn import Nursery, allow_descriptors
 from pbus.supervisor.status import Facts, build
-from pbus.supervisor.topics import Topics
+from pbus.supervisor.topics import Topics, without
 from pbus.supervisor.workforce import Workforce
 from pbus.telemetry import log as logs
 from pbus.telemetry.rotate import rotate
@@ -92,7 +92,7 @@ class Master:
         self._errands = Errands(lambda: self._children.hearing(ORDER), self._clock)
         # A shadow that does not run is told at its topic; nobody has to be woken, so the bus is not degraded.
         shadows = [f"{topic.queue}/{topic.topic}" for topic in plan.topics if topic.shadow_of]
-        self._quiet = tuple(f"{who}{end}" for path in shadows for who in (path, f"consumer {path}") for end in " :")
+        self._shadows = frozenset(shadows)
         of_consumers = [(topic.queue, topic.topic) for topic in plan.topics if topic.has_consumers]
         self._topics = Topics(self._children, of_consumers, self._clock)
         self._relay = Relay(
@@ -423,7 +423,7 @@ class Master:
         losses = f"master: {self._losses}" if self._losses else ""
         rollouts = self._workforce.rollouts.problems()
         found = [*filter(None, (why, losses)), *of_children.values(), *rollouts, *idle, *self._silent()]
-        return [problem for problem in found if not problem.startswith(self._quiet)]
+        return without(found, self._shadows)
 
     def _silent(self) -> list[str]:
         """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""

@@ -92,6 +92,12 @@ class Topics:
             self._log.info("topic.running", queue=name[0], topic=name[1])
 
 
+def without(problems: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """Those of *problems* that are not about one of these topics (*paths*) or about its consumers."""
+    begins = tuple(f"{who}{end}" for path in paths for who in (path, f"consumer {path}") for end in " :")
+    return [problem for problem in problems if not problem.startswith(begins)]
+
+
 def worst(lanes: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """State and reason of the worst of *lanes*."""
     lane = max(lanes, key=lambda lane: badness(lane["state"]), default={"state": "running"})

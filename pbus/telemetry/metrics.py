@@ -111,6 +111,10 @@ OF_TOPICS: Final = (
         "was)",
     ),
     Metric(
+        "pbus_shadow_info", GAUGE, "1", (*_TOPIC, "shadow_of"),
+        "always 1: a topic that only shadows another one; alerts of others leave it out by `unless on (queue, topic)`",
+    ),
+    Metric(
         "pbus_shadow_compared_total", COUNTER, "jobs", (*_TOPIC, "result"),
         "jobs of which a shadow's answer was compared with its topic's by this node: `same`, `differs`",
     ),
@@ -201,7 +205,7 @@ Ready to use: `contrib/grafana/pbus.json` (import it, choose the data source) an
   one as soon as this node has run a job of it. Where a delivery child ends 256 attempts of a topic within a second, the
   times of each fourth stand for four; counts and the sum of run times are of all.
 - **Labels** are names of the configuration and short lists of ours, never a job, a client or an error: a topic costs at
-  most 64 series, one for each rule that fires and 2 as a shadow, a queue 4, a backend 8. Topics that the configuration
+  most 64 series, one for each rule that fires and 3 as a shadow, a queue 4, a backend 8. Topics that the configuration
   does not have are left out.
 """
 

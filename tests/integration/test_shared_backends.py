@@ -350,6 +350,17 @@ def test_board_tells_states_at_once_counters_seldom_and_nothing_twice(stack):
     assert len(told) == 3
 
 
+@pytest.mark.parametrize(("shadows", "alone"), [(["gift/credit"], True), (["gift/new"], False), ([], False)])
+def test_board_tells_of_backends_that_shadows_alone_call(stack, shadows, alone):
+    stub, told = application(stack), []
+    backends = Backends({"b": schema.Backend(fastcgi=[stub.address])}, processes=1, index=0, clock=SystemClock())
+    stack.callback(backends.close)
+    calls(stack, backends)
+    BackendBoard(backends, lambda kind, **fields: told.append(fields), SystemClock(), frozenset(shadows)).tell()
+
+    assert [each["shadows"] for each in told] == [alone]
+
+
 def test_request_that_goes_out_twice_says_so_the_second_time(stack):
     stub = FastcgiStub(answering(lambda _, number: (DONE,) if number != 1 else ("close",)))
     stack.callback(stub.close)

@@ -53,6 +53,6 @@ def known(**fields: Any) -> Known:
     facts = Facts(master(), scheduler(), {"master": 0.1, "scheduler": 0.2})
     values = {
         "node": "a1", "queues": {"gift": ("live", "gifts@shop")}, "topics": [PATH], "facts": facts,
-        "totals": board.read(), **fields,
+        "totals": board.read(), "shadows": {PATH: "push"}, **fields,
     }
     return Known(**values)

@@ -14,7 +14,7 @@ from pbus.clock import FakeClock
 from pbus.config.schema import Log
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.scoreboard import Scoreboard
-from pbus.supervisor.topics import Topics
+from pbus.supervisor.topics import Topics, without
 from pbus.telemetry import log as logs
 from tests.unit.supervisor.fakes import Wire, handle
 
@@ -100,3 +100,16 @@ def test_a_child_that_is_gone_neither_heals_nor_keeps_a_topic_down(scene: Scene)
     other.lanes[WEB] = {"state": "running", "reason": "", "concurrency": 1}
     scene.wait(1.0)
     assert scene.problems() == []
+
+
+def test_problems_of_some_topics_are_left_out_and_those_of_their_namesakes_are_not() -> None:
+    about = [
+        "gift/new down: refused", "consumer gift/new: given up", "gift/new: it forks (job 1-0)",
+        "consumer gift/new 0: x",
+    ]
+    others = [
+        "gift/new2 down: refused", "consumer gift/new2: given up", "storage main is away", "order/gift/new down: x",
+    ]
+
+    assert without([*about, *others], ["gift/new"]) == others
+    assert without(about, []) == about
