@@ -322,6 +322,13 @@ class Budget:
         self._left = self._depth
         self._at_s = now_s
 
+    def resize(self, cap_bytes: int, keep_s: float) -> None:
+        """There are more writers, or fewer: as full as before, of another size."""
+        depth = cap_bytes * _AT_ONCE
+        self._left *= depth / self._depth if self._depth else 0.0
+        self._depth = depth
+        self._per_s = cap_bytes * _IN_A_KEEP / keep_s
+
     def share(self, now_s: float) -> float:
         """Which share of the jobs to keep now, 0 to 1: all while the bucket is more than half full."""
         self._fill(now_s)

@@ -93,6 +93,8 @@ class Traces(Protocol):
     """The trace store beside one storage, as one process sees it."""
 
     blocking: bool
+    writers: int
+    """How many processes, of all nodes, were seen to write lately; 0: not known."""
 
     def open(self) -> None:
         """

@@ -91,12 +91,26 @@ class TraceBuffer:
         self._gaps: set[tuple[str, int]] = set()
         self._refused: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=REFUSALS)
         now_s = clock.monotonic_s()
+        self._limits = limits
+        self._planned = self._writers = max(1, writers)
         self._of_topic_bytes = limits.caps()[Shelf.KEPT] // max(1, writers) // TOPIC_PART
         self._keep_failed_s = limits.keep_of(Shelf.KEPT)
         self._topics: dict[tuple[str, str], Budget] = {}
         self._budgets = {
             shelf: Budget(cap // max(1, writers), limits.keep_of(shelf), now_s) for shelf, cap in limits.caps().items()
         }
+
+    def share_among(self, writers: int) -> None:
+        """So many are known to write to the storage: a smaller part of the caps is this one's, if there are more."""
+        writers = max(self._planned, writers)
+        if writers == self._writers:
+            return
+        self._writers = writers
+        for shelf, cap in self._limits.caps().items():
+            self._budgets[shelf].resize(cap // writers, self._limits.keep_of(shelf))
+        self._of_topic_bytes = self._limits.caps()[Shelf.KEPT] // writers // TOPIC_PART
+        for budget in self._topics.values():
+            budget.resize(self._of_topic_bytes, self._keep_failed_s)
 
     def tell(
         self, queue: str, record: Record | Stored, shelf: Shelf = Shelf.RECENT, size: int = 0

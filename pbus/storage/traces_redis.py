@@ -3,6 +3,7 @@ Traces beside the jobs in Redis: a hash a queue, shelf and minute of the ids (``
 
 Redis drops them by itself: a hash lives for ``keep`` after the last write into it. How many bytes there are, over all
 nodes, is counted in a hash by when they were written; writers keep to the cap by their last look at it (a write ago).
+Who writes is in that hash, too, so that each takes its part of the caps and no more.
 A hash that is written to again and again lives on with its first blocks, which are not counted any more: that takes a
 queue whose jobs wait about as long as ``keep``.
 
@@ -28,6 +29,10 @@ from pbus.storage.traces import BLOCK_COST, REFUSAL_BYTES, REFUSALS, Block, Put,
 _PARTS: Final = 16
 """The count of a shelf forgets so many parts of ``keep`` one by one."""
 _MINUTE_S: Final = 60
+_WRITER: Final = "w"
+_WRITER_KEY: Final = b"w:"
+REGISTER_S: Final = 30.0
+"""A writer says so often that it is one; it is forgotten after three times as long."""
 _LOOK_S: Final = 1.0
 """Between two looks at how full it is."""
 
@@ -42,6 +47,8 @@ class RedisTraces:
         self._calls = Calls(parse(target.url, target.password), target.call_timeout_s, self._clock)
         self._limits = limits
         self._caps = limits.caps()
+        self.writers = 0
+        self._registered_s = float("-inf")
         self._writer = secrets.token_hex(4)
         self._number = 0
         self._known: dict[Shelf, int] | None = None
@@ -76,6 +83,9 @@ class RedisTraces:
         commands: list[Words] = []
         for (key, shelf), words in fields.items():
             commands += ("HSET", key, *words), self._expire(key, self._limits.keep_of(shelf))
+        if commands and self._clock.monotonic_s() - self._registered_s >= REGISTER_S:
+            self._registered_s = self._clock.monotonic_s()
+            commands.append(("HSET", keys.TRACES, f"{_WRITER}:{self._writer}", int(self._clock.wall_s())))
         commands += self._count(sizes) + (self._refuse(refusals) if not self._is_full else [])
         self._known = None  # what is not answered may be there
         # Together, or a connection that ends between them would leave a hash that never expires.
@@ -85,6 +95,7 @@ class RedisTraces:
             looks.append(("INFO", "memory"))
         answers = self._calls.all([*together, *looks])[len(together) :]
         self._known = self._sum(answers[0])
+        self.writers = sum([field.startswith(_WRITER_KEY) for field in answers[0][::2]])
         if len(looks) > 1:
             self._look(info(answers[1]))
         return Put(stored, len(blocks) - stored)
@@ -125,7 +136,12 @@ class RedisTraces:
 
     def trim(self) -> None:
         """See ``Traces.trim``; Redis drops the blocks, this forgets their sizes."""
-        past = [field for field in self._calls.one(("HKEYS", keys.TRACES)) if not self._counts(field)]
+        flat = self._calls.one(("HGETALL", keys.TRACES))
+        gone_s = self._clock.wall_s() - 3 * REGISTER_S
+        past = [
+            field for field, value in zip(flat[::2], flat[1::2], strict=True)
+            if (int(value) < gone_s if field.startswith(_WRITER_KEY) else not self._counts(field))
+        ]
         if past:
             self._calls.one(("HDEL", keys.TRACES, *past))
 
@@ -156,7 +172,7 @@ class RedisTraces:
     def _sum(self, flat: Sequence[bytes]) -> dict[Shelf, int]:
         used = dict.fromkeys(Shelf, 0)
         for field, size in zip(flat[::2], flat[1::2], strict=True):
-            if self._counts(field):
+            if not field.startswith(_WRITER_KEY) and self._counts(field):
                 used[Shelf(int(field.partition(b":")[0]))] += int(size)
         return used
 

@@ -56,6 +56,7 @@ class SqliteTraces:
     """``traces.Traces`` on a file; made and used in the process and thread that opens it."""
 
     blocking = True
+    writers = 0                                       # one node has the file, and knows how many it plans
 
     def __init__(self, target: StoreTarget, limits: TraceLimits, clock: Clock | None = None) -> None:
         path = Path(target.url.removeprefix("sqlite:"))

@@ -179,6 +179,7 @@ class TraceWriter:
         self._writing -= 1
         if isinstance(answer, Put):
             self.refused = ""
+            self.buffer.share_among(self._traces.writers)
             if answer.dropped:
                 self._lost += -(-told * answer.dropped // len(blocks))
                 self._note_gaps(blocks)

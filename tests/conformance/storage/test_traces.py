@@ -15,7 +15,7 @@ from pbus.errors import StorageError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import BLOCK_COST, MOST_SECONDS, REFUSAL_BYTES, REFUSALS, Block, TraceLimits, Traces, make
 from pbus.storage.traces_buffer import TraceBuffer
-from pbus.storage.traces_redis import RedisTraces
+from pbus.storage.traces_redis import REGISTER_S, RedisTraces
 from pbus.storage.traces_sqlite import SqliteTraces
 from tests.conformance.storage.places import Place
 from tests.support.redis_server import RedisServer
@@ -314,6 +314,30 @@ def test_traces_leave_the_last_room_of_redis_to_jobs(tmp_path: Path) -> None:
         assert traces.put([block(b"told")]) == (1, 0)
     finally:
         traces.close()
+        server.close()
+
+
+def test_writers_of_all_nodes_are_counted_in_redis(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    clock = FakeClock()
+    target = StoreTarget("main", server.url, "", 5.0, "n1")
+    writers = [RedisTraces(target, TraceLimits(60.0, 600.0, 1 << 20), clock) for _ in range(3)]
+    try:
+        for _ in range(2):
+            for each in writers:
+                each.put([block(b"told")])
+        assert writers[0].writers == writers[2].writers == 3
+        assert writers[0].used()[Shelf.RECENT] == 6 * (4 + BLOCK_COST)
+        for _ in range(4):
+            clock.advance(REGISTER_S)
+            writers[0].put([block(b"told")])
+        writers[1].trim()
+        writers[0].put([block(b"told")])
+        assert writers[0].writers == 1
+    finally:
+        for each in writers:
+            each.close()
         server.close()
 
 

@@ -28,7 +28,7 @@ UID = index.mark(b"$.uid")
 class FakeTraces:
     """Keeps what it is given; fails while told to."""
 
-    blocking = False
+    blocking, writers = False, 0
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []

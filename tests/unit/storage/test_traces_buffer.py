@@ -96,6 +96,23 @@ def test_buffer_with_little_room_tells_whole_jobs() -> None:
     assert last == {job for job in ids(500) if _mark(job) <= share}, "by their hash, the same everywhere"
 
 
+def test_each_of_more_writers_than_planned_takes_a_smaller_part() -> None:
+    def kept(seen: int) -> int:
+        clock = FakeClock()
+        made, count = buffer(1_000_000, 2, clock), 0
+        for _ in range(120):
+            clock.advance(120.0)
+            for job in ids(500):
+                made.done(("gift", "credit", "pid 7", job, BASE_MS / 1000 + 1, BASE_MS / 1000, 0.1))
+            made.share_among(seen)
+            made.drain()
+            count += made.drained
+        return count
+
+    assert kept(0) == kept(2)
+    assert kept(20) < kept(2) / 3
+
+
 def test_plain_successes_are_left_out_by_the_same_hash() -> None:
     clock = FakeClock()
     made = buffer(1_000_000, 16, clock)
