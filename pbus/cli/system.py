@@ -71,7 +71,10 @@ def show_system(context: Context, name: str) -> int:
 
 
 @system.command("report")
-@click.option("--month", default="", metavar="YYYY-MM", help="Of UTC (default: this one); kept for 400 days.")
+@click.option(
+    "--month", default="", is_flag=False, flag_value="", metavar="[YYYY-MM]",
+    help="Of UTC (default: this one); kept for 400 days.",
+)
 @click.option("--system", "name", default="", metavar="SYSTEM", help="Only this one (default: all).")
 @output_option
 @pass_context

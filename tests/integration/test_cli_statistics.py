@@ -110,6 +110,7 @@ def test_report_is_what_each_system_used_in_a_month_and_its_share(world: World) 
     assert (live["title"], live["queues"], live["jobs"], live["gib"]) == ("Live", 1, 4, 1.0)
     assert [live[key] for key in ("handler_hours", "cpu_hours", "share", "attempts_per_job")] == [3.0, 0.5, 0.75, 1.125]
     assert rows["default"]["share"] == 0.25
+    assert world.pbus("system", "report", "--month", "-o", "json").out == told.out       # this one
     (only,) = world.pbus("system", "report", "--system", "live", "-o", "json").rows("systems")
     assert only == live
     table = world.pbus("system", "report", "--system", "live").out.splitlines()

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from pbus.core.job import Push
 from tests.support.bus import Bus, BusFactory
-from tests.support.graves import Reborn, bury
+from tests.support.graves import Reborn, bury, opened
 from tests.support.waiting import until
 
 GROUP_A, GROUP_B = "a" * 16, "b" * 16
@@ -79,24 +80,28 @@ def test_a_guard_stops_a_fast_replay_of_a_group_when_the_handler_begins_to_fail(
     assert {copies.total() for copies in handler.copies.values()} == {1}
 
 
-def test_jobs_of_a_file_go_to_the_topic_that_is_named(
+def test_jobs_that_another_environment_exported_go_masked_to_the_topic_that_is_named(
     bus_factory: BusFactory, handler: Reborn, tmp_path: Path
 ) -> None:
+    there = bus_factory({"queue": {"gift": {"topic": {"credit": handler.topic}}}}, name="production", start=False)
+    ids = bury(there.settings, 20)
+    with opened(there.settings) as driver:
+        (secret,) = driver.append("x/b1/1.1", 1, [Push("gift", b'{"uid":7,"password":"geheim"}')])
+    exported = there.cli("queue", "export", "gift", "--mask", check=True).stdout
     bus = bus_of(bus_factory, handler)
-    ids = bury(bus.settings, 20)
     bus.start()
-    exported = bus.cli("queue", "export", "gift", check=True).stdout
     file = tmp_path / "jobs.jsonl"
     more = '{"queue": "other", "body": "no"}\n{"queue": "gift", "body": "bmV3", "encoding": "base64"}\n'
     file.write_text(exported + more)
     asked = ("--from", str(file), "--topic", "gift/credit", "--filter", "body != 7", "--name", "r4", "--rate", "0")
-    assert "gift/credit: 20" in bus.cli("replay", "start", *asked, "--dry-run", check=True).stderr
+    assert "gift/credit: 21" in bus.cli("replay", "start", *asked, "--dry-run", check=True).stderr
     bus.cli("replay", "start", *asked, check=True)
     until(lambda: shown(bus, "r4")["state"] == "done", 30, "it is done")
-    until(lambda: handler.ran == 20, 20, "they have run, and one that never had an id, too")
-    assert handler.copies.keys() == {"", *ids} - {ids[7]}
-    assert b"new" in {request.body for request in handler.stub.requests}
-    assert (bus.topic("gift", "credit")["dead"], bus.topic("gift", "late")["ready"]) == (20, 20)
+    until(lambda: handler.ran == 21, 20, "they have run, and one that never had an id, too")
+    assert handler.copies.keys() == {"", secret.id, *ids} - {ids[7]}
+    bodies = {request.body for request in handler.stub.requests}
+    assert {b"new", b'{"uid":7,"password":"***"}'} < bodies
+    assert (bus.topic("gift", "credit")["dead"], bus.topic("gift", "late")["ready"]) == (0, 0)
     until(lambda: not list((bus.folder / "var" / "replays").iterdir()), 10, "its copy of the file is gone")
     for text, line, said in (
         ('{"queue": "gift", "body": "x"}\n{"queue": "gift"}\n', 2, "it is no job"), ("uid,amount\n1,2\n", 1, "no JSON"),
