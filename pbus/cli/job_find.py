@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pbus.cli.output import Output
     from pbus.cli.stores import Stock
     from pbus.storage.driver import Driver, Entry
-    from pbus.storage.traces import Traces
+    from pbus.storage.traces import Block, Traces
 
 STEP_S: Final = 600
 LOOKED_BACK_S: Final = 7_200
@@ -140,33 +140,23 @@ def _moment(text: str, option: str, now_s: float) -> float:
 
 
 def _by_index(search: Search, kept: Traces, driver: Driver) -> None:
-    from pbus.codec.trace_block import marked, needle
-    from pbus.core.trace import Shelf
-    from pbus.storage.traces import MARKS_SPAN_S
+    from pbus.codec.trace_block import needle
 
     marks = {index.mark(path.encode()): index.mark(value.encode()) for path, value in search.wanted.items()}
     asked = range(search.since_s, search.until_s + 1)
-    candidates: list[str] = []
-    sure_s: int | None = None
     needles = [needle(value) for value in marks.values()]
-    for first in range(search.since_s - search.since_s % MARKS_SPAN_S, search.until_s + 1, STEP_S):
-        for block in kept.blocks(search.queue, Shelf.INDEX, first, min(first + STEP_S - 1, search.until_s)):
-            data = block.data
-            with contextlib.suppress(ValueError):
-                # There are thousands, and nearly all of them have nothing to say: that must be seen at a glance.
-                if all([each in data for each in needles]):
-                    candidates += _candidates(data, marks)
-                if len(data) > _NOTE_BYTES and sure_s is not None and block.second >= sure_s:
-                    continue
-                paths, jobs = marked(data)
-                if not paths and block.second in asked:
-                    search.gaps.add(block.second)
-                elif marks.keys() <= set(paths):
-                    known_s = block.second + (MARKS_SPAN_S if jobs else 0)
-                    sure_s = known_s if sure_s is None else min(sure_s, known_s)
-    search.sure_from_s = None if sure_s is None else max(search.since_s, sure_s)
-    if search.sure_from_s != search.since_s:
+    candidates: list[str] = []
+    for block in _blocks(search, kept):
+        # There are thousands, and nearly all of them have nothing to say: that must be seen at a glance.
+        with contextlib.suppress(ValueError):
+            if needles[0] in block.data and all(each in block.data for each in needles):
+                candidates += _candidates(block.data, marks)
+            if len(block.data) <= _NOTE_BYTES or search.sure_from_s is None or block.second < search.sure_from_s:
+                _learn(search, block, asked, set(marks))
+    if search.sure_from_s is None or search.sure_from_s > search.since_s:
         _look_back(search, kept, set(marks))
+    else:
+        search.sure_from_s = search.since_s
     candidates += _unmarked(search, driver)
     for job in sorted(dict.fromkeys(candidates), key=_order):
         if _order(job)[0] // 1000 not in asked:
@@ -175,6 +165,27 @@ def _by_index(search: Search, kept: Traces, driver: Driver) -> None:
         # What retention has dropped cannot be compared; two values of one mark are one in four thousand million.
         if record is None or all(index.matches(record.body, *pair) for pair in search.wanted.items()):
             search.jobs[job] = None
+
+
+def _blocks(search: Search, kept: Traces) -> Iterator[Block]:
+    from pbus.core.trace import Shelf
+    from pbus.storage.traces import MARKS_SPAN_S
+
+    for first in range(search.since_s - search.since_s % MARKS_SPAN_S, search.until_s + 1, STEP_S):
+        yield from kept.blocks(search.queue, Shelf.INDEX, first, min(first + STEP_S - 1, search.until_s))
+
+
+def _learn(search: Search, block: Block, asked: range, wanted: set[int]) -> None:
+    """Since when these paths are indexed, or that jobs of a second were left out."""
+    from pbus.codec.trace_block import marked
+    from pbus.storage.traces import MARKS_SPAN_S
+
+    paths, jobs = marked(block.data)
+    if not paths and block.second in asked:
+        search.gaps.add(block.second)
+    elif wanted <= set(paths):
+        known_s = block.second + (MARKS_SPAN_S if jobs else 0)
+        search.sure_from_s = known_s if search.sure_from_s is None else min(search.sure_from_s, known_s)
 
 
 def _unmarked(search: Search, driver: Driver) -> list[str]:
@@ -378,7 +389,7 @@ def _nothing(search: Search, verdict: str, strangers: int, is_indexed: bool, ref
             yield f"  {'the index' if is_indexed else 'the log'} begins at {at(search.sure_from_s * 1000)}"
         if search.gaps:
             yield (f"  in {len(search.gaps)} seconds jobs were left out of the index (the first "
-                   f"{at(min(search.gaps) * 1000)}): raise trace.max_bytes")
+                   f"{at(min(search.gaps) * 1000)}), and the log does not go back that far (see docs/traces.md)")
     if strangers:
         yield f"  {strangers} pushes to names that nobody bears were refused in that time"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pbus.core.job import Move
-from tests.conformance.storage.world import World, accounted, asked, gift, pass_ms
+from pbus.storage.driver import Want
+from tests.conformance.storage.world import ALICE, World, accounted, asked, gift, pass_ms
 
 LONG_MS = 3_600_000
 
@@ -32,6 +33,13 @@ def test_driver_remembers_which_ones_have_expired_in_its_calls(world: World) -> 
     expired = list(getattr(world.store, "expired"))  # noqa: B009 - a driver may have none
     assert expired == [("gift", "credit", pushed[place].id) for place in (0, 2, 3)]
     assert not getattr(other, "expired")  # noqa: B009
+
+
+def test_driver_remembers_once_what_has_expired(world: World) -> None:
+    world.push(asked("a", ttl_ms=1), asked("b"), asked("c"))
+    pass_ms(3)
+    assert len(world.store.claim([Want(ALICE, "gift", "credit", 1), Want(ALICE, "gift", "credit", 1)])) == 2
+    assert len(getattr(world.store, "expired")) == 1  # noqa: B009
 
 
 def test_expired_jobs_do_not_use_up_the_count_of_a_claim(world: World) -> None:
