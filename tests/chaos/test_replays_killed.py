@@ -7,7 +7,6 @@ Each dead letter gets one copy, whoever goes on. What was running in the moment 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from pbus.core.names import Owner
 from tests.support import seeds
 from tests.support.bus import Bus, BusFactory
-from tests.support.graves import Reborn, bury, opened
+from tests.support.graves import Reborn, bury, opened, replay
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
@@ -52,11 +51,6 @@ def node(bus_factory: BusFactory, handler: Reborn, storage: dict[str, Any], name
     return bus_factory({"node": {"name": name}} | storage | queues, name=name, **how)
 
 
-def shown(bus: Bus) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(bus.cli("replay", "show", "r1", "-o", "json", check=True).stdout)
-    return document
-
-
 def each_has_one_copy(bus: Bus, handler: Reborn, ids: list[str], repeated: int) -> None:
     """None was forgotten, none replayed twice; at most so many runs were repeated by kills of who had them called."""
     until(lambda: handler.ran == len(ids), 20, lambda: f"{handler.ran} of {len(ids)} have run\n{bus.tail()}")
@@ -86,14 +80,14 @@ def test_schedulers_and_a_bus_that_are_killed_replay_nothing_twice_and_forget_no
     bus.kill_everything()
     before = handler.ran
     bus.start()
-    assert shown(bus)["state"] == "paused"
+    assert replay(bus.settings, "r1").state == "paused"
     assert handler.ran <= before + CALLS * 30, "what was pushed goes on, the rest waits"
     assert bus.topic("gift", "credit")["dead"] > LETTERS // 6
     bus.cli("replay", "resume", "r1", check=True)
-    until(lambda: shown(bus)["state"] == "done", 20, lambda: f"it is done\n{bus.tail()}")
+    until(lambda: replay(bus.settings, "r1").state == "done", 20, lambda: f"it is done\n{bus.tail()}")
 
     each_has_one_copy(bus, handler, ids, repeated=CALLS)
-    assert shown(bus)["replayed"] == LETTERS
+    assert replay(bus.settings, "r1").replayed == LETTERS
     text = bus.cli("job", "trace", ids[0], "gift", check=True).stdout
     (copy,) = handler.copies[ids[0]]
     assert f"credit: run again as {copy} by replay r1" in text
@@ -112,17 +106,17 @@ def test_the_other_node_goes_on_with_the_replay_of_a_killed_one(
         bus.wait()
     nodes["one"].cli(*ASKED, check=True)
     until(lambda: handler.ran >= LETTERS // 4, 20, "a quarter has run")
-    first = Owner.parse(shown(nodes["one"])["owner"]).node
+    first = Owner.parse(replay(nodes["one"].settings, "r1").owner).node
     killed, other = nodes.pop(first), nodes.popitem()[1]
     killed.kill_everything()
     killed_s = time.monotonic()
-    assert shown(other)["state"] == "running", "it was killed in the middle"
+    assert replay(other.settings, "r1").state == "running", "it was killed in the middle"
     until(lambda: other.events("replay.taken"), TAKEN_S, lambda: f"the other one goes on\n{other.tail()}")
     took_s = time.monotonic() - killed_s
     print(f"{seeds.VARIABLE}={seeds.fix()} lost_after 1.5 s: the other one goes on after {took_s:.2f} s")
-    until(lambda: shown(other)["state"] == "done", 20, lambda: f"it is done\n{other.tail()}")
+    until(lambda: replay(other.settings, "r1").state == "done", 20, lambda: f"it is done\n{other.tail()}")
 
     each_has_one_copy(other, handler, ids, repeated=CALLS)
-    assert shown(other)["replayed"] == LETTERS
+    assert replay(other.settings, "r1").replayed == LETTERS
     taken = [event for event in other.events("replay.taken") if event["before"].startswith(f"{first}/")]
     assert len(taken) == 1

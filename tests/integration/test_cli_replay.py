@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.integration.test_cli_stores import World, url, world  # noqa: F401 - fixtures, found by name
@@ -44,6 +46,19 @@ def test_topics_that_are_none_are_not_found(world: World) -> None:  # noqa: F811
     assert world.pbus("replay", "pause", "r1").status == 5
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ('{"queue": "gift", "body": "x"}\n{"queue": "gift"}\n', "line 2: it is no job"),
+    ("uid,amount\n1,2\n", "line 1: it is no JSON"),
+    ('\n{"queue": "gift", "body": "=", "encoding": "base64"}', "line 2: its body is no base64"),
+])
+def test_a_file_that_is_no_export_is_refused(world: World, tmp_path: Path, text: str, said: str) -> None:  # noqa: F811
+    file = tmp_path / "jobs.jsonl"
+    file.write_text(text)
+    answer = world.pbus("replay", "start", "--from", str(file), "--topic", "gift/credit")
+
+    assert (answer.status, f"{file}, {said}" in answer.err) == (2, True), answer.err
+
+
 def test_a_group_that_nobody_died_of_is_not_found(world: World) -> None:  # noqa: F811
     world.kill(b"a")
     for topic, said in (("gift/credit", "gift/credit has no dead"), ("gift/*", "no topic of these has dead")):
@@ -67,7 +82,8 @@ def test_a_replay_is_listed_shown_paused_resumed_and_cancelled(world: World) -> 
     assert [(row["name"], row["state"], row["total"], row["topics"]) for row in listed] == [
         ("r1", "running", 2, ["gift/credit"])]
     assert "0 of 2" in world.pbus("replay", "show", "r1").out
-    assert "r1 is running over the dead letters of gift/credit" in world.pbus(*ASKED, "--name", "r2").err
+    again = world.pbus(*ASKED, "--name", "r2")
+    assert (again.status, "r1 is running over the dead letters of gift/credit" in again.err) == (2, True)
     statuses = [world.pbus("replay", word, "r1").status for word in
                 ("resume", "pause", "pause", "resume", "cancel", "cancel", "resume", "pause")]
     assert statuses == [0, 0, 0, 0, 0, 0, 1, 1]

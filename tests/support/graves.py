@@ -12,6 +12,7 @@ from typing import Any
 from pbus.app import stores
 from pbus.config.schema import Settings
 from pbus.core.job import Move, Push, Settlement
+from pbus.core.replay import Replay
 from pbus.storage.driver import Driver, Want
 from pbus.storage.open import make, queue_specs
 from tests.support.http_stub import HttpRequest, HttpStub, response
@@ -49,6 +50,13 @@ def bury(settings: Settings, count: int, group: str = "a") -> list[str]:
             for one in claimed
         ])
     return [one.id for one in claimed]
+
+
+def replay(settings: Settings, name: str) -> Replay:
+    """How far it is, as ``pbus replay show`` says it, without the command."""
+    with opened(settings) as driver:
+        (document,) = driver.documents("replay", [name])
+    return Replay.read(document.text)
 
 
 class Reborn:
