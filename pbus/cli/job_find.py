@@ -116,6 +116,8 @@ def _times(since: str, until: str) -> tuple[int, int, int]:
     first, last = _moment(since, "--since", now_s), _moment(until, "--until", now_s) if until else now_s
     if first > now_s:
         raise click.UsageError(f"--since is in the future: {at(int(first * 1000))}")
+    if last > now_s:
+        raise click.UsageError(f"--until is in the future: {at(int(last * 1000))}; leave it out to look up to now")
     if first > last:
         raise click.UsageError(f"--since ({at(int(first * 1000))}) is after --until ({at(int(last * 1000))})")
     return int(first), int(last), int(now_s)

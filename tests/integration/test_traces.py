@@ -160,6 +160,8 @@ def test_find_tells_what_came_what_was_refused_and_what_never_did(
     (("uid=1", "--since", "soon"), "--since takes a duration such as 2h"),
     (("uid=1", "--since", "2190-01-01"), "--since is in the future"),
     (("uid=1", "--since", "1h", "--until", "2h"), "is after --until"),
+    (("uid=1", "--until", "2190-01-01"), "--until is in the future"),
+    (("uid=1", "--until", "-1h"), "--until takes a duration"),
 ])
 def test_find_says_what_is_wrong_with_the_question(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
     (tmp_path / "conf.d").mkdir()
