@@ -75,7 +75,9 @@ def test_alarm_is_told_within_five_seconds_once_and_that_it_is_over_whoever_dies
     bus.kill("scheduler")
     until(lambda: len(bus.pids("scheduler")) == 1, 5, "there is another one")
     file = bus.conf / "pbus.toml"
-    file.write_text(file.read_text().replace("[alarm]\n", "[alarm]\n" + to_toml(SOON) + "\n"))    # so that it ends soon
+    text = file.read_text()
+    file.write_text(text.replace('["alarm"]\n', f'["alarm"]\n{to_toml(SOON)}\n'))        # so that it ends soon
+    assert file.read_text() != text
     bus.restart()
     pop_all(bus)
     until(lambda: receiver.of("over"), 12, "the receiver hears that it is over")

@@ -54,9 +54,10 @@ def test_unfit_store_is_a_problem_and_not_an_interruption() -> None:
     driver.fail = Unavailable("maxmemory-policy is allkeys-lru")
     assert duty.turn() == fitness.LOOK_S
     assert problems == {"fitness.main": "storage main: maxmemory-policy is allkeys-lru"}
+    assert duty.wrong == "maxmemory-policy is allkeys-lru"
     driver.fail = None
     duty.turn()
-    assert problems == {"fitness.main": ""}
+    assert (problems, duty.wrong) == ({"fitness.main": ""}, "")
 
 
 def test_fence_met_while_looking_is_a_fence() -> None:
