@@ -27,7 +27,7 @@ _COLUMNS: Final = ("queue", "topic", "id", "at_ms", "attempts", "crashes", "reas
 _HEADS: Final = ("id", ">died", ">attempts", "reason", "error")
 _PAGE: Final = 500
 _BODY: Final = 4096
-_LAST_ATTEMPT: Final = re.compile(r"\Aattempt \d+ of \d+ failed: ")
+_LAST_ATTEMPT: Final = re.compile(r"\Aattempt \d+ (?:of \d+ failed|failed, \d+ may be made): ")
 
 
 @click.group()

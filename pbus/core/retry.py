@@ -70,7 +70,9 @@ def is_exhausted(attempt: int, age_s: float, policy: RetryPolicy) -> str:
     Returns:
         A sentence for people, empty when another attempt is due.
     """
-    if attempt >= policy.attempts:
+    if attempt > policy.attempts:           # a person tried it once more
+        return f"attempt {attempt} failed, {policy.attempts} may be made"
+    if attempt == policy.attempts:
         return f"attempt {attempt} of {policy.attempts} failed"
     if policy.for_s and age_s >= policy.for_s:
         return f"still failing {age_s:.0f} s after its first attempt (limit {policy.for_s:.0f} s)"
