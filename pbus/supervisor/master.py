@@ -107,7 +107,7 @@ class Master:
             "restart": Request(restarts.begin),
             "restarted": Request(restarts.ask, reads=True),
         })
-        self._notifier = Notifier()
+        self._notifier = Notifier(clock=self._clock)
         self._own = health.Sample()
         self._generation = 1
         self._token_key = os.urandom(32)
@@ -180,6 +180,7 @@ class Master:
         self._followers.settle()
         self._errands.settle()
         self._workforce.settle()
+        self._notifier.feed(lambda within_s: not self._silent(min(within_s, _SILENT_S)))
         now = self._clock.monotonic_s()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
@@ -203,7 +204,9 @@ class Master:
         if self._births_wait or self._over:
             self._switchboard.turn(0.0)
             return
-        due = min(self._tick_at, self._numbers.next_s, self._followers.next_s, self._errands.next_s)
+        due = min(
+            self._tick_at, self._numbers.next_s, self._followers.next_s, self._errands.next_s, self._notifier.next_s,
+        )
         if self._house.boot:
             due = min(due, reconcile.due(self._wanted(), self._children.seen(), now))
         else:
@@ -240,6 +243,7 @@ class Master:
         if why and why != self._announced and self._clock.monotonic_s() >= self._born_s + after_s:
             self._announced = why
             self._announcer.waiting(why)
+            self._notifier.status(why)
             self._log.warning("master.waiting", why=why)
 
     def _finish_start(self) -> None:
@@ -279,6 +283,7 @@ class Master:
             self._house.close_up()
             self._log.info("master.stopping", why=why, fast=fast, grace_s=self._grace_s)
             self._notifier.stopping()
+            self._tell_manager()
 
     def _move_out(self) -> None:
         patience_s = self._clock.monotonic_s() + _SWEEP_S
@@ -342,8 +347,17 @@ class Master:
             self._topics.tick()
         if self._house.boot:
             self._look_at_boots()
-        if self._started:
+        self._tell_manager()
+
+    def _tell_manager(self) -> None:
+        """How it goes; and that what takes long is not stuck."""
+        if self._stopping_since is not None:
+            left_s = max(0.0, self._stopping_since + self._grace_s - self._clock.monotonic_s())
+            self._notifier.status(f"stopping: {len(self._children)} processes, at most {left_s:.0f} s more")
+        elif self._started:
             self._notifier.status(self._sentence())
+        if self._stopping_since is not None or not self._started:
+            self._notifier.ask_for_time()
 
     def _rotate(self) -> None:
         """A file a day (UTC, as the lines' times are)."""
@@ -420,14 +434,14 @@ class Master:
         rollouts = self._workforce.rollouts.problems()
         return [*filter(None, (why, losses)), *of_children.values(), *rollouts, *idle, *self._silent()]
 
-    def _silent(self) -> list[str]:
+    def _silent(self, after_s: float = _SILENT_S) -> list[str]:
         """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""
         now = self._clock.monotonic_s()
         return [
             f"{child.name}: no sign of life for {now - beat_s:.0f} s"
             for child in self._children
             if child.ready_s is not None and not child.spec.own_group
-            and (beat_s := child.slot.read().beat_s) < now - _SILENT_S
+            and (beat_s := child.slot.read().beat_s) < now - after_s
         ]
 
     def _sentence(self) -> str:

@@ -35,7 +35,7 @@ from pbus.config.values import Address
 from pbus.core import tokens
 from pbus.core.names import Owner
 from pbus.errors import BootError, Exit, PbusError
-from pbus.supervisor import foreign, process
+from pbus.supervisor import foreign, notify, process
 from pbus.supervisor.child import Child
 from pbus.supervisor.histograms import Histograms
 from pbus.supervisor.roles import RoleSpec
@@ -152,6 +152,7 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     atexit._clear()
     _reset_signals(mask)
     nursery.forget()
+    notify.forget()
     if spec.own_group:
         os.setsid()
         process.brand(newborn.n)

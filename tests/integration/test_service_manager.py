@@ -1,0 +1,75 @@
+"""A bus under a service manager: what it tells, with the test as the manager."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bus import BusFactory
+from tests.support.waiting import until
+
+WATCHDOG_S = 4.0
+PULLED = {"queue": {"gift": {"topic": {"credit": {"pull": {}}}}}}
+
+
+class Manager:
+    """Keeps every message with the time at which it came."""
+
+    def __init__(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.address = f"@pbus-manager-{os.getpid()}"
+        self.sock.bind("\0" + self.address[1:])
+        self.sock.setblocking(False)
+        self.told: list[tuple[float, list[str]]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": str(int(WATCHDOG_S * 1_000_000))}
+
+    def heard(self, line: str) -> list[float]:
+        """When messages with *line* came."""
+        while True:
+            try:
+                self.told.append((time.monotonic(), self.sock.recv(65_536).decode().split("\n")))
+            except BlockingIOError:
+                return [at for at, lines in self.told if line in lines]
+
+    def wait(self, line: str, after: float = 0.0) -> float:
+        """When *line* came first after *after*."""
+        return until(lambda: next((at for at in self.heard(line) if at > after), 0.0), 20, f"{line} in {self.told}")
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    made = Manager()
+    yield made
+    made.sock.close()
+
+
+def test_manager_is_told_of_start_life_and_stop(bus_factory: BusFactory, manager: Manager) -> None:
+    bus = bus_factory(PULLED, environment=manager.environment)
+    assert bus.process is not None
+    manager.wait("READY=1")
+    assert f"MAINPID={bus.process.pid}" in next(lines for _, lines in manager.told if "READY=1" in lines)
+    manager.wait("WATCHDOG=1")
+    bus.kill("ingest", signal.SIGSTOP)
+    until(lambda: time.monotonic() - manager.heard("WATCHDOG=1")[-1] > WATCHDOG_S, 20, "the watchdog starves")
+    bus.kill("ingest", signal.SIGCONT)
+    manager.wait("WATCHDOG=1", after=time.monotonic())
+    bus.stop()
+    stopping = manager.wait("STOPPING=1")
+    manager.wait("EXTEND_TIMEOUT_USEC=20000000", after=stopping)
+
+
+def test_programs_do_not_hear_of_the_manager(bus_factory: BusFactory, manager: Manager, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    program = {"argv": ["sh", "-c", f"env > {seen}.new; mv {seen}.new {seen}; exec sleep 60"]}
+    bus_factory({"program": {"look": program}}, environment=manager.environment)
+    until(seen.exists, 20, "the program has looked")
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & {line.partition("=")[0] for line in seen.read_text().splitlines()}
