@@ -21,6 +21,7 @@ from pbus.clock import Clock
 from pbus.config.values import Address
 from pbus.errors import BootError, Exit
 from pbus.supervisor import foreign, listeners
+from pbus.supervisor.activation import Activation
 from pbus.supervisor.lock import BootLocks, PidLock
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.spawn import identity
@@ -50,13 +51,14 @@ class House:
         living: Earlier boots that somebody still lives in.
     """
 
-    def __init__(self, plan: Plan, clock: Clock) -> None:
+    def __init__(self, plan: Plan, clock: Clock, passed: Activation | None = None) -> None:
         self._plan = plan
         self._clock = clock
         self.uid, self.gid = identity(plan.user, plan.status_group)
         self.boot = ""
         self.boot_lock_fd = -1
         self.doors: dict[str, socket.socket] = {}
+        self._passed = Activation() if passed is None else passed
         self.over: list[str] = []
         self.living: list[str] = []
         self._holders: list[int] = []
@@ -152,10 +154,15 @@ class House:
         """Give everything back, the pid lock last."""
         for name, sock in self.doors.items():
             sock.close()
-            listeners.remove(self._plan.doors[name].path)
+            self.remove(self._plan.doors[name])
         if self.boot:
             os.close(self.boot_lock_fd)
         self._pid_lock.give_back()
+
+    def remove(self, address: Address) -> None:
+        """Remove the socket file of a door of ours, if it has one and it is not the service manager's."""
+        if address.path and not self._passed.owns(address.path):
+            listeners.remove(address.path)
 
     def forget(self) -> None:
         """In a forked child: the pid lock is not for children (the doors and the boot lock may be)."""
@@ -183,7 +190,8 @@ class House:
         return not self.living or now >= self._since + self._plan.grace_s + AFTER_GRACE_S
 
     def _bound(self) -> bool:
-        """Bind what is not bound yet."""
+        """Take what the service manager passed, bind what is not bound yet."""
+        self.doors.update(self._passed.doors(self._plan.doors))
         for name, address in self._plan.doors.items():
             if name not in self.doors and not self._bind(name, address):
                 return False

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +76,49 @@ def test_programs_do_not_hear_of_the_manager(bus_factory: BusFactory, manager: M
     bus_factory({"program": {"look": program}}, environment=manager.environment)
     until(seen.exists, 20, "the program has looked")
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & {line.partition("=")[0] for line in seen.read_text().splitlines()}
+
+
+PASS_ON = """
+import fcntl, os, sys
+count = int(sys.argv[1])
+kept = [fcntl.fcntl(int(descriptor), fcntl.F_DUPFD, 100) for descriptor in sys.argv[2:2 + count]]
+for place, descriptor in enumerate(kept):
+    os.dup2(descriptor, 3 + place)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), LISTEN_FDNAMES="ingest:dashboard:ingest")
+os.execv(sys.executable, [sys.executable, *sys.argv[2 + count:]])
+"""
+"""What a manager does between fork and exec."""
+
+
+def test_sockets_of_the_manager_are_served_and_outlive_the_bus(bus_factory: BusFactory, tmp_path: Path) -> None:
+    path = tmp_path / "in.sock"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp, socket.create_server(("127.0.0.1", 0)) as web,
+        socket.socket(socket.AF_UNIX) as unix,
+    ):
+        unix.bind(str(path))
+        unix.listen()
+        sockets = (tcp, web, unix)
+        listen = [f"127.0.0.1:{tcp.getsockname()[1]}", f"unix:{path}"]
+        dashboard = {"listen": f"127.0.0.1:{web.getsockname()[1]}"}
+        bus = bus_factory({**PULLED, "ingest": {"listen": listen}, "dashboard": dashboard}, start=False)
+        with socket.create_connection(tcp.getsockname(), 20) as early, socket.socket(socket.AF_UNIX) as other:
+            early.sendall(b"PING\r\n")  # before there is a bus
+            passed = [str(sock.fileno()) for sock in sockets]
+            with bus.out.open("ab") as out:
+                bus.process = subprocess.Popen(
+                    [sys.executable, "-c", PASS_ON, str(len(passed)), *passed, "-m", "pbus", "start", "-c", bus.conf],
+                    stdout=out, stderr=out, env=bus.environment, cwd=bus.folder, start_new_session=True,
+                    pass_fds=[int(descriptor) for descriptor in passed],
+                )
+            assert early.recv(100) == b"+PONG\r\n"
+            other.settimeout(20)
+            other.connect(str(path))
+            other.sendall(b"PING\r\n")
+            assert other.recv(100) == b"+PONG\r\n"
+        bus.wait()
+        with urllib.request.urlopen(f"http://{dashboard['listen']}/-/livez", timeout=10) as answer:
+            assert answer.status == 200
+        assert bus.stop() == 0
+        with socket.socket(socket.AF_UNIX) as later:
+            later.connect(str(path))  # the file is still there, and the manager's socket still listens
