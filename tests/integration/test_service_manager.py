@@ -59,7 +59,9 @@ def test_manager_is_told_of_start_life_and_stop(bus_factory: BusFactory, manager
     bus = bus_factory(PULLED, environment=manager.environment)
     assert bus.process is not None
     manager.wait("READY=1")
-    assert f"MAINPID={bus.process.pid}" in next(lines for _, lines in manager.told if "READY=1" in lines)
+    (ready,) = [lines for _, lines in manager.told if "READY=1" in lines]
+    assert ready[1] == f"MAINPID={bus.process.pid}"
+    assert ready[2].startswith("STATUS=running, ")
     manager.wait("WATCHDOG=1")
     bus.kill("ingest", signal.SIGSTOP)
     until(lambda: time.monotonic() - manager.heard("WATCHDOG=1")[-1] > WATCHDOG_S, 20, "the watchdog starves")
