@@ -19,13 +19,14 @@ from pbus.storage.open import StoreTarget
 from pbus.storage.traces import TraceLimits
 from pbus.storage.traces_writer import TracePlan
 from pbus.supervisor.plan import Plan
-from pbus.supervisor.roles import RoleSpec
+from pbus.supervisor.roles import AFTER_DRAIN, AFTER_END, RoleSpec
 from pbus.supervisor.status import TopicFact
 from pbus.telemetry.redact import secrets_of
 
 INGEST: Final = "ingest"
 DELIVERY: Final = "delivery"
 DASHBOARD: Final = "dashboard"
+HANDOVER: Final = "handover"
 
 # Who drains first on stop: the door, then the work, then whoever cleans up behind the work.
 _DOOR, _WORK, _CLEANING = range(3)
@@ -65,13 +66,13 @@ def _roles(settings: Settings) -> list[RoleSpec]:
     roles = [
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
-            keeps=(f"{INGEST}.*",), args={"ingest": settings.ingest, "systems": settings.system, **shared},
-            drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",),
+            keeps=(f"{INGEST}.*", f"{HANDOVER}.{{index}}"), hands_over=True, args={"ingest": settings.ingest, "systems": settings.system, **shared},
+            drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",), turn=AFTER_DRAIN,
         ),
         RoleSpec(
             role=DELIVERY, module="pbus.delivery.main", count=settings.delivery.processes, title="delivery {index}",
             keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True, measures=True,
-            hears=("watch", "news", "shares", "expected"),
+            hears=("watch", "news", "shares", "expected"), turn=AFTER_DRAIN, patient=True,
             args={
                 "backends": settings.backend, "delivery": settings.delivery, "consumers": _consumer_bounds(settings),
                 "systems": settings.system,
@@ -84,7 +85,7 @@ def _roles(settings: Settings) -> list[RoleSpec]:
                 "log": settings.log, "backends": settings.backend, "systems": settings.system,
                 "alarm": settings.alarm, "notify": settings.notify, **shared,
             },
-            drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
+            drain_stage=_CLEANING, turn=AFTER_END, hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
         ),
     ]
     if settings.dashboard.listen:
@@ -160,6 +161,8 @@ def _doors(settings: Settings) -> dict[str, Address]:
         doors[DASHBOARD] = address(settings.dashboard.listen)
     for index in range(settings.delivery.processes):
         doors[f"{DELIVERY}.{index}"] = Address(path=os.path.join(settings.node.run_dir, f"{DELIVERY}.{index}.sock"))
+    for index in range(_processes(settings.ingest.processes)):
+        doors[f"{HANDOVER}.{index}"] = Address(path=os.path.join(settings.node.run_dir, f"{HANDOVER}.{index}.sock"))
     return doors
 
 

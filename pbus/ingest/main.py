@@ -59,8 +59,11 @@ def run(child: Child) -> None:
     for store in stores.values():
         store.wait_first()
     server = Server(child, args["ingest"], directory, stores, certificates)
-    server.start()
+    if not child.waits:
+        server.start()
     child.ready()
+    if child.wait_turn():
+        server.start()
     child.wait_drain()
     _drain(child, server)
     for store in stores.values():

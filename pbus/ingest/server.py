@@ -152,7 +152,9 @@ class Server:
     # -- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to accept."""
+        """Begin to accept; idempotent."""
+        if self._accepting:
+            return
         logs.hold()
         self._sweep_timer.start(self._sweep)
         self._accept_from(True)

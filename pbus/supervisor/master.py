@@ -195,6 +195,7 @@ class Master:
     def act(self, actions: list[reconcile.Action]) -> None:
         """Do it; then see whether that was the end of the start."""
         self._births_wait = self._children.perform(actions, self._nursery, self._generation) if actions else False
+        self._children.give_turns()
         if not self._started and self._stopping_since is None and self._house.boot:
             self._finish_start()
 

@@ -211,6 +211,12 @@ class Slot:
         return self._words[_CURRENT] != 0
 
     @property
+    def running(self) -> int:
+        """Jobs or commands in hand, without a copy of the row."""
+        count: int = self._words[_RUNNING]
+        return count
+
+    @property
     def attempts(self) -> tuple[int, int]:
         """Attempts that ended well and badly in this life, without a copy of the row."""
         return self._words[_DONE], self._words[_FAILED]
