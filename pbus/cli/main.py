@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from pbus import __version__
 from pbus.cli.context import Context, config_option
@@ -51,7 +52,11 @@ COMMANDS: Final[dict[str, Entry]] = {
     "autoscale": Entry("pbus.cli.autoscale:autoscale", "Try settings of the autoscaler over recorded work."),
     "import": Entry("pbus.cli.importing:importing", "Take over the configuration and the jobs of a Pepperbus."),
     "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
+    "completion": Entry("pbus.cli.completion:completion", "Print what bash, zsh or fish needs to complete pbus."),
 }
+
+COMPLETING: Final = "_PBUS_COMPLETE"
+"""A shell's function sets it (pbus/cli/completion.py): then click completes the line instead of running it."""
 
 _GROUP: Final = "pbus"
 INTERRUPTED: Final = 130
@@ -70,7 +75,16 @@ class Commands(click.Group):
             return None
         module, _, attribute = entry.target.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        if COMPLETING in os.environ:
+            from pbus.cli.completion import completing
+
+            command = completing(command, cmd_name)
         return with_config_option(command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table: click would import every command to have its line."""
+        rows = [CompletionItem(name, help=row.help) for name, row in COMMANDS.items() if name.startswith(incomplete)]
+        return [*rows, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
