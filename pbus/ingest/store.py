@@ -20,6 +20,7 @@ from pbus.core.job import Delivery, Push, Settlement
 from pbus.errors import BootError, Conflict, StorageError, StoreFull, Unavailable
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
+from pbus.ingest.claims import Key
 from pbus.ingest.committer import Committer
 from pbus.ingest.fullness import Fullness
 from pbus.ingest.gate import LEAST_IMPORTANT, Gate
@@ -153,6 +154,10 @@ class Store:
     def give_back(self, owner: str, settlements: list[Settlement]) -> list[bool]:
         """``Driver.give_back``: another child's claims, acked by way of this one."""
         return self._call(lambda: self._driver.give_back(owner, settlements))
+
+    def reassign(self, owner: str, claims: list[Key]) -> list[bool]:
+        """``Driver.reassign`` to this child."""
+        return self._call(lambda: self._driver.reassign(owner, self._owner, claims))
 
     def promote(self, queues: Sequence[str]) -> None:
         """What is due of *queues* becomes ready now; the scheduler does it within a second where this fails."""

@@ -519,8 +519,8 @@ class Driver(KeepsStatistics, KeepsDocuments, Protocol):
         Claims (queue, topic, id) of *owner* are those of *heir* from now on, with all that they carry: attempts,
         crashes, key; nothing is counted, nothing rings.
 
-        Each is a compare-and-set on *owner*. Atomic per queue (all of the call where the store can). Idempotent: a claim
-        that *heir* has by an earlier call is answered as its own. Both live: this is no way to end what the dead held.
+        Each is a compare-and-set on *owner*. Atomic per queue. Idempotent: a claim that *heir* has by an earlier call
+        is answered as its own. Both live: this is no way to end what the dead held.
         If we die here: it is the one's or the other's, never nobody's.
 
         Returns:

@@ -43,8 +43,8 @@ SETTLING = (Move.ACK, Move.RETRY, Move.RETRY, Move.BURY, Move.BURY, Move.BURY, M
 
 STEPS = {
     "push": 14, "claim": 20, "settle": 24, "settle_late_or_twice": 3, "settle_everything_held": 2, "promote": 8,
-    "process_dies": 1, "boot_is_fenced": 1, "reassign": 2, "cancel": 4, "person": 10, "pause": 2, "resume": 5, "purge": 1,
-    "drop_topic": 1, "keep_little": 1, "trim": 3, "checkpoint": 1, "restart": 2, "look_at_a_job": 3,
+    "process_dies": 1, "boot_is_fenced": 1, "reassign": 2, "cancel": 4, "person": 10, "pause": 2, "resume": 5,
+    "purge": 1, "drop_topic": 1, "keep_little": 1, "trim": 3, "checkpoint": 1, "restart": 2, "look_at_a_job": 3,
     "look_at_the_dead": 2, "look_who_holds": 3,
 }
 """Kind of step -> how likely it is."""
