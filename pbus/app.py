@@ -10,15 +10,19 @@ here. Each is handed its sections of the settings and no more.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from pbus.config.difference import changes, pack
+from pbus.config.load import Loaded, load_with_origins
 from pbus.config.schema import CommandHandler, ConsumerProcess, PullHandler, Settings, Topic
+from pbus.config.standing import keep_standing
 from pbus.config.values import Address, address
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import TraceLimits
 from pbus.storage.traces_writer import TracePlan
-from pbus.supervisor.plan import Plan
+from pbus.supervisor.dry import try_out
+from pbus.supervisor.plan import Plan, Rehearsed
 from pbus.supervisor.roles import AFTER_DRAIN, AFTER_END, RoleSpec
 from pbus.supervisor.status import TopicFact
 from pbus.telemetry.redact import secrets_of
@@ -32,8 +36,40 @@ HANDOVER: Final = "handover"
 _DOOR, _WORK, _CLEANING = range(3)
 
 
-def plan(settings: Settings) -> Plan:
-    """Everything the master needs to run *settings*."""
+def read(directory: str) -> tuple[Settings, bytes]:
+    """
+    The settings of the folder *directory*, and every key in effect (``config.difference``).
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    loaded = load_with_origins(directory)
+    return loaded.settings, pack(loaded)
+
+
+def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
+    """What reads the files of *directory* again for a bus that was started with *running*."""
+
+    def rehearse(before: Plan) -> Rehearsed:
+        """
+        What becomes of *before*. For a throw-away process.
+
+        Raises:
+            ConfigError: it cannot be taken over; carries every problem.
+        """
+        loaded = load_with_origins(directory)
+        said = pack(loaded, before.settings)
+        settings, waiting = keep_standing(loaded.settings, running)
+        kept = pack(Loaded(settings, loaded.tree), before.settings) if waiting else said
+        after = plan(settings, kept, waiting)
+        try_out(before, after)
+        return Rehearsed(plan=after, changes=tuple(str(change) for change in changes(before.settings, said)))
+
+    return rehearse
+
+
+def plan(settings: Settings, packed: bytes = b"", waiting: tuple[str, ...] = ()) -> Plan:
+    """Everything the master needs to run *settings*; see ``Plan.settings`` and ``Plan.waiting`` for the others."""
     node = settings.node
     return Plan(
         node=node.name,
@@ -49,6 +85,8 @@ def plan(settings: Settings) -> Plan:
         roles=tuple(_roles(settings)),
         doors=_doors(settings),
         topics=tuple(_fact(queue, name, topic) for queue, name, topic in _topics(settings)),
+        settings=packed,
+        waiting=waiting,
     )
 
 
@@ -66,7 +104,8 @@ def _roles(settings: Settings) -> list[RoleSpec]:
     roles = [
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
-            keeps=(f"{INGEST}.*", f"{HANDOVER}.{{index}}"), hands_over=True, args={"ingest": settings.ingest, "systems": settings.system, **shared},
+            keeps=(f"{INGEST}.*", f"{HANDOVER}.{{index}}"), hands_over=True,
+            args={"ingest": settings.ingest, "systems": settings.system, **shared},
             drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",), turn=AFTER_DRAIN,
         ),
         RoleSpec(
@@ -85,7 +124,8 @@ def _roles(settings: Settings) -> list[RoleSpec]:
                 "log": settings.log, "backends": settings.backend, "systems": settings.system,
                 "alarm": settings.alarm, "notify": settings.notify, **shared,
             },
-            drain_stage=_CLEANING, turn=AFTER_END, hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
+            drain_stage=_CLEANING, turn=AFTER_END,
+            hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
         ),
     ]
     if settings.dashboard.listen:
@@ -119,8 +159,9 @@ def _consumer(settings: Settings, queue: str, name: str, topic: Topic) -> RoleSp
         max_rss_bytes=handler.max_rss_bytes, weighs_group=is_command, dumps=not is_command, watch=handler.watch,
         args={
             "queue": queue, "topic": name, "handler": handler, "log_dir": settings.node.log_dir,
-            "deliveries": settings.delivery.processes, "timeout_s": topic.timeout_s,
-            "ingest": settings.ingest, "gateway": _gateway(settings),
+            "deliveries": settings.delivery.processes, **_way_in(settings, is_command),
+            # What is not handed over here is no reason to replace a process when it changes.
+            **({"timeout_s": topic.timeout_s} if is_command else {}),
         },
     )
 
@@ -146,6 +187,14 @@ def _has_consumers(topic: Topic) -> bool:
 def _consumer_bounds(settings: Settings) -> dict[str, int]:
     """``queue/topic`` -> consumer processes that it may have."""
     return {spec.path: spec.most for spec in _consumers(settings)}
+
+
+def _way_in(settings: Settings, is_command: bool) -> dict[str, Any]:
+    """How user code of a topic reaches the port, to push and to take jobs by itself."""
+    if is_command:
+        return {"gateway": _gateway(settings)}
+    door = settings.ingest.inner_door
+    return {"door": door, "tls": None if door.plain else settings.ingest.tls}
 
 
 def _gateway(settings: Settings) -> tuple[str, int] | None:

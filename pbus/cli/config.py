@@ -1,8 +1,9 @@
-"""``pbus config check|show``: what is wrong with the configuration, and what is in effect."""
+"""``pbus config check|show|diff``: what is wrong, what is in effect, and what a reload would change."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import click
 
@@ -10,10 +11,12 @@ from pbus.cli.context import Context, pass_context
 from pbus.cli.output import output_option
 from pbus.errors import NotFound
 
+_ASK_S: Final = 10.0
+
 
 @click.group()
 def config() -> None:
-    """Check and show the configuration."""
+    """Check, show and compare the configuration."""
 
 
 @config.command()
@@ -45,3 +48,44 @@ def show(context: Context, prefix: str) -> None:
     if not found:
         raise NotFound(f"there is no key {prefix!r} in effect; 'pbus config show' lists all of them")
     context.output.rows("settings", ("key", "value", "origin"), found, directory=context.config_dir)
+
+
+@config.command()
+@output_option
+@pass_context
+def diff(context: Context) -> None:
+    """
+    Show what the files say and the running bus does not do yet; secrets are masked.
+
+    A line a key: '+' is new, '~' has another value, '-' is gone. 'pbus reload' takes it over.
+    """
+    from pbus.config.difference import changes, pack
+    from pbus.config.load import load_with_origins
+    from pbus.supervisor.control import call
+
+    loaded = load_with_origins(context.config_dir)
+    running = call(loaded.settings.node.run_dir, "settings", _ASK_S)
+    found = changes(running["settings"], pack(loaded, running["settings"]))
+    if context.output.form == "table":
+        for change in found:
+            context.output.line(str(change))
+        if not found:
+            context.output.line("nothing differs")
+    else:
+        rows = [dataclasses.asdict(change) for change in found]
+        context.output.rows("changes", ("sign", "file", "key", "old", "new"), rows)
+
+
+@config.command()
+def schema() -> None:
+    """
+    Print a JSON Schema of the configuration files, for editors.
+
+    Taplo and "Even Better TOML" check and complete with it: pbus config schema > pbus.schema.json, and
+    '#:schema ./pbus.schema.json' as the first line of a file.
+    """
+    import json
+
+    from pbus.config.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -69,9 +69,9 @@ class Pipe:
             pass
 
 
-def start_daemon(output: Output, settings: Settings) -> int:
+def start_daemon(output: Output, directory: str, settings: Settings, packed: bytes) -> int:
     """
-    Start the bus in the background and wait until it is ready.
+    Start the bus in the background and wait until it is ready. *settings*, *packed*: of *directory* (``app.read``).
 
     Returns:
         The exit status; of a failed start the one it failed with.
@@ -85,7 +85,7 @@ def start_daemon(output: Output, settings: Settings) -> int:
         os.setsid()
         if os.fork():
             os._exit(0)
-        _be_master(settings, Pipe(write))
+        _be_master(directory, settings, packed, Pipe(write))
     os.close(write)
     os.waitpid(first, 0)
     terminal = Foreground(output, settings)
@@ -102,11 +102,11 @@ def start_daemon(output: Output, settings: Settings) -> int:
     return Exit.BUG
 
 
-def _be_master(settings: Settings, pipe: Pipe) -> NoReturn:
+def _be_master(directory: str, settings: Settings, packed: bytes, pipe: Pipe) -> NoReturn:
     status: int = Exit.BUG
     try:
         _leave_terminal(settings.node.log_dir)
-        status = Master(app.plan(settings), pipe).run()
+        status = Master(app.plan(settings, packed), pipe, rehearse=app.rehearsal(directory, settings)).run()
     except PbusError as error:
         status = error.exit_status
         pipe.tell(failed=str(error), exit_status=int(status))

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "start": Entry("pbus.cli.node:start", "Start the bus, in the foreground or with --daemon."),
     "stop": Entry("pbus.cli.node:stop", "Stop the bus; running jobs may finish."),
     "restart": Entry("pbus.cli.node:restart", "Stop the bus and start it again."),
+    "reload": Entry("pbus.cli.reload:reload", "Take over a changed configuration; nobody is disconnected."),
     "status": Entry("pbus.cli.node:status", "Show processes, topics and problems."),
     "top": Entry("pbus.cli.top:top", "Watch topics and processes, full screen."),
     "doctor": Entry("pbus.cli.doctor:doctor", "Look for what is wrong, with its effect and its repair."),
@@ -51,7 +52,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "system": Entry("pbus.cli.system:system", "List and show business systems."),
     "autoscale": Entry("pbus.cli.autoscale:autoscale", "Try settings of the autoscaler over recorded work."),
     "import": Entry("pbus.cli.importing:importing", "Take over the configuration and the jobs of a Pepperbus."),
-    "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
+    "config": Entry("pbus.cli.config:config", "Check, show and compare the configuration."),
     "completion": Entry("pbus.cli.completion:completion", "Print what bash, zsh or fish needs to complete pbus."),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,33 +33,42 @@ class Row:
     origin: str
 
 
-def rows(loaded: Loaded) -> list[Row]:
+Hide = Callable[[Any], str]
+"""What stands for a secret."""
+
+
+def masked(_: Any) -> str:
+    """Nothing of a secret is told."""
+    return MASK
+
+
+def rows(loaded: Loaded, hide: Hide = masked) -> list[Row]:
     """Every key in effect, in the order of the schema, names in the order of the files."""
-    return list(_section(loaded.settings, (), loaded.tree))
+    return list(_section(loaded.settings, (), loaded.tree, hide))
 
 
-def _section(section: Any, path: KeyPath, tree: Tree) -> Iterator[Row]:
+def _section(section: Any, path: KeyPath, tree: Tree, hide: Hide) -> Iterator[Row]:
     for field in dataclasses.fields(section):
         meta, value = field.metadata, getattr(section, field.name)
         here = (*path, key_of(field))
         if meta["later"] or value is None:
             continue
         if meta["kind"] == "table":
-            yield from _section(value, here, tree)
+            yield from _section(value, here, tree, hide)
         elif meta["kind"] == "tables":
             for name, nested in value.items():
-                yield from _section(nested, (*here, name), tree)
+                yield from _section(nested, (*here, name), tree, hide)
         elif meta["kind"] == "params":
-            yield from _params(value, here, tree)
+            yield from _params(value, here, tree, hide)
         else:
-            yield _row(meta, value, here, tree)
+            yield _row(meta, value, here, tree, hide)
 
 
-def _row(meta: Mapping[str, Any], value: Any, path: KeyPath, tree: Tree) -> Row:
+def _row(meta: Mapping[str, Any], value: Any, path: KeyPath, tree: Tree, hide: Hide) -> Row:
     if meta["secret"]:
         # It may have come by password_file or inside a URL: the file of its table is the answer.
         origin = tree.file_of(path) if value else DEFAULT
-        return Row(dotted(path), MASK if value else "", origin)
+        return Row(dotted(path), hide(value) if value else "", origin)
     return Row(dotted(path), written(meta["kind"], value), _origin(path, tree))
 
 
@@ -78,9 +87,9 @@ def is_credential(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
 
 
-def _params(params: Mapping[str, str], path: KeyPath, tree: Tree) -> Iterator[Row]:
+def _params(params: Mapping[str, str], path: KeyPath, tree: Tree, hide: Hide) -> Iterator[Row]:
     """Headers and the like often carry credentials: what looks like one, or came from the environment, is masked."""
     for name, value in params.items():
         here = (*path, name)
         hidden = here in tree.from_environment or is_credential(name, value)
-        yield Row(dotted(here), MASK if hidden else value, tree.origin.get(here, DEFAULT))
+        yield Row(dotted(here), hide(value) if hidden else value, tree.origin.get(here, DEFAULT))

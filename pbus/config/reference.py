@@ -64,8 +64,8 @@ ended.
 
 Keys marked **later** are read and checked, but their features are not part of this version: setting them to anything
 but the default is an error that says so. *Takes effect* says what a change needs: `live` keys are read at once,
-`respawn` keys by new children, `restart` keys by `pbus restart`. This version reads its configuration when it starts,
-so for now a change of any key needs `pbus restart`.
+`respawn` keys by new processes (both with the next `pbus reload` or HUP), `restart` keys only by `pbus restart`: a
+reload takes over everything else and says which of them wait.
 """
 
 

@@ -72,8 +72,7 @@ class Consumer:
         self._forks = Forks()
         self._attachment = attachment_of(child, self._idle)
         self._stop_signal = StopSignal(self._settings.stop_signal, lambda: self._attachment.running)
-        door = args["ingest"].inner_door
-        tls = None if door.plain else args["ingest"].tls
+        door, tls = args["door"], args["tls"]
         self._pusher = PushClient(door.address, child.tokens["push"], tls)
         self._recycling = Recycling(self._settings, self._clock.monotonic_s(), random.random)
         self._jobs = 0

@@ -43,6 +43,8 @@ TROUBLE_S: Final = 60.0
 """So long after the last one ``pbus status`` tells what a handler has done to its own process."""
 GOODBYE_S: Final = 2.0
 """How long consumers that hold nothing any more may take to leave before we do."""
+QUICK_S: Final = 2.0
+"""Most of what runs has finished so soon after another child has taken over."""
 LAST_SECOND_S: Final = 1.0
 """So long before the grace is over what still runs is reported, while that can be written."""
 
@@ -89,16 +91,23 @@ class DeliveryChild:
     def live(self) -> None:
         """From boot to the end of the drain."""
         self._news.catch_up()
+        waits = self._child.waits
         for name, side in self._stores.items():
             lanes = [lane for lane in self._lanes.values() if self._queues[lane.queue].storage == name]
             if lanes:
-                side.start(lanes, wait_s=self._child.grace_s)
+                side.start(lanes, wait_s=self._child.grace_s, claims=not waits)
         self._child.on_frame("logs", lambda _: self._report.reopen_logs())
         self._child.on_frame("shares", self._share)
         self._child.on_frame("expected", self._expect)
+        if waits:
+            self._child.ready()
+            self._child.wait_turn()
+            for side in self._stores.values():
+                side.begin()
         gevent.spawn(self._tell_work)
         self._door.open()
-        self._child.ready()
+        if not waits:
+            self._child.ready()
         has_consumers = any(isinstance(lane, ConsumerLane) for lane in self._lanes.values())
         tick_s = TICK_S if has_consumers else ROUND_S  # only consumers are looked after more often
         while not self._child.wait_drain(tick_s):
@@ -326,11 +335,41 @@ class DeliveryChild:
 
     # -- drain ------------------------------------------------------------------------------------
 
+    def _hand_on(self) -> bool:
+        """
+        Another child does this from now on: let consumers go to it one by one, and finish what runs here.
+
+        However long that takes, unless the bus stops meanwhile.
+
+        Returns:
+            Whether nothing is left.
+        """
+        self._door.close()
+        self._backends.leave()
+        began_s = self._clock.monotonic_s()
+        for lane in self._lanes.values():
+            if not isinstance(lane, ConsumerLane):
+                lane.drain()
+        while self._child.patient:
+            for lane in self._lanes.values():
+                if isinstance(lane, ConsumerLane):
+                    lane.hand_on(self._stores[self._queues[lane.queue].storage].is_done_with)
+            if self._is_finished() and not self._has_consumers():
+                return True
+            self._tick()
+            self._child.slot.update(running=max(1, self._busy()))  # the master lets us live as long as there is any
+            quick = self._clock.monotonic_s() - began_s < QUICK_S
+            gevent.sleep(TICK_S / 10 if quick else TICK_S)
+        return False
+
     def _drain(self) -> None:
         """Claim nothing, let what runs finish, write everything, go."""
-        began_s = self._clock.monotonic_s()
         for side in self._stores.values():
             side.stop_claiming()
+        if self._child.patient and self._hand_on():
+            self._leave()
+            return
+        began_s = self._clock.monotonic_s()
         for lane in self._lanes.values():
             lane.drain()
         give_up_s = began_s + max(self._child.grace_s - LAST_SECOND_S, self._child.grace_s / 2)
@@ -343,11 +382,18 @@ class DeliveryChild:
                     lane.kill()
             gevent.sleep(TICK_S / 10)
         self._see_off()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Everything is written."""
         self._work.count()
         self._door.close()
         self._backends.close()
         for side in self._stores.values():
             side.close()
+
+    def _has_consumers(self) -> bool:
+        return any(lane.owners for lane in self._lanes.values() if isinstance(lane, ConsumerLane))
 
     def _is_finished(self) -> bool:
         return not self._busy() and all(side.desk.idle for side in self._stores.values())

@@ -108,7 +108,8 @@ class Child:
         self._draining = False
         self._drain_acts: list[Callable[[], None]] = []
         self._acts: dict[str, list[Act]] = {
-            "drain": [self._on_drain_frame], "begin": [self._on_begin], "logs": [self._on_logs], "watch": [self._on_watch],
+            "drain": [self._on_drain_frame], "begin": [self._on_begin], "logs": [self._on_logs],
+            "watch": [self._on_watch],
         }
         self._unheard: collections.deque[dict[str, Any]] = collections.deque(maxlen=_UNHEARD)
         self._queues: frozenset[str] = frozenset()

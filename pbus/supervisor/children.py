@@ -204,8 +204,9 @@ class Children:
         if self._places is None:
             self._places = tuple((*key, index) for key, indexes in self._indexes.items() for index in sorted(indexes))
         return Wanted(
-            places=self._places, generation=generation, generations=self.generations, kept=self.kept, not_before=self._not_before,
-            fatal=backoff.given_up(self.histories), shy=self._shy(), grace_s=grace_s, stopping_since=stopping_since,
+            places=self._places, generation=generation, generations=self.generations, kept=self.kept,
+            not_before=self._not_before, fatal=backoff.given_up(self.histories), shy=self._shy(), grace_s=grace_s,
+            stopping_since=stopping_since,
         )
 
     def _shy(self) -> frozenset[Key]:
@@ -414,6 +415,8 @@ class Children:
             return
         self._born += 1
         column = self._free_column(nursery.histograms.columns) if spec.measures else -1
+        if column >= 0:
+            nursery.histograms.lend(column)
         waits = bool(spec.turn) and self._has_to_wait(spec, generation, nursery.boot)
         try:
             pid, sock = spawn(nursery, Newborn(spec, index, self._born, generation, slot, column, waits))

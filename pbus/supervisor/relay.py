@@ -95,7 +95,7 @@ class Relay:
             "leaving": lambda child, frame: children.leave(child, str(frame["why"])),
             "changed": lambda child, frame: workforce.changed(child, [str(file) for file in frame["files"]]),
             "recall": self._recall,
-            "plan": lambda _, frame: workforce.plan(frame["topics"]),
+            "plan": lambda child, frame: workforce.plan(frame["topics"]) if child.stays else None,
             WORK: self._work,
             "ordered": lambda _, frame: errands.done(frame),
             "lane": self._lane,

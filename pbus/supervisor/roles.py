@@ -50,8 +50,8 @@ class RoleSpec:
         alone: Nobody is born at its place before the last one there has gone (it may hold a port).
         watch: One of it watches its files, so that new code is rolled out.
         measures: It counts in the histograms, so it is lent a column.
-        turn: When one of a new generation begins its duties where older ones still live: empty: at once; ``drained``: when
-            these have been told to drain; ``gone``: when these have gone.
+        turn: When one of a new generation begins its duties where older ones still live: empty: at once;
+            ``drained``: when these have been told to drain; ``gone``: when these have gone.
         patient: Its drain takes as long as what it runs while the bus goes on.
         hands_over: Before it drains while the bus goes on it is told who takes its connections: ``handover {to}``, the
             index of a ready child of the same role, whose door is ``handover.INDEX``.
