@@ -128,7 +128,7 @@ class Server:
         self._sweep_timer = self.loop.timer(_SWEEP_S, _SWEEP_S)
         self._logged = 0
         self._unlogged = 0
-        self._shut = self._draining = False
+        self._open = self._draining = False
 
     def _connections_allowed(self) -> int:
         """As configured, or as many as there are descriptors for (some stay for the stores and the log)."""
@@ -155,23 +155,26 @@ class Server:
 
     # -- life ---------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to accept; idempotent."""
-        if self._accepting:
-            return
+    def begin(self) -> None:
+        """Do what is done once a second; connections may come from other children."""
         logs.hold()
         self._sweep_timer.start(self._sweep)
+
+    def start(self) -> None:
+        """Accept, too; idempotent."""
+        if not self._sweep_timer.active:
+            self.begin()
+        self._open = True
         self._accept_from(True)
 
     def shut_doors(self) -> None:
         """Take no new connection; those that are here go on."""
-        if self._shut:
-            return
-        self._shut = True
+        self._open = False
         self._accept_from(False)
-        for acceptor in self._acceptors:
+        acceptors, self._acceptors = self._acceptors, []
+        for acceptor in acceptors:
             acceptor.close()
-        for listener in self._listeners:
+        for listener in self._listeners if acceptors else ():
             self.let_go(listener)
 
     def drain(self) -> None:
@@ -212,7 +215,7 @@ class Server:
         if wanted is self._accepting:
             return
         self._accepting = wanted
-        for acceptor, listener, receives in zip(self._acceptors, self._listeners, self._receives, strict=True):
+        for acceptor, listener, receives in zip(self._acceptors, self._listeners, self._receives, strict=False):
             if wanted:
                 acceptor.start(self._accept, listener, self.reception if receives else None)
             else:
@@ -367,7 +370,7 @@ class Server:
         for connection in list(self._watched):
             if not connection.check(now_s):
                 self._watched.pop(connection, None)
-        if not self._shut:
+        if self._open:
             self._accept_from(now_s >= self._pause_until_s and not self._far_above_siblings())
         if self.reception is not None:
             self.reception.sweep(now_s, self.limits.command_time_s)

@@ -17,9 +17,11 @@ import collections
 import contextlib
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
+
+import gevent.event
 
 from pbus.clock import Clock
 from pbus.codec.resp_reply import error, integer
@@ -131,16 +133,16 @@ class Arrival:
         owner: Whose they are.
         claims: As we shall keep them.
         ours: Keys of those that we hold now; None: nobody knows.
-        done: It is known, or cannot be.
+        done: Set when it is known, or cannot be.
     """
 
     __slots__ = ("claims", "done", "ours", "owner")
 
-    def __init__(self, owner: str, claims: Sequence[Claim], done: Callable[[Arrival], None]) -> None:
+    def __init__(self, owner: str, claims: Sequence[Claim]) -> None:
         self.owner = owner
         self.claims = claims
         self.ours: set[Key] | None = None
-        self.done = done
+        self.done = gevent.event.Event()
 
 
 class Settling:
@@ -257,7 +259,7 @@ class Settling:
                     arrival.ours = {claim.key for claim in arrival.claims if ours[claim.key]}
                     self._keep([claim for claim in arrival.claims if ours[claim.key]])
         for arrival in arrivals:
-            arrival.done(arrival)
+            arrival.done.set()
 
     def _keep(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
