@@ -55,7 +55,7 @@ def manager() -> Iterator[Manager]:
     made.sock.close()
 
 
-def test_manager_is_told_of_start_life_and_stop(bus_factory: BusFactory, manager: Manager) -> None:
+def test_manager_is_told_of_start_reload_life_and_stop(bus_factory: BusFactory, manager: Manager) -> None:
     bus = bus_factory(PULLED, environment=manager.environment)
     assert bus.process is not None
     manager.wait("READY=1")
@@ -63,6 +63,13 @@ def test_manager_is_told_of_start_life_and_stop(bus_factory: BusFactory, manager
     assert ready[1] == f"MAINPID={bus.process.pid}"
     assert ready[2].startswith("STATUS=running, ")
     manager.wait("WATCHDOG=1")
+
+    os.kill(bus.process.pid, signal.SIGHUP)
+    asked = manager.wait("RELOADING=1")
+    (reloading,) = [lines for _, lines in manager.told if "RELOADING=1" in lines]
+    assert reloading[1].startswith("MONOTONIC_USEC="), "in the same message"
+    manager.wait("READY=1", after=asked)
+
     bus.kill("ingest", signal.SIGSTOP)
     until(lambda: time.monotonic() - manager.heard("WATCHDOG=1")[-1] > WATCHDOG_S, 20, "the watchdog starves")
     bus.kill("ingest", signal.SIGCONT)
