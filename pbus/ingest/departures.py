@@ -178,7 +178,8 @@ class Departures:
         self._heard, self._broken = [], None
         try:
             while True:
-                self._heard += link.hear()
+                heard = link.hear()
+                self._heard += heard                  # not before: ``_answers`` puts another list in its place
                 self._news.set()
         except LinkError as error:
             self._broken = error
