@@ -124,6 +124,7 @@ class Reloads:
         self._deaths: collections.Counter[Place] = collections.Counter()
         self._failures: dict[Place, str] = {}
         self._uncounted = 0
+        self._since_s = 0.0
         self._held = True
         self._waiting: list[Caller] = []
 
@@ -234,13 +235,18 @@ class Reloads:
         return found
 
     def view(self) -> dict[str, Any]:
-        """For ``pbus status`` and the metrics: the last reload that is over."""
+        """
+        For ``pbus status`` and the metrics: the last reload that is over.
+
+        ``number``, ``state`` (none, done, refused, failed), ``reason``, ``at_s``: of its end, Unix time; ``waiting``:
+        keys for which only a restart will do; ``since_s``: when what holds was taken over, 0: it was at the start.
+        """
         last = self._last
-        if last is None:
-            return {"number": 0, "state": "none", "at_s": 0.0, "reason": "", "waiting": list(self.plan.waiting)}
         return {
-            "number": last.number, "state": last.state, "at_s": round(last.at_s, 3), "reason": last.reason,
-            "waiting": list(self.plan.waiting),
+            "number": last.number if last is not None else 0, "state": last.state if last is not None else "none",
+            "at_s": round(last.at_s, 3) if last is not None else 0.0,
+            "reason": last.reason if last is not None else "", "waiting": list(self.plan.waiting),
+            "since_s": round(self._since_s, 3),
         }
 
     # -- steps ----------------------------------------------------------------------------------
@@ -331,6 +337,7 @@ class Reloads:
         )
         self._house.close_old()
         outcome = self._outcomes[self._reload.number]
+        self._since_s = self._clock.wall_s()
         self._end(outcome, DONE, "", Exit.DONE)
         self._log.info(
             "reload.done", number=outcome.number, generation=outcome.generation, topics=list(outcome.touched)[:_LOGGED],
