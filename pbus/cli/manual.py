@@ -61,6 +61,7 @@ _SIGNALS: Final = {
     "QUIT": "stop at once; every process writes to its standard error what it was doing",
     "HUP": "reload the configuration, as 'pbus reload'",
     "USR1": "open the log files again, for logrotate",
+    "TTIN, TTOU": "one ingest process more, one less, until the next reload or start",
 }
 _CONF_INTRODUCTION: Final = (
     "pbus reads a folder of TOML files: that after -c, else $PBUS_CONFIG, else ./conf.d, else /etc/pbus/conf.d.",

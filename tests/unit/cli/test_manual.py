@@ -11,6 +11,7 @@ from pbus.cli import manual
 from pbus.cli.main import COMMANDS
 from pbus.config.reference import tables
 from pbus.errors import Exit
+from pbus.supervisor.signals import CAUGHT
 
 MAN = Path(__file__).parents[3] / "man"
 KNOWN = re.compile(r"\.(TH|SH|SS|TP|PP|B|BR|br|nf|fi|nh|ad|\\\") ?")
@@ -21,10 +22,12 @@ def test_pages_are_those_of_this_code() -> None:
     assert written == manual.pages(), "run: python -m pbus.cli.manual man"
 
 
-def test_every_command_and_exit_status_has_its_place() -> None:
+def test_every_command_exit_status_and_signal_has_its_place() -> None:
     overview = manual.overview().replace("\\-", "-")
     assert [name for name in COMMANDS if f"pbus-{name}(1)" not in overview] == []
     assert sorted(manual.MEANINGS) == sorted(Exit)
+    told = {word for words in manual._SIGNALS for word in words.split(", ")}
+    assert {signum.name.removeprefix("SIG") for signum in CAUGHT} - {"CHLD"} <= told
 
 
 def test_every_key_of_the_configuration_is_told() -> None:
