@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pbus.config.difference import changes, pack
+from pbus.config.difference import changes, touched
 from pbus.config.load import Loaded, load_with_origins
 from pbus.config.schema import CommandHandler, ConsumerProcess, PullHandler, Settings, Topic
 from pbus.config.standing import keep_standing
@@ -36,17 +36,6 @@ HANDOVER: Final = "handover"
 _DOOR, _WORK, _CLEANING = range(3)
 
 
-def read(directory: str) -> tuple[Settings, bytes]:
-    """
-    The settings of the folder *directory*, and every key in effect (``config.difference``).
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    loaded = load_with_origins(directory)
-    return loaded.settings, pack(loaded)
-
-
 def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
     """What reads the files of *directory* again for a bus that was started with *running*."""
 
@@ -57,19 +46,22 @@ def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
         Raises:
             ConfigError: it cannot be taken over; carries every problem.
         """
-        loaded = load_with_origins(directory)
-        said = pack(loaded, before.settings)
-        settings, waiting = keep_standing(loaded.settings, running)
-        kept = pack(Loaded(settings, loaded.tree), before.settings) if waiting else said
-        after = plan(settings, kept, waiting)
+        said = load_with_origins(directory)
+        settings, waiting = keep_standing(said.settings, running)
+        kept = Loaded(settings, said.tree)
+        after = plan(kept, waiting)
         try_out(before, after)
-        return Rehearsed(plan=after, changes=tuple(str(change) for change in changes(before.settings, said)))
+        if before.settings is None:
+            return Rehearsed(plan=after)
+        found = tuple(str(change) for change in changes(before.settings, said))
+        return Rehearsed(plan=after, changes=found, touched=touched(before.settings, kept))
 
     return rehearse
 
 
-def plan(settings: Settings, packed: bytes = b"", waiting: tuple[str, ...] = ()) -> Plan:
-    """Everything the master needs to run *settings*; see ``Plan.settings`` and ``Plan.waiting`` for the others."""
+def plan(loaded: Loaded, waiting: tuple[str, ...] = ()) -> Plan:
+    """Everything the master needs to run *loaded*; *waiting*: keys that files say otherwise, see ``Plan``."""
+    settings = loaded.settings
     node = settings.node
     return Plan(
         node=node.name,
@@ -85,7 +77,7 @@ def plan(settings: Settings, packed: bytes = b"", waiting: tuple[str, ...] = ())
         roles=tuple(_roles(settings)),
         doors=_doors(settings),
         topics=tuple(_fact(queue, name, topic) for queue, name, topic in _topics(settings)),
-        settings=packed,
+        settings=loaded,
         waiting=waiting,
     )
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
 
 import click
 
 from pbus.cli.context import Context, pass_context
 from pbus.cli.output import output_option
 from pbus.errors import NotFound
-
-_ASK_S: Final = 10.0
 
 
 @click.group()
@@ -59,21 +56,10 @@ def diff(context: Context) -> None:
 
     A line a key: '+' is new, '~' has another value, '-' is gone. 'pbus reload' takes it over.
     """
-    from pbus.config.difference import changes, pack
-    from pbus.config.load import load_with_origins
+    from pbus.cli.reload import ASK_S, tell
     from pbus.supervisor.control import call
 
-    loaded = load_with_origins(context.config_dir)
-    running = call(loaded.settings.node.run_dir, "settings", _ASK_S)
-    found = changes(running["settings"], pack(loaded, running["settings"]))
-    if context.output.form == "table":
-        for change in found:
-            context.output.line(str(change))
-        if not found:
-            context.output.line("nothing differs")
-    else:
-        rows = [dataclasses.asdict(change) for change in found]
-        context.output.rows("changes", ("sign", "file", "key", "old", "new"), rows)
+    tell(context, call(context.run_dir(), "compare", ASK_S, reads=True))
 
 
 @config.command()

@@ -32,12 +32,11 @@ def start(context: Context, daemon: bool) -> int:
     from pbus.cli.daemon import Foreground, start_daemon
     from pbus.supervisor.master import Master
 
-    directory = context.config_dir
-    settings, packed = app.read(directory)
+    loaded = context.loaded()
     if daemon:
-        return start_daemon(context.output, directory, settings, packed)
-    plan, announcer = app.plan(settings, packed), Foreground(context.output, settings)
-    return Master(plan, announcer, rehearse=app.rehearsal(directory, settings)).run()
+        return start_daemon(context.output, loaded)
+    plan, announcer = app.plan(loaded), Foreground(context.output, loaded.settings)
+    return Master(plan, announcer, rehearse=app.rehearsal(context.config_dir, loaded.settings)).run()
 
 
 @click.command()
@@ -54,17 +53,15 @@ def stop(context: Context, fast: bool) -> int:
 @pass_context
 def restart(context: Context) -> int:
     """Stop the bus and start it again with --daemon; an invalid configuration changes nothing."""
-    from pbus import app
+    loaded = context.loaded()
     from pbus.cli.daemon import start_daemon
 
-    directory = context.config_dir
-    settings, packed = app.read(directory)
     try:
-        _stop_and_wait(settings.node.run_dir, fast=False)
+        _stop_and_wait(loaded.settings.node.run_dir, fast=False)
         context.output.say("stopped")
     except NotRunning:
         context.output.say("was not running")
-    return start_daemon(context.output, directory, settings, packed)
+    return start_daemon(context.output, loaded)
 
 
 @click.command()

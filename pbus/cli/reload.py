@@ -10,9 +10,9 @@ from pbus.cli.context import Context, pass_context
 from pbus.cli.output import output_option
 from pbus.errors import Exit
 
-_CHECK_S: Final = 120.0
+ASK_S: Final = 120.0
 """Another one may be under way, and this one begins when that is over."""
-_ASK_S: Final = 10.0
+_ANSWER_S: Final = 10.0
 _WAIT_S: Final = 120.0
 _EVERY_S: Final = 0.05
 
@@ -36,12 +36,13 @@ def reload(context: Context, wait: bool) -> int:
     from pbus.supervisor.control import call
 
     run_dir = context.run_dir()
-    answer = call(run_dir, "reload", _CHECK_S)
-    _show(context, answer)
+    answer = call(run_dir, "reload", ASK_S)
+    tell(context, answer)
     return _follow(context, run_dir, int(answer["number"])) if wait else Exit.DONE
 
 
-def _show(context: Context, answer: dict[str, Any]) -> None:
+def tell(context: Context, answer: dict[str, Any]) -> None:
+    """What a check of the files has found."""
     output = context.output
     rows = [_row(line) for line in answer["changes"]]
     if output.form == "table":
@@ -74,7 +75,7 @@ def _follow(context: Context, run_dir: str, number: int) -> int:
     clock = SystemClock()
     until_s = clock.monotonic_s() + _WAIT_S
     while True:
-        answer = call(run_dir, "reloaded", _ASK_S, reads=True, number=number)
+        answer = call(run_dir, "reloaded", _ANSWER_S, reads=True, number=number)
         if answer["state"] != "working":
             break
         if clock.monotonic_s() > until_s:

@@ -2,34 +2,30 @@
 What has changed between two configurations, key by key, for people.
 
     + gift.toml: queue.gift.topic.credit.timeout: 5s
-    ~ gift.toml: queue.gift.topic.credit.timeout: 60s -> 5s
+    ~ gift.toml: queue.gift.topic.credit.timeout: 1m -> 5s
     - gift.toml: queue.gift.topic.credit.timeout: 5s
 
-Rule: one side is what a bus runs, kept as one text of bytes; secrets are in it as marks that tell only whether they
-are the same, and are shown as ``***``.
+Rule: both trees are walked at once and only where they differ, so that a thousand topics of which one has changed cost
+what one costs. Secrets are compared, and shown as ``***``.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
-import os
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pbus.config.effective import DEFAULT, MASK, rows
+from pbus.config import effective
+from pbus.config.build import key_of
+from pbus.config.effective import DEFAULT, Row
 from pbus.config.load import Loaded
+from pbus.config.tree import KeyPath, Tree, dotted
 
 ADDED: Final = "+"
 CHANGED: Final = "~"
 REMOVED: Final = "-"
-
-_SALT_BYTES: Final = 16
-
-Facts = Mapping[str, tuple[str, str]]
-"""Key -> (value as text, file)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,7 @@ class Change:
     One key that is not what it was.
 
     Attributes:
-        sign: ``+`` it was not set, ``~`` it has another value, ``-`` it is not set any more.
+        sign: ``+`` it is set now, ``~`` it has another value, ``-`` it is not set any more.
         file: That says so now (``-``: that said so).
         key: Dotted.
         old, new: As a person would write them; empty where there is none.
@@ -55,52 +51,92 @@ class Change:
         return f"{self.sign} {self.file}: {self.key}: {value}"
 
 
-def pack(loaded: Loaded, like: bytes = b"") -> bytes:
-    """Every key in effect, small; *like* is one that it will be compared with."""
-    salt = like[:_SALT_BYTES] or os.urandom(_SALT_BYTES)
-
-    def mark(value: Any) -> str:
-        return MASK + hashlib.blake2b(repr(value).encode(), key=salt, digest_size=12).hexdigest()
-
-    found = [[row.key, _text(row.value), row.origin] for row in rows(loaded, mark)]
-    return salt + zlib.compress(json.dumps(found, separators=(",", ":")).encode(), 1)
-
-
-def changes(before: bytes, now: bytes) -> list[Change]:
+def changes(before: Loaded, after: Loaded) -> list[Change]:
     """
-    From *before* to *now*, both of ``pack``, the second made ``like`` the first; by key.
+    From *before* to *after*, in the order of the schema.
 
-    What a table has only by default is not worth a line when the table itself is new or gone.
+    What a table has only by default is not worth a line where the table itself is new or gone.
     """
-    old, new = _unpack(before), _unpack(now)
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        was, now_is = old.get(key), new.get(key)
-        if was is not None and now_is is not None:
-            if was[0] != now_is[0]:
-                found.append(Change(CHANGED, _file(now_is[1], was[1]), key, _shown(was[0]), _shown(now_is[0])))
-        elif now_is is not None and now_is[1] != DEFAULT:
-            found.append(Change(ADDED, now_is[1], key, "", _shown(now_is[0])))
-        elif was is not None and was[1] != DEFAULT:
-            found.append(Change(REMOVED, was[1], key, _shown(was[0]), ""))
-    return found
+    return list(_section(before.settings, after.settings, (), before.tree, after.tree))
 
 
-def _file(now: str, before: str) -> str:
-    return before if now == DEFAULT else now
+def touched(before: Loaded, after: Loaded) -> tuple[str, ...]:
+    """Paths of the topics that differ, by themselves or in what their queue says; new and gone ones, too."""
+    old, new = before.settings.queue, after.settings.queue
+    found: list[str] = []
+    for name in old.keys() | new.keys():
+        if old.get(name) == new.get(name):
+            continue
+        topics = [queues[name].topic if name in queues else {} for queues in (old, new)]
+        alone = [dataclasses.replace(queues[name], topic={}) if name in queues else None for queues in (old, new)]
+        all_of_it = None not in alone and alone[0] != alone[1]
+        found += [
+            f"{name}/{topic}" for topic in topics[0].keys() | topics[1].keys()
+            if all_of_it or topics[0].get(topic) != topics[1].get(topic)
+        ]
+    return tuple(sorted(found))
 
 
-def _unpack(packed: bytes) -> Facts:
-    if not packed:
-        return {}
-    return {key: (text, origin) for key, text, origin in json.loads(zlib.decompress(packed[_SALT_BYTES:]))}
+def _section(old: Any, new: Any, path: KeyPath, before: Tree, after: Tree) -> Iterator[Change]:
+    for field in dataclasses.fields(new):
+        meta, was, now = field.metadata, getattr(old, field.name), getattr(new, field.name)
+        here = (*path, key_of(field))
+        if meta["later"] or was == now:
+            continue
+        if meta["kind"] == "tables":
+            for name in [*now, *(name for name in was if name not in now)]:
+                yield from _table(was.get(name), now.get(name), (*here, name), before, after)
+        elif meta["kind"] == "table":
+            yield from _table(was, now, here, before, after)
+        elif meta["kind"] == "params":
+            yield from _params(was, now, here, before, after)
+        else:
+            yield from _leaf(meta, was, now, here, before, after)
 
 
-def _shown(text: str) -> str:
-    return MASK if text.startswith(MASK) else text
+def _table(was: Any, now: Any, path: KeyPath, before: Tree, after: Tree) -> Iterator[Change]:
+    """One table; None: it is not there."""
+    if was is not None and now is not None:
+        if was != now:
+            yield from _section(was, now, path, before, after)
+    elif now is not None:
+        yield from (_one(ADDED, row) for row in effective.rows_of(now, path, after) if row.origin != DEFAULT)
+    elif was is not None:
+        yield from (_one(REMOVED, row) for row in effective.rows_of(was, path, before) if row.origin != DEFAULT)
+
+
+def _leaf(
+    meta: Mapping[str, Any], was: Any, now: Any, path: KeyPath, before: Tree, after: Tree
+) -> Iterator[Change]:
+    if was is None or now is None:
+        row = effective.row(meta, was if now is None else now, path, before if now is None else after)
+        yield _one(REMOVED if now is None else ADDED, row)
+        return
+    old, new = effective.row(meta, was, path, before), effective.row(meta, now, path, after)
+    file = old.origin if new.origin == DEFAULT else new.origin
+    yield Change(CHANGED, file, new.key, _text(old.value), _text(new.value))
+
+
+def _params(was: Any, now: Any, path: KeyPath, before: Tree, after: Tree) -> Iterator[Change]:
+    old = {row.key: row for row in effective.rows_of_params(was, path, before)}
+    new = {row.key: row for row in effective.rows_of_params(now, path, after)}
+    for name in [*now, *(name for name in was if name not in now)]:
+        key = dotted((*path, name))
+        if name not in was:
+            yield _one(ADDED, new[key])
+        elif name not in now:
+            yield _one(REMOVED, old[key])
+        elif was[name] != now[name]:
+            yield Change(CHANGED, new[key].origin, key, _text(old[key].value), _text(new[key].value))
+
+
+def _one(sign: str, row: Row) -> Change:
+    text = _text(row.value)
+    return Change(sign, row.origin, row.key, text if sign == REMOVED else "", text if sign == ADDED else "")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value if value else '""'
     return json.dumps(value, ensure_ascii=False, default=str)
+

@@ -30,7 +30,8 @@ def exposed(
     The fields of the frame ``metrics``.
 
     ``topics``: queue, topic, state, places now, places wanted (None: no plan yet); ``roles``: role -> processes, bytes,
-    processor seconds; ``reload``: whether the last one went well, since when the configuration holds; ``ended``: role, why, how many; ``backends``: name -> addresses, open ones, in_use, waiting,
+    processor seconds; ``reload``: whether the last one went well, since when the configuration holds;
+    ``ended``: role, why, how many; ``backends``: name -> addresses, open ones, in_use, waiting,
     connections, calls_total, failed_total, busy_total; ``door``: connections, refused, closed, limited.
 
     Args:

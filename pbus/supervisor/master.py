@@ -37,7 +37,6 @@ from pbus.supervisor.notify import Notifier
 from pbus.supervisor.numbers import HEARS as NUMBERS
 from pbus.supervisor.numbers import NumberDesk, Numbers
 from pbus.supervisor.plan import Plan, Rehearsed
-from pbus.supervisor.rehearsal import Rehearsals
 from pbus.supervisor.relay import BOOTS, Relay
 from pbus.supervisor.reloads import Reloads
 from pbus.supervisor.restarts import Restarts
@@ -108,7 +107,7 @@ class Master:
         )
         self._notifier = Notifier(clock=self._clock)
         self._reloads = Reloads(
-            plan, rehearse, Rehearsals(self._switchboard, self._clock), self._house, self._children, self._workforce,
+            plan, rehearse, self._switchboard, self._house, self._children, self._workforce,
             self._topics, self._histograms, self._notifier, self._sentence, self._clock,
         )
         restarts = Restarts(self._children, self._workforce, self._paths)
@@ -122,7 +121,7 @@ class Master:
             "restarted": Request(restarts.ask, reads=True),
             "reload": Request(self._reloads.asked),
             "reloaded": Request(self._reloads.tell, reads=True),
-            "settings": Request(self._reloads.settings),
+            "compare": Request(self._reloads.compare, reads=True),
         })
         self._own = health.Sample()
         self._generation = 1

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pbus.config.load import Loaded
 from pbus.config.schema import Backoff, Log
 from pbus.config.values import Address
 from pbus.supervisor.roles import RoleSpec
@@ -42,7 +43,7 @@ class Plan:
         roles: Kinds of children.
         doors: Listener name -> address, for everything that is bound.
         topics: For ``pbus status``.
-        settings: Every key in effect (``config.difference``), to be compared with what files say later.
+        settings: What it was made of, to be compared with what files say later; None: of no files.
         waiting: Keys that have another value in the files than here, and wait for a restart.
     """
 
@@ -59,7 +60,7 @@ class Plan:
     roles: tuple[RoleSpec, ...]
     doors: Mapping[str, Address]
     topics: tuple[TopicFact, ...] = ()
-    settings: bytes = field(default=b"", repr=False)
+    settings: Loaded | None = field(default=None, repr=False)
     waiting: tuple[str, ...] = ()
 
     @property
@@ -87,7 +88,9 @@ class Rehearsed:
     Attributes:
         plan: It can be had.
         changes: What is another than in the plan that runs, one line a key.
+        touched: Topics that differ.
     """
 
     plan: Plan
     changes: tuple[str, ...] = ()
+    touched: tuple[str, ...] = ()

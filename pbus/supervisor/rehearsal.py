@@ -61,6 +61,11 @@ class Rehearsals:
         self._until_s = float("inf")
 
     @property
+    def is_busy(self) -> bool:
+        """One is under way."""
+        return self._fd >= 0
+
+    @property
     def next_s(self) -> float:
         """When ``settle`` has something to do by itself (monotonic)."""
         return self._until_s

@@ -20,6 +20,7 @@ from pbus.clock import Clock
 from pbus.errors import BootError, Exit
 from pbus.supervisor import difference
 from pbus.supervisor import reload as rules
+from pbus.supervisor.channel import Switchboard
 from pbus.supervisor.children import PROGRAM, Children
 from pbus.supervisor.control import Caller
 from pbus.supervisor.difference import Difference
@@ -95,7 +96,7 @@ class Reloads:
     """
 
     def __init__(
-        self, plan: Plan, rehearse: Callable[[Plan], Rehearsed] | None, rehearsals: Rehearsals, house: House,
+        self, plan: Plan, rehearse: Callable[[Plan], Rehearsed] | None, switchboard: Switchboard, house: House,
         children: Children, workforce: Workforce, topics: Topics, histograms: Histograms, notifier: Notifier,
         sentence: Callable[[], str], clock: Clock,
     ) -> None:
@@ -107,7 +108,8 @@ class Reloads:
         self.plan = plan
         self.generation = 1
         self._rehearse = rehearse
-        self._rehearsals = rehearsals
+        self._rehearsals = Rehearsals(switchboard, clock)
+        self._comparisons = Rehearsals(switchboard, clock)
         self._house = house
         self._children = children
         self._workforce = workforce
@@ -165,9 +167,23 @@ class Reloads:
             took_s=round(self._clock.monotonic_s() - outcome.began_s, 3), generation=outcome.generation,
         )
 
-    def settings(self, caller: Caller, _: dict[str, Any]) -> None:
-        """``pbus config diff``: every key in effect."""
-        caller.answer(settings=self.plan.settings, waiting=list(self.plan.waiting))
+    def compare(self, caller: Caller, _: dict[str, Any]) -> None:
+        """``pbus config diff``: what a reload would change; nothing is changed."""
+        if self._rehearse is None or self._comparisons.is_busy:
+            why = "this bus was started without configuration files" if self._rehearse is None else "others compare now"
+            caller.refuse(why, Exit.TEMPORARY)
+            return
+
+        def then(answer: Rehearsed | Failed) -> None:
+            if isinstance(answer, Failed):
+                caller.refuse(str(answer), answer.exit_status)
+            else:
+                self._answer(caller, 0, answer.changes, answer.touched, answer.plan.waiting)
+
+        try:
+            self._comparisons.begin(functools.partial(self._rehearse, self.plan), then)
+        except OSError as error:
+            caller.refuse(f"no process could be started for that: {error.strerror}", Exit.TEMPORARY)
 
     def release(self) -> None:
         """The start is over: what was asked for during it is done now."""
@@ -178,6 +194,7 @@ class Reloads:
     def settle(self) -> None:
         """Every turn: the next step, if it is time for one."""
         self._rehearsals.settle()
+        self._comparisons.settle()
         if self._held or self._children.stopping:
             return
         if self._reload.is_under_way or self._reload.again:
@@ -198,6 +215,7 @@ class Reloads:
         """The bus stops: nothing more comes of it."""
         self._reload = rules.stopped(self._reload)
         self._rehearsals.give_up()
+        self._comparisons.give_up()
         outcome = self._outcomes.get(self._reload.number)
         if outcome is not None and outcome.state == WORKING:
             self._end(outcome, FAILED, "the bus stopped", Exit.TEMPORARY)
@@ -208,9 +226,8 @@ class Reloads:
     @property
     def next_s(self) -> float:
         """When ``settle`` has something to do by itself (monotonic)."""
-        if self._held:
-            return float("inf")
-        return min(rules.due_s(self._reload), self._rehearsals.next_s)
+        due = min(self._rehearsals.next_s, self._comparisons.next_s)
+        return due if self._held else min(due, rules.due_s(self._reload))
 
     @property
     def is_under_way(self) -> bool:
@@ -287,11 +304,18 @@ class Reloads:
             for caller in callers:
                 caller.refuse(outcome.reason, outcome.exit_status)
             return
+        waiting = self._next.plan.waiting if self._next else ()
         for caller in callers:
-            caller.answer(
-                number=outcome.number, changes=list(outcome.changes), touched=list(outcome.touched),
-                waiting=list(self._next.plan.waiting if self._next else ()), old_code=self._old_code(),
-            )
+            self._answer(caller, outcome.number, outcome.changes, outcome.touched, waiting)
+
+    def _answer(
+        self, caller: Caller, number: int, changes: Sequence[str], touched: Sequence[str], waiting: Sequence[str]
+    ) -> None:
+        """What a check has found; *number* 0: of no reload."""
+        caller.answer(
+            number=number, changes=list(changes), touched=list(touched), waiting=list(waiting),
+            old_code=self._old_code() if number else [],
+        )
 
     def _bear(self, rehearsed: Rehearsed, outcome: Outcome) -> Failed | None:
         """Bind what is new and have the new generation born; None: it is on its way."""
@@ -304,7 +328,8 @@ class Reloads:
         found = difference.between(self.plan, plan)
         self._uncounted = self._histograms.name((topic.queue, topic.topic) for topic in plan.topics)
         self.generation += 1
-        outcome.changes, outcome.touched, outcome.generation = rehearsed.changes, found.touched, self.generation
+        outcome.changes, outcome.generation = rehearsed.changes, self.generation
+        outcome.touched = tuple(sorted({*rehearsed.touched, *found.touched}))
         self._next = _Next(plan, found, dict(self._children.generations))
         self._deaths.clear()
         self._failures.clear()

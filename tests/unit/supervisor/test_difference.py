@@ -12,7 +12,9 @@ from pbus.supervisor.roles import RoleSpec
 
 INGEST = RoleSpec(role="ingest", module="i")
 WEB = RoleSpec(role="dashboard", module="d", needed=False)
-CREDIT = RoleSpec(role="consumer", path="gift/credit", module="c", own_group=True, count=2, most=4, args={"call": "a:b"})
+CREDIT = RoleSpec(
+    role="consumer", path="gift/credit", module="c", own_group=True, count=2, most=4, args={"call": "a:b"}
+)
 RANK = RoleSpec(role="consumer", path="gift/rank", module="c", own_group=True, args={"call": "a:b"})
 DAEMON = RoleSpec(role="program", path="daemon", module="p", own_group=True)
 

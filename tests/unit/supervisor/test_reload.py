@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbus.supervisor.reload import (
-    BEARING, BOOT_S, CHECKING, DEATHS, NONE, Check, Commit, Place, Reload, TakeBack, asked, checked, decide, due_s, stopped,
+    BEARING, BOOT_S, CHECKING, DEATHS, NONE, Check, Commit, Place, Reload, TakeBack, asked, checked, decide, due_s,
+    stopped,
 )
 
 NOW = 100.0
