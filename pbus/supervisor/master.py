@@ -22,7 +22,7 @@ import setproctitle
 
 from pbus.clock import Clock, SystemClock
 from pbus.errors import BootError, Exit
-from pbus.supervisor import health, process, reconcile
+from pbus.supervisor import health, process, reconcile, signs
 from pbus.supervisor.channel import Switchboard
 from pbus.supervisor.children import PROGRAM, Children
 from pbus.supervisor.control import Caller, Door, Request
@@ -58,7 +58,6 @@ FAST_S: Final = 1.0
 _TICK_S: Final = 1.0
 _OPENING_S: Final = 0.1
 _ENDS_A_START: Final = (Exit.TEMPORARY, Exit.NO_PERMISSION, Exit.CONFIG)
-_SILENT_S: Final = 10.0
 _LONG_START_S: Final = 10.0
 _SWEEP_S: Final = 1.0
 
@@ -199,7 +198,7 @@ class Master:
         self._errands.settle()
         self._workforce.settle()
         self._reloads.settle()
-        self._notifier.feed(lambda within_s: not self._silent(min(within_s, _SILENT_S)))
+        self._notifier.feed(self._all_alive)
         now = self._clock.monotonic_s()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
@@ -488,18 +487,12 @@ class Master:
         rollouts = self._workforce.rollouts.problems()
         return [
             *filter(None, (why, losses)), *self._reloads.problems(), *of_children.values(), *rollouts, *idle,
-            *self._silent(),
+            *signs.silent(self._children, self._clock.monotonic_s()),
         ]
 
-    def _silent(self, after_s: float = _SILENT_S) -> list[str]:
-        """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""
-        now = self._clock.monotonic_s()
-        return [
-            f"{child.name}: no sign of life for {now - beat_s:.0f} s"
-            for child in self._children
-            if child.ready_s is not None and not child.spec.own_group
-            and (beat_s := child.slot.read().beat_s) < now - after_s
-        ]
+    def _all_alive(self, within_s: float) -> bool:
+        specs, given_up = self._children.specs.values(), self._children.given_up()
+        return signs.all_alive(self._children, specs, given_up, self._clock.monotonic_s(), within_s)
 
     def _sentence(self) -> str:
         """One line for ``systemctl status``."""

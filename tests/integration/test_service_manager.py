@@ -17,7 +17,7 @@ import pytest
 from tests.support.bus import BusFactory
 from tests.support.waiting import until
 
-WATCHDOG_S = 4.0
+WATCHDOG_S = 3.0
 PULLED = {"queue": {"gift": {"topic": {"credit": {"pull": {}}}}}}
 
 
