@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -37,9 +36,7 @@ from pbus.supervisor.child import Child
 DOOR: Final = "handover"
 CLAIMS_S: Final = 10.0
 """How long it may take until claims are ours; a call of a store takes 5 s at most, and one may run already."""
-ORPHANS_S: Final = 5.0
-"""So long after a link has ended, its other end has had time to take claims back."""
-_DROPPED: Final = "the process that had its connection is gone"
+_DROPPED: Final = "the process that had its connection died on the way"
 
 _Socket: Any = gevent.monkey.get_original("socket", "socket")
 
@@ -96,7 +93,7 @@ class Arrivals:
 
     def _serve(self, sock: Any) -> None:
         """One link, from its first word to its end; the life of a greenlet."""
-        one, guests = Link(sock), dict[int, _Guest]()
+        one, guests, owner = Link(sock), dict[int, _Guest](), ""
         self._links.add(one)
         if self._closing:
             one.end_hearing()
@@ -114,7 +111,7 @@ class Arrivals:
         finally:
             self._links.discard(one)
             one.close()
-            self._drop(list(guests.values()))
+            self._drop(list(guests.values()), owner)
 
     def _welcome(self, one: Link, sock: Any) -> str:
         """
@@ -166,7 +163,7 @@ class Arrivals:
         missed = self._claim(owner, list(coming.values()))
         for number, guest in coming.items():
             if guest in missed:
-                self._drop([guest])
+                self._drop([guest], owner)
                 back[str(number)] = "its claims could not be had"
             else:
                 guests[number] = guest
@@ -212,20 +209,18 @@ class Arrivals:
             self._child.log.exception("client.failed", peer=guest.record.peer)
             guest.sock.close()
 
-    def _drop(self, guests: Sequence[_Guest]) -> None:
-        """They stay where they were; what is ours of theirs by then, because nobody is there any more, goes back."""
-        claims = [claim for guest in guests for claim in guest.cargo.claims]
-        claims += [claim for guest in guests for _, of_reply in guest.cargo.sendings for claim in of_reply]
+    def _drop(self, guests: Sequence[_Guest], owner: str) -> None:
+        """They stay with *owner*, and so do their claims; those of one that is dead go back."""
         for guest in guests:
             with contextlib.suppress(OSError):
                 guest.sock.close()
-        if claims:
-            gevent.spawn_later(ORPHANS_S, partial(_give_back, claims))
-
-
-def _give_back(claims: Sequence[Claim]) -> None:
-    parts: dict[Keeper, list[Claim]] = {}
-    for claim in claims:
-        parts.setdefault(claim.keeper, []).append(claim)
-    for keeper, of_store in parts.items():
-        keeper.left(Left(of_store, Verdict.UNSURE, _DROPPED, False))
+        parts: dict[Keeper, list[Claim]] = {}
+        for guest in guests:
+            for claim in guest.cargo.coming:
+                parts.setdefault(claim.keeper, []).append(claim)
+        for keeper, claims in parts.items():
+            assert isinstance(keeper, Puller)
+            if self._server.tokens.lives(Owner.parse(owner)):
+                keeper.return_to(owner, claims)
+            else:
+                keeper.left(Left(claims, Verdict.UNSURE, _DROPPED, True))

@@ -39,12 +39,15 @@ WINDOW: Final = 48
 """Those that have stopped here and have not begun there."""
 FRAME_BYTES: Final = 1024 * 1024
 """A frame above this carries nobody else: unsent replies and unread commands may be large."""
-ANSWER_S: Final = 15.0
-"""A newer child that says nothing for so long is given up; its stores may take 10 s."""
+ANSWER_S: Final = 2.0
+"""A newer child that says nothing for so long is given up; whoever was on the way is served here again."""
+CLAIMS_S: Final = 6.0
+"""The same where claims change hands: a call of a store may take 5 s."""
 PART_S: Final = 8.0
 """What is in flight takes 5 s at most, a wrong password 3; whoever takes longer stays."""
 CONNECT_S: Final = 1.0
 AGAIN_S: Final = 0.05
+LOOK_S: Final = 0.25
 TRIES: Final = 40
 """Without anybody who takes connections, before it is given up."""
 
@@ -64,6 +67,7 @@ class Departures:
         self._child = child
         self._server = server
         self._to: int | None = None
+        self._until_s = 0.0
         self._staying: set[Portable] = set()
         self._numbers = 0
         self._parting: dict[Portable, float] = {}     # since when, monotonic
@@ -86,6 +90,7 @@ class Departures:
         """
         if self._to is None:
             return
+        self._until_s = until_s
         clock, began_s, tries = self._child.clock, self._child.clock.monotonic_s(), 0
         self._server.shut_doors()
         while clock.monotonic_s() < until_s and tries < TRIES and (self._going() or self._later() or arriving()):
@@ -205,15 +210,24 @@ class Departures:
             if going and len(self._ready) + len(self._sent) < WINDOW:
                 gevent.sleep(0)
                 continue
-            self._news.wait(AGAIN_S * 10)
+            self._news.wait(LOOK_S)
             now_s = clock.monotonic_s()
-            if self._sent and now_s - answered_s > ANSWER_S and now_s - self._oldest_s > ANSWER_S:
-                raise LinkError(f"it says nothing for {ANSWER_S:g} s")
+            self._be_patient(now_s, answered_s)
             self._give_up_slow(now_s)
 
-    @property
-    def _oldest_s(self) -> float:
-        return min([since_s for _, since_s in self._sent.values()])
+    def _be_patient(self, now_s: float, answered_s: float) -> None:
+        """
+        Raises:
+            LinkError: what was sent is not answered for too long, or there is no time left.
+        """
+        if now_s >= self._until_s:
+            raise LinkError("the grace is over")
+        if not self._sent:
+            return
+        limit_s = CLAIMS_S if any(one.holds_claims for one, _ in self._sent.values()) else ANSWER_S
+        oldest_s = min([since_s for _, since_s in self._sent.values()])
+        if now_s - max(answered_s, oldest_s) > limit_s:
+            raise LinkError(f"it says nothing for {limit_s:g} s")
 
     def _ask(self, going: collections.deque[Connection]) -> None:
         """The next slice is to leave."""

@@ -111,6 +111,11 @@ class Portable(Outlet):
         )
 
     @property
+    def holds_claims(self) -> bool:
+        """Jobs are with it that nobody has settled, or on their way to it."""
+        return bool((self.reader is not None and self.reader.claims) or self._on_sent)
+
+    @property
     def place(self) -> float:
         """Order in which connections leave: those who wait for jobs last, longest-waiting first."""
         return float(self.pop.taker.place_of(self.pop)) if self.pop is not None else -1.0

@@ -140,6 +140,11 @@ class Puller:
         self._settling.arrive(arrival)
         self._wake.set()
 
+    def return_to(self, owner: str, claims: Iterable[Claim]) -> None:
+        """Claims that came from *owner* are its again: their connection stays there."""
+        self._settling.return_to(owner, claims)
+        self._wake.set()
+
     def passed(self, keys: Iterable[Key]) -> None:
         """Claims are another child's now."""
         self._settling.passed(keys)

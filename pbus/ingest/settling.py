@@ -69,7 +69,7 @@ class Source(Protocol):
 
     def job(self, queue: str, id: str) -> JobRecord | None: ...
 
-    def reassign(self, owner: str, claims: list[Key]) -> list[bool]: ...
+    def reassign(self, owner: str, heir: str, claims: list[Key]) -> list[bool]: ...
 
     def promote(self, queues: Sequence[str]) -> None: ...
 
@@ -164,6 +164,7 @@ class Settling:
         self._lefts: list[Left] = []
         self._suspects: dict[Reader, None] = {}
         self._arrivals: list[Arrival] = []
+        self._returning: list[tuple[str, Claim]] = []
         self._doubt = False                           # the store may hold more for us than we know, or less
         self._compared_s = float("-inf")
         self._crowded_s = CROWDED_S
@@ -200,6 +201,10 @@ class Settling:
         """Claims come from another child; in one step with our list, which is compared with the store's."""
         self._arrivals.append(arrival)
 
+    def return_to(self, owner: str, claims: Iterable[Claim]) -> None:
+        """They are *owner*'s again; in one step with our list, as ``arrive``."""
+        self._returning += [(owner, claim) for claim in claims]
+
     def passed(self, keys: Iterable[Key]) -> None:
         """They are another child's now."""
         now_s = self._clock.monotonic_s()
@@ -216,7 +221,7 @@ class Settling:
         """How long nothing is to be done here by itself; None: for ever."""
         if self._store.away:
             return AGAIN_S if not self.idle else None
-        if self._ends or self._lefts or self._doubt:
+        if self._ends or self._lefts or self._doubt or self._returning:
             return AGAIN_S
         if not self.claims:
             return None
@@ -236,6 +241,8 @@ class Settling:
             Whether some have ended, so that there is room again.
         """
         self._take_arrivals()
+        if self._returning:
+            self._return()
         before = len(self.claims)
         suspects, left = list(self._suspects), len(self._lefts)
         try:
@@ -254,12 +261,26 @@ class Settling:
             theirs = [arrival for arrival in arrivals if arrival.owner == owner]
             keys = [claim.key for arrival in theirs for claim in arrival.claims]
             with contextlib.suppress(StorageError):   # who waits hears that nobody knows
-                ours = dict(zip(keys, self._store.reassign(owner, keys), strict=True))
+                ours = dict(zip(keys, self._store.reassign(owner, self._owner, keys), strict=True))
                 for arrival in theirs:
                     arrival.ours = {claim.key for claim in arrival.claims if ours[claim.key]}
                     self._keep([claim for claim in arrival.claims if ours[claim.key]])
         for arrival in arrivals:
             arrival.done.set()
+
+    def _return(self) -> None:
+        """Have the store give back what came and was not to stay; what it does not take is repeated."""
+        returning, self._returning = self._returning, []
+        for owner in {owner: None for owner, _ in returning}:
+            claims = [claim for one, claim in returning if one == owner]
+            try:
+                self._store.reassign(self._owner, owner, [claim.key for claim in claims])
+            except StorageError:
+                self._returning += [(owner, claim) for claim in claims]
+                continue
+            for claim in claims:
+                if claim in self.claims:
+                    self.claims.end(claim.key, self._clock.monotonic_s())
 
     def _keep(self, claims: Iterable[Claim]) -> None:
         for claim in claims:

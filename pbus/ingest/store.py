@@ -155,9 +155,9 @@ class Store:
         """``Driver.give_back``: another child's claims, acked by way of this one."""
         return self._call(lambda: self._driver.give_back(owner, settlements))
 
-    def reassign(self, owner: str, claims: list[Key]) -> list[bool]:
-        """``Driver.reassign`` to this child."""
-        return self._call(lambda: self._driver.reassign(owner, self._owner, claims))
+    def reassign(self, owner: str, heir: str, claims: list[Key]) -> list[bool]:
+        """``Driver.reassign``."""
+        return self._call(lambda: self._driver.reassign(owner, heir, claims))
 
     def promote(self, queues: Sequence[str]) -> None:
         """What is due of *queues* becomes ready now; the scheduler does it within a second where this fails."""
