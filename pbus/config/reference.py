@@ -24,11 +24,12 @@ INTRODUCTION: Final = """\
 pbus reads a folder of TOML files. It is the folder after `-c` (anywhere on the line of any command), else
 `$PBUS_CONFIG`, else `./conf.d`, else `/etc/pbus/conf.d`.
 
-`pbus config check` prints everything that is wrong, one line a problem, as `file: key: what is wrong`, and exits 78; or
-it says what is defined and exits 0. `pbus config show [KEY]` prints what is in effect and which file says so; secrets
-are shown as `***`; `pbus config diff` prints what a reload would change. A bus does not start on a configuration that
-has a problem. `pbus config schema` prints a JSON Schema of the files: with `#:schema ./pbus.schema.json` as its first line
-editors check and complete a file (taplo, Even Better TOML). The same page for a terminal: `man pbus.conf`.
+`pbus config check` prints everything that is wrong, one line a problem, as `file: key: what is wrong`, and exits 78;
+or it says what is defined and exits 0. `pbus config show [KEY]` prints what is in effect and which file says so;
+secrets are shown as `***`; `pbus config diff` prints what a reload would change. A bus does not start on a
+configuration that has a problem. `pbus config schema` prints a JSON Schema of the files: with `#:schema
+./pbus.schema.json` as its first line editors check and complete a file (taplo, Even Better TOML). The same page for a
+terminal: `man pbus.conf`.
 
 ## How files become one tree
 
