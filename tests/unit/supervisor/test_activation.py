@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -129,5 +130,8 @@ def test_house_never_removes_the_file_of_the_manager(passed: Pass, tmp_path: Pat
         home.move_in()
         assert home.open()
         assert sorted(home.doors) == ["delivery.0", "ingest.0"]
+        home.bind_beside(dataclasses.replace(plan, doors={"delivery.0": inner}))
+        home.close_old()
+        assert (sorted(home.doors), os.path.exists(outer.path)) == (["delivery.0"], True), "a reload without it"
         home.move_out()
     assert [os.path.exists(outer.path), os.path.exists(inner.path)] == [True, False]
