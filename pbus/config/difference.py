@@ -100,9 +100,26 @@ def _table(was: Any, now: Any, path: KeyPath, before: Tree, after: Tree) -> Iter
         if was != now:
             yield from _section(was, now, path, before, after)
     elif now is not None:
-        yield from (_one(ADDED, row) for row in effective.rows_of(now, path, after) if row.origin != DEFAULT)
+        yield from (_one(ADDED, row) for row in _written(now, path, after))
     elif was is not None:
-        yield from (_one(REMOVED, row) for row in effective.rows_of(was, path, before) if row.origin != DEFAULT)
+        yield from (_one(REMOVED, row) for row in _written(was, path, before))
+
+
+def _written(section: Any, path: KeyPath, tree: Tree) -> Iterator[Row]:
+    """Every key of *section* that a file says, and every table of which it says nothing but that it is there."""
+    yield from (row for row in effective.rows_of(section, path, tree) if row.origin != DEFAULT)
+    table: Any = tree.values
+    for key in path:
+        table = table.get(key, {})
+    yield from (Row(dotted(empty), "{}", tree.file_of(empty)) for empty in _empty(table, path))
+
+
+def _empty(table: Mapping[str, Any], path: KeyPath) -> Iterator[KeyPath]:
+    if not table:
+        yield path
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _empty(value, (*path, key))
 
 
 def _leaf(

@@ -44,6 +44,11 @@ def test_what_is_new_and_what_is_gone_is_told_as_the_file_says_it(tmp_path: Path
     ]
 
 
+def test_a_table_of_which_nothing_is_said_is_told_to_be_there(tmp_path: Path) -> None:
+    pulled = "[queue.gift.topic.rank]\npull = {}\n"
+    assert lines(tmp_path, PYTHON_TOPIC, PYTHON_TOPIC + pulled) == ["+ a.toml: queue.gift.topic.rank.pull: {}"]
+
+
 def test_a_password_that_changed_is_told_and_not_shown(tmp_path: Path) -> None:
     alpha, beta = (f'[queue.gift]\npassword = "{word}-secret"\n{PYTHON_TOPIC}' for word in ("alpha", "beta"))
     told = lines(tmp_path, alpha, beta)
