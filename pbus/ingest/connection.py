@@ -586,7 +586,8 @@ class Connection(Portable):
 
     @property
     def _all_answered(self) -> bool:
-        return not (self._queue or self._pending or self._waiting or self._parser.unparsed_bytes)
+        aside = self._aside is not None               # it may have more to say, to another process
+        return not (aside or self._queue or self._pending or self._waiting or self._parser.unparsed_bytes)
 
     def _watch(self) -> None:
         self.server.watch(self)

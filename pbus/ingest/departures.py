@@ -13,11 +13,13 @@ grace allows, and closed between two commands.
 from __future__ import annotations
 
 import collections
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import gevent
 import gevent.event
+import gevent.socket
 
 from pbus.codec import handover
 from pbus.core.names import Owner
@@ -158,10 +160,9 @@ class Departures:
         Raises:
             LinkError, OSError: there is none.
         """
-        link = Link(listeners.connect_unix(self._child.door(f"{DOOR}.{target.index}"), CONNECT_S))
+        link = Link(_connected(self._child.door(f"{DOOR}.{target.index}")))
         try:
             with gevent.Timeout(ANSWER_S, LinkError("it does not answer")):
-                link.unlimited()
                 link.ask_for_credentials()
                 link.say("hello", version=handover.VERSION)
                 (answer,) = link.hear()
@@ -313,3 +314,22 @@ class Departures:
         for keeper, claims in parts.items():
             assert isinstance(keeper, Puller)
             keeper.arrive(Arrival(heir, claims))
+
+
+def _connected(path: str) -> Any:
+    """
+    A socket at the door at *path*.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    sock = gevent.socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(CONNECT_S)
+        with listeners.unix_path(path) as short:
+            sock.connect(short)
+        sock.settimeout(None)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -50,10 +50,6 @@ class Link:
         self._reader = frames.FrameReader()
         self._descriptors: collections.deque[int] = collections.deque()
 
-    def unlimited(self) -> None:
-        """Hearing takes as long as it takes."""
-        self._sock.settimeout(None)
-
     def ask_for_credentials(self) -> None:
         """Whatever is heard from now on says by whom."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -142,7 +138,7 @@ def caller(child: Child, sock: Any) -> SlotView | None:
 
 def sibling(child: Child, pid: int, uid: int) -> SlotView | None:
     """The row of a living child of our role, other than this one, with that pid and our user; None: there is none."""
-    if uid != os.geteuid() or pid in (0, os.getpid()):
+    if uid != os.geteuid():
         return None
     rows = [row for row in child.scoreboard.living() if row.pid == pid and row.role == child.spec.role]
-    return next((row for row in rows if process.is_same(row.pid, row.birth)), None)
+    return next((row for row in rows if row.n != child.owner.n and process.is_same(row.pid, row.birth)), None)
