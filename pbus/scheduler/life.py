@@ -27,6 +27,7 @@ from pbus.config.schema import Node
 from pbus.core.names import topic_path
 from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
+from pbus.scheduler import namesake
 from pbus.scheduler.accounts import Accounts
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.bulletin import Teller
@@ -150,6 +151,11 @@ class Scheduler:
             source.end()
         self._recorder.close()
 
+    def _rest(self, seconds: float) -> bool:
+        """Wait so long; whether it is in vain."""
+        self._child.clock.sleep(seconds)
+        return self._child.draining
+
     def _close(self) -> None:
         """It was never our turn: nothing of it is ours."""
         for store in self._stores:
@@ -201,10 +207,16 @@ class Scheduler:
         The first try: what can never work ends the start, what is away is the roster's business.
 
         Raises:
-            BootError: wrong eviction policy, damage, no permission, another node's file.
+            BootError: wrong eviction policy, damage, no permission, another node's file or name.
         """
+        child = self._child
         try:
             store.prepare()
+            if store.driver.capabilities.many_nodes and not child.waits:
+                namesake.refuse(
+                    store.driver, self._node.name, child.owner.boot, child.run_dir, self._node.heartbeat_s,
+                    self._rest,
+                )
         except Conflict:
             self._fenced()
         except StorageError as error:

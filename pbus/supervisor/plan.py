@@ -45,6 +45,7 @@ class Plan:
         topics: For ``pbus status``.
         settings: What it was made of, to be compared with what files say later; None: of no files.
         waiting: Keys that have another value in the files than here, and wait for a restart.
+        least_slots: Rows of the scoreboard, however few the plan asks for.
     """
 
     node: str
@@ -62,12 +63,13 @@ class Plan:
     topics: tuple[TopicFact, ...] = ()
     settings: Loaded | None = field(default=None, repr=False)
     waiting: tuple[str, ...] = ()
+    least_slots: int = _LEAST_SLOTS
 
     @property
     def slots(self) -> int:
         """Rows of the scoreboard: for everybody and their successors, and for as many as a scaling plan may ask for."""
         more = sum(max(0, spec.most - spec.count) for spec in self.roles)
-        return max(_LEAST_SLOTS, 2 * sum(spec.count for spec in self.roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS)
+        return max(self.least_slots, 2 * sum(spec.count for spec in self.roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS)
 
     @property
     def columns(self) -> int:
