@@ -93,7 +93,7 @@ def test_nobody_is_born_while_stopping(wanted: Wanted, before: list[Seen]) -> No
 
 @given(wishes(stopping=False), children())
 def test_no_place_is_ever_lived_in_twice(wanted: Wanted, before: list[Seen]) -> None:
-    living = [child.place for child in before if child.generation == 2 and child.draining_since is None]
+    living = [child.place for child in before if child.generation == wanted.of(child.place) and child.draining_since is None]
     born = [action.place for action in reconcile(wanted, before, NOW) if isinstance(action, Spawn)]
     assert len(born) == len(set(born))
     assert not set(born) & set(living)
@@ -115,7 +115,8 @@ def test_nobody_is_told_twice(wanted: Wanted, before: list[Seen]) -> None:
 def test_children_that_are_wanted_are_left_alone(wanted: Wanted, before: list[Seen]) -> None:
     told = {action.n for action in reconcile(wanted, before, NOW) if isinstance(action, Term | Kill)}
     for child in before:
-        stays = child.generation == 2 and child.draining_since is None and child.overdue_since is None
+        right = child.generation == wanted.of(child.place)
+        stays = right and child.draining_since is None and child.overdue_since is None
         if child.place in wanted.places and stays:
             assert child.n not in told
 
