@@ -93,7 +93,8 @@ def test_nobody_is_born_while_stopping(wanted: Wanted, before: list[Seen]) -> No
 
 @given(wishes(stopping=False), children())
 def test_no_place_is_ever_lived_in_twice(wanted: Wanted, before: list[Seen]) -> None:
-    living = [child.place for child in before if child.generation == wanted.of(child.place) and child.draining_since is None]
+    right = [child for child in before if child.generation == wanted.of(child.place)]
+    living = [child.place for child in right if child.draining_since is None]
     born = [action.place for action in reconcile(wanted, before, NOW) if isinstance(action, Spawn)]
     assert len(born) == len(set(born))
     assert not set(born) & set(living)
