@@ -168,7 +168,9 @@ class Arrivals:
             else:
                 guests[number] = guest
         lost = {str(number): guests[number].cargo.lost for number in coming if number in guests}
-        one.say("took", ns=[n for n in coming if n in guests], lost={n: at for n, at in lost.items() if at}, back=back)
+        with contextlib.suppress(LinkError):          # what was said before that may still give us some of them
+            taken = [number for number in coming if number in guests]
+            one.say("took", ns=taken, lost={n: at for n, at in lost.items() if at}, back=back)
 
     def _guest(self, sock: Any, data: bytes, others: int) -> _Guest:
         """

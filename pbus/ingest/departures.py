@@ -133,7 +133,7 @@ class Departures:
         return min(newest, key=lambda row: (row.index != self._to, row.connections), default=None)
 
     def _try(self, going: Sequence[Connection]) -> bool:
-        """Pass them on, by one link; whether there was one."""
+        """Pass them on, by one link; whether anybody went."""
         target = self._target()
         if target is None:
             return False
@@ -142,6 +142,7 @@ class Departures:
         except (LinkError, OSError) as error:
             self._child.log.warning("handover.refused", reason=str(error), to=target.pid)
             return False
+        self._heard, self._broken, before = [], None, self.passed
         listening = gevent.spawn(self._listen, link)
         try:
             self._pass(link, owner, collections.deque(going))
@@ -151,7 +152,7 @@ class Departures:
             listening.kill()
             link.close()
             self._take_back(owner)
-        return True
+        return self.passed > before
 
     def _connect(self, target: SlotView) -> tuple[Link, str]:
         """
@@ -181,7 +182,6 @@ class Departures:
 
     def _listen(self, link: Link) -> None:
         """The life of a greenlet: what the other side says, for ``_pass``."""
-        self._heard, self._broken = [], None
         try:
             while True:
                 heard = link.hear()

@@ -622,6 +622,51 @@ def test_receiver_that_does_not_answer_gives_everybody_back(pair: Pair, monkeypa
     assert [client.ask("PING") for client in clients] == ["PONG"] * 5
 
 
+def test_next_child_takes_whom_the_last_one_gave_back(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was killed in the middle, and another one is born in its place."""
+    monkeypatch.setattr(leaving, "ANSWER_S", 0.2)
+    clients = [pair.old.client() for _ in range(5)]
+
+    def die() -> None:
+        sock, _ = pair.listener.accept()
+        link = Link(sock)
+        link.hear()
+        link.say("welcome", version=handover.VERSION)
+        link.hear()
+        link.close()
+        pair.arrivals.start()
+    gevent.spawn(die)
+    pair.run()
+
+    assert (pair.departures.passed, len(pair.old.server.connections)) == (5, 0)
+    assert [client.ask("PING") for client in clients] == ["PONG"] * 5
+
+
+def test_what_was_given_counts_although_the_link_has_ended(pair: Pair) -> None:
+    """The receiver stood still: by the time it answers the second frame nobody listens, but the first ones are its."""
+    clients = [pair.old.client(), pair.old.client()]
+    first, second = list(pair.old.server.connections)
+    gate = Gate()
+    first.part(gate)
+    second.part(gate)
+    pair.arrivals.start()
+    sock = gevent.socket.socket(socket.AF_UNIX)
+    sock.connect(pair.old.child.door("handover.0"))
+    link = Link(sock)
+    link.say("hello", version=handover.VERSION)
+    link.hear()
+    link.say("pass", [first.descriptor], items=[(1, handover.encode(first.record()))])
+    link.hear()
+    link.say("pass", [second.descriptor], items=[(2, handover.encode(second.record()))])
+    link.say("yours", ns=[1])
+    link.close()
+    first.pass_on()
+    second.rejoin()
+
+    assert [client.ask("PING") for client in clients] == ["PONG", "PONG"]
+    assert (len(pair.old.server.connections), len(pair.new.server.connections)) == (1, 1)
+
+
 def test_receiver_of_another_version_gets_nobody(pair: Pair) -> None:
     client = pair.old.client()
     _bad_child(pair, {"kind": "refused", "text": "it speaks version 2, not 1", "version": 2})
