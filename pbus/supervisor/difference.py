@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.reconcile import Key
 from pbus.supervisor.roles import RoleSpec
+
+TOLD: Final = ("deliveries",)
+"""
+Arguments of consumers that a living one is told when they change. One that runs as another user reaches only the doors
+that there were at its birth (``foreign``), and is replaced.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +70,9 @@ def is_user_code(spec: RoleSpec) -> bool:
 
 
 def same_processes(one: RoleSpec, other: RoleSpec) -> bool:
-    """A process of *one* is as good as one of *other*."""
-    return replace(one, count=other.count, most=other.most) == other
+    """A process of *one* is as good as one of *other*, if it is told what it is told anyway (``TOLD``)."""
+    told = {name: other.args[name] for name in TOLD if name in other.args and not other.user}
+    return replace(one, count=other.count, most=other.most, args={**one.args, **told}) == other
 
 
 def _by_key(specs: Iterable[RoleSpec]) -> dict[Key, RoleSpec]:

@@ -31,6 +31,7 @@ from pbus.supervisor.notify import Notifier
 from pbus.supervisor.plan import Plan, Rehearsed
 from pbus.supervisor.reconcile import Key, Place
 from pbus.supervisor.rehearsal import Failed, Rehearsals
+from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.rollout import FAILED as ROLLOUT_FAILED
 from pbus.supervisor.topics import Topics
 from pbus.supervisor.workforce import Workforce
@@ -351,6 +352,7 @@ class Reloads:
             children.swap(spec)
             if spec.role == PROGRAM:
                 children.resize(spec.key, range(spec.count))
+            self._tell(spec)
         children.retune(after.backoff)
         rollouts.replan()
         self._workforce.scaling.replan(f"{topic.queue}/{topic.topic}" for topic in after.topics)
@@ -369,6 +371,13 @@ class Reloads:
             changes=list(outcome.changes)[:_LOGGED], more=max(0, len(outcome.changes) - _LOGGED),
             waiting=list(after.waiting), took_s=round(self._clock.monotonic_s() - outcome.began_s, 3),
         )
+
+    def _tell(self, spec: RoleSpec) -> None:
+        """Living consumers are told what has changed and is no reason to replace them."""
+        for child in self._children.of(spec.key):
+            for name in difference.TOLD:
+                if name in spec.args and child.spec.args.get(name) != spec.args[name]:
+                    child.tell(name, value=spec.args[name])
 
     def _take_back(self, reason: str) -> None:
         assert self._next is not None

@@ -212,3 +212,20 @@ def test_ingest_children_are_added_and_taken_away_by_signals(shop: OpenShop) -> 
 def test_a_reload_of_a_bus_that_does_not_run_says_so(bus_factory: BusFactory) -> None:
     bus = bus_factory("[queue.gift.topic.credit]\npull = {}\n", start=False)
     assert bus.cli("reload").returncode == 3
+
+
+def test_more_and_fewer_delivery_children_find_their_consumers(shop: OpenShop) -> None:
+    gift = shop(consumers=3)
+    bus = gift.bus
+    before = bus.pids("consumer")
+    conf = next(bus.conf.glob("*.toml"))
+    text = conf.read_text()
+    for count in (2, 1):
+        conf.write_text(text.replace('"processes" = 1', f'"processes" = {count}'))
+        reloaded(bus)
+        assert len(bus.pids("delivery")) == count
+        gift.push(*(f"ok {count} {number}" for number in range(30)))
+        gift.settled()
+        until(lambda: bus.topic("gift", "credit")["state"] == "running" and not bus.status()["problems"], 5, bus.tail)
+    assert bus.pids("consumer") == before
+    assert len(gift.runs("end")) == 60

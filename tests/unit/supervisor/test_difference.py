@@ -45,6 +45,13 @@ def test_more_processes_of_a_topic_are_no_reason_to_replace_one() -> None:
     assert (found.changed, found.resized) == ((), (more,))
 
 
+def test_how_many_deliver_is_told_to_consumers_except_to_those_of_other_users() -> None:
+    one, two = (dataclasses.replace(CREDIT, args={"call": "a:b", "deliveries": count}) for count in (1, 2))
+    assert between(plan(one), plan(two)).resized == (two,)
+    one, two = (dataclasses.replace(spec, user="nobody") for spec in (one, two))
+    assert between(plan(one), plan(two)).changed == (two,)
+
+
 def test_topics_and_programs_come_and_go() -> None:
     found = between(plan(INGEST, CREDIT, DAEMON), plan(INGEST, RANK))
     assert (found.added, found.removed) == ((RANK,), (CREDIT.key, DAEMON.key))
