@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.bus import Bus, free_port, write_config
+from tests.support.bus import Bus, BusFactory, free_port, write_config
+from tests.support.certificates import authority
 from tests.support.guests import Guest, Stream, command
 from tests.support.redis_server import running
 from tests.support.waiting import until
@@ -316,3 +318,32 @@ def test_stranger_at_the_door_is_sent_away(stage: Stage) -> None:
             sock.sendall(b"\0\0\0\1x")
             assert sock.recv(100) == b""
     assert stage.bus.events("handover.stranger")
+
+
+def test_tls_connection_is_served_for_its_grace_and_closed_between_two_commands(
+    tmp_path: Path, bus_factory: BusFactory
+) -> None:
+    """It cannot pass: its keys are in the old process."""
+    ours = authority(tmp_path)
+    bus = bus_factory({"node": {"grace": "2s"}, "ingest": {"tls": ours.issue("door").setting}, "queue": {"gift": PULL}})
+    context = ssl.create_default_context(cafile=str(ours.cert))
+    with socket.create_connection(("127.0.0.1", bus.port)) as plain:
+        plain.settimeout(10)
+        sealed = context.wrap_socket(plain, server_hostname="localhost")
+        began = time.monotonic()
+        assert bus.cli("reload", "--wait").returncode == 0
+        answers = 0
+        while True:
+            sealed.sendall(command("LPUSH", "gift", "x"))
+            answer = sealed.recv(100)
+            if not answer:
+                break
+            assert answer.startswith(b":"), answer
+            answers += 1
+            time.sleep(0.05)
+        assert 1.0 < time.monotonic() - began < 5.0
+        sealed.close()
+    with redis.Redis(port=bus.port, ssl=True, ssl_ca_certs=str(ours.cert)) as client:
+        assert client.llen("gift") == answers
+    (done,) = bus.events("handover.done")
+    assert (done["passed"], done["stay"]) == (0, 1)
