@@ -500,6 +500,12 @@ class Backend:
         finally:
             self._sweeper = None
 
+    def lend(self, address: Address, count: int) -> None:
+        """So many of our connections are still in other hands."""
+        if address.lent != count and address.is_limited:
+            address.lent = count
+            self._adjust(address)
+
     def leave(self) -> None:
         """Another child calls here from now on: keep nothing open that is not in use."""
         self._leaving = True

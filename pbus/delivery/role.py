@@ -21,6 +21,7 @@ from pbus.delivery.call_lane import CallLane, make_call_lane
 from pbus.delivery.consumer_lane import Attached, ConsumerLane
 from pbus.delivery.consumer_link import Door, Link
 from pbus.delivery.lane import Lane
+from pbus.delivery.lent import Lent
 from pbus.delivery.lives import Lives
 from pbus.delivery.news import News
 from pbus.delivery.report import Report
@@ -70,6 +71,7 @@ class DeliveryChild:
         self._backends = Backends(
             args["backends"], processes=self._processes, index=child.index, clock=child.clock, news=self._news
         )
+        self._lent = Lent(child.owner.n, self._backends, self._news, self._part, self._living)
         self._consumers: dict[str, int] = {  # at first
             topic_path(queue, topic): settings.concurrency.min
             for queue, section in self._queues.items() for topic, settings in section.topic.items()
@@ -102,6 +104,7 @@ class DeliveryChild:
         if waits:
             self._child.ready()
             self._child.wait_turn()
+            self._lent.wait()
             for side in self._stores.values():
                 side.begin()
         gevent.spawn(self._tell_work)
@@ -140,6 +143,13 @@ class DeliveryChild:
             slow = Slow(child.histograms.read, child.clock)
             writer.before.append(lambda: setattr(writer, "slow_us", slow.limits_us()))
         return writer
+
+    def _part(self, total: int) -> int:
+        """Ours of a number that all delivery children share, rather one too many."""
+        return -(-total // self._processes)
+
+    def _living(self) -> set[int]:
+        return {row.n for row in self._child.scoreboard.living() if row.role == "delivery"}
 
     def _make_lanes(self) -> Iterator[Lane]:
         for queue, of_queue in self._queues.items():
@@ -287,6 +297,7 @@ class DeliveryChild:
         if now_s < self._round_s:
             return
         self._round_s = now_s + ROUND_S
+        self._lent.look()
         self._child.slot.update(running=self._busy())
         self._kill_overdue_orphans()
         self._forget_troubles(now_s)
@@ -350,6 +361,7 @@ class DeliveryChild:
         for lane in self._lanes.values():
             if not isinstance(lane, ConsumerLane):
                 lane.drain()
+        self._lent.tell()
         while self._child.patient:
             for lane in self._lanes.values():
                 if isinstance(lane, ConsumerLane):
@@ -357,6 +369,7 @@ class DeliveryChild:
             if self._is_finished() and not self._has_consumers():
                 return True
             self._tick()
+            self._lent.tell()
             self._child.slot.update(running=max(1, self._busy()))  # the master lets us live as long as there is any
             quick = self._clock.monotonic_s() - began_s < QUICK_S
             gevent.sleep(TICK_S / 10 if quick else TICK_S)
@@ -386,6 +399,7 @@ class DeliveryChild:
 
     def _leave(self) -> None:
         """Everything is written."""
+        self._lent.tell()
         self._work.count()
         self._door.close()
         self._backends.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,7 +12,9 @@ import pytest
 import redis
 
 from tests.support.bus import Bus, BusFactory
+from tests.support.fastcgi_stub import DONE, FastcgiStub, answering
 from tests.support.shop import HANDLERS, OpenShop
+from tests.support.talker import Pause
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -229,3 +232,24 @@ def test_more_and_fewer_delivery_children_find_their_consumers(shop: OpenShop) -
         until(lambda: bus.topic("gift", "credit")["state"] == "running" and not bus.status()["problems"], 5, bus.tail)
     assert bus.pids("consumer") == before
     assert len(gift.runs("end")) == 60
+
+
+def test_no_backend_gets_more_connections_because_two_generations_call_it(bus_factory: BusFactory) -> None:
+    with contextlib.closing(FastcgiStub(answering(lambda _, __: (Pause(0.3), DONE)))) as stub:
+        bus = bus_factory(f"""
+[backend.few]
+fastcgi = ["{stub.address}"]
+max_connections = 3
+[queue.gift.topic.credit]
+fastcgi = {{ backend = "few", script = "/srv/credit.php" }}
+concurrency = 8
+""")
+        with redis.Redis(port=bus.port) as client:
+            client.lpush("gift", *range(40))
+            until(lambda: stub.peak == 3, 10, bus.tail)
+            for number in range(2):
+                another(bus, f'[queue.gift.topic.credit]\ntimeout = "{number + 20}s"\n')
+                reloaded(bus)
+        until(lambda: bus.topic("gift", "credit")["done_total"] == 40, 20, bus.tail)
+    assert stub.peak == 3
+    assert sum(request.form["type"] != "ping" for request in stub.requests) == 40
