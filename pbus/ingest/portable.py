@@ -136,6 +136,8 @@ class Portable(Outlet):
             self._reader.stop()
         served = self._waiting and not (self.pop is not None and self.pop.parted)
         if self._parting is not None and not (self._pending or self._joined or served or self._out):
+            if self._writer is not None:
+                self._writer.stop()                   # what is not sent by now is in its record
             self._parting.parted(self)
 
     def record(self) -> Record:
@@ -173,6 +175,8 @@ class Portable(Outlet):
         if pop is not None and pop.parted:
             pop.parted = pop.over = False
             pop.taker.add(pop)
+        if self._writer is not None and self._unsent is not None:
+            self._writer.start(self._writable)
         self.server.watch(self)
         self.proceed()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,36 @@ def arrange(stage: Stage) -> None:
     stage.guests["streams"] = Crowd(
         [Stream(stage.bus.port, "stream", f"s{one}", depth) for one, depth in enumerate(depths)]
     )
+    stage.guests["echoes"] = Echoes(stage.bus.port)
     until(lambda: all(len(one.sent) > 20 for one in stage.guests["streams"].streams), 10, "all push")
+
+
+class Echoes(threading.Thread):
+    """Large replies, read in small pieces all the time: ``wrong`` is what was not as it had to be."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self._guest = Guest(port, receive_bytes=65_536)
+        self.count = 0
+        self.wrong: list[str] = []
+        self.stopping = False
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while not self.stopping:
+                body = b"%08d" % self.count * 100_000
+                self._guest.say(command("ECHO", body) + command("PING"))
+                if [self._guest.hear(), self._guest.hear()] != [body, b"PONG"]:
+                    self.wrong.append(f"reply {self.count}")
+                self.count += 1
+        except Exception as error:  # noqa: BLE001 - the test has to hear of it
+            self.wrong.append(repr(error))
+
+    def close(self) -> None:
+        self.stopping = True
+        self.join(15)
+        self._guest.close()
 
 
 class Crowd:
@@ -176,6 +206,14 @@ def test_pipelines_lose_and_repeat_nothing(stage: Stage) -> None:
             found += bodies
     assert sorted(found) == sorted(body.encode() for body in sent)
     print(f"longest round trip {max(one.longest_s for one in crowd.streams) * 1000:.0f} ms")
+
+
+def test_large_replies_that_are_read_all_the_time_come_whole(stage: Stage) -> None:
+    echoes = stage.guests["echoes"]
+    count = echoes.count
+    until(lambda: echoes.count > count + 3, 10, "they go on")
+    echoes.close()
+    assert echoes.wrong == []
 
 
 def test_half_a_command_is_completed(stage: Stage) -> None:

@@ -359,6 +359,34 @@ def test_unsent_replies_pass(door: Door, new: Door) -> None:
     assert [client.read() for _ in range(3)] == [str(number) * 300_000 for number in range(3)]
 
 
+def test_nothing_is_sent_by_the_old_child_once_it_has_parted(door: Door, new: Door) -> None:
+    """Its client reads on meanwhile: what it gets then comes from the new child, and once."""
+    client = door.client()
+    for number in range(3):
+        client.command("ECHO", str(number) * 300_000)
+    settle_down()
+    part(door)
+    unsent = len(only(door)._unsent or b"")
+    first = client.socket.recv(1 << 20)
+    settle_down()
+
+    assert len(only(door)._unsent or b"") == unsent
+    arrive(door, new)
+    client._reader.feed(first)
+    assert [client.read() for _ in range(3)] == [str(number) * 300_000 for number in range(3)]
+
+
+def test_connection_that_rejoins_sends_the_rest(door: Door) -> None:
+    client = door.client()
+    for number in range(3):
+        client.command("ECHO", str(number) * 300_000)
+    settle_down()
+    part(door)
+    only(door).rejoin()
+
+    assert [client.read() for _ in range(3)] == [str(number) * 300_000 for number in range(3)]
+
+
 def test_popped_job_in_an_unsent_reply_is_done_when_it_has_left(door: Door, new: Door) -> None:
     client = door.client()
     client.ask("LPUSH", "gift", "x" * 900_000)
