@@ -58,7 +58,8 @@ def tell(context: Context, answer: dict[str, Any]) -> None:
     for key in answer["waiting"]:
         output.say(f"{key}: only 'pbus restart' takes it over")
     if answer["old_code"]:
-        output.say(f"run code that is older than their files: {', '.join(answer['old_code'])}")
+        names = ", ".join(answer["old_code"])
+        output.say(f"run code that is older than their files ('pbus topic restart' loads it): {names}")
 
 
 def _row(line: str) -> dict[str, str]:

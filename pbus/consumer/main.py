@@ -105,10 +105,8 @@ class Consumer:
         child.on_frame("logs", self._follow_logs)
         child.on_frame("recall", lambda frame: self._recalled(frame["behind"]))
         child.on_frame("overdue", lambda _: self._overdue())
-        if self._settings.watch:
-            modules = LoadedModules(os.path.realpath(self._settings.path or os.getcwd()))
-            watch = CodeWatch(modules, [self._settings.path], lambda files: child.tell("changed", files=files))
-            child.on_frame("watch_files", lambda frame: watch.follow(bool(frame["on"])))
+        modules = LoadedModules(os.path.realpath(self._settings.path or os.getcwd()))
+        CodeWatch(modules, [self._settings.path], lambda files: child.tell("changed", files=files)).listen_to(child)
 
     # -- the main thread --------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class Handle:
         trial: It is the first with new code, and may fail.
         too_big: How far it has grown, when it was killed for that.
         failure: Why it cannot start, as it said itself.
+        stale: Files of its code that are other ones on the disk now, as it said when it was asked last.
         problems: What it wants people to know, by name.
         lanes: What it said about its topics, by (queue, topic).
         backends: What it said about addresses that it calls, by (backend, address).
@@ -72,6 +73,7 @@ class Handle:
     trial: bool = False
     too_big: str = ""
     failure: str = ""
+    stale: tuple[str, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
     lanes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     backends: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)

@@ -32,7 +32,6 @@ from pbus.supervisor.plan import Plan, Rehearsed
 from pbus.supervisor.reconcile import Key, Place
 from pbus.supervisor.rehearsal import Failed, Rehearsals
 from pbus.supervisor.roles import RoleSpec
-from pbus.supervisor.rollout import FAILED as ROLLOUT_FAILED
 from pbus.supervisor.topics import Topics
 from pbus.supervisor.workforce import Workforce
 from pbus.telemetry import log as logs
@@ -286,6 +285,7 @@ class Reloads:
         while len(self._outcomes) > _KEPT:
             self._outcomes.popitem(last=False)
         self._log.info("reload.started", number=number, why=why)
+        self._workforce.rollouts.ask_for_age()
         self._notifier.reloading(f"reload {number}: checking the configuration")
         assert self._rehearse is not None
         try:
@@ -315,7 +315,7 @@ class Reloads:
         """What a check has found; *number* 0: of no reload."""
         caller.answer(
             number=number, changes=list(changes), touched=list(touched), waiting=list(waiting),
-            old_code=self._old_code() if number else [],
+            old_code=self._workforce.rollouts.old_code() if number else [],
         )
 
     def _bear(self, rehearsed: Rehearsed, outcome: Outcome) -> Failed | None:
@@ -426,11 +426,6 @@ class Reloads:
         return [f"{child.name} ({child.pid})" for child in left], [
             f"{child.name} ({child.pid})" for child in old if _runs_on(child)
         ]
-
-    def _old_code(self) -> list[str]:
-        """Topics and programs whose processes run code that is older than their files."""
-        rows = self._workforce.rollouts.rows()
-        return sorted(path for (_, path), row in rows.items() if row["old"] and row["stage"] == ROLLOUT_FAILED)
 
 
 def _runs_on(child: Handle) -> bool:

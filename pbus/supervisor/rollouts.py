@@ -137,6 +137,23 @@ class Rollouts:
                     self._watchers[key] = watcher.n
                     watcher.tell(WATCH, on=True)
 
+    def ask_for_age(self) -> None:
+        """Have those whose files nobody watches say whether these have changed."""
+        for key, spec in self._children.specs.items():
+            if not spec.watch:
+                ready = [child for child in self._children.of(key) if child.stays and child.ready_s is not None]
+                if spec.own_group and ready:
+                    min(ready, key=lambda child: child.n).tell("stale_please")
+
+    def old_code(self) -> list[str]:
+        """Paths whose processes run code that is older than their files, as far as anybody knows."""
+        failed = {key for key, rollout in self._rollouts.items() if rollout.stage == rules.FAILED}
+        return sorted(
+            key[1] for key in self._children.specs
+            if (key in failed and self.row(key)["old"])
+            or any(child.stale and child.stays for child in self._children.of(key))
+        )
+
     # -- what people see ------------------------------------------------------------------------
 
     def problems(self) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -253,3 +254,14 @@ concurrency = 8
         until(lambda: bus.topic("gift", "credit")["done_total"] == 40, 20, bus.tail)
     assert stub.peak == 3
     assert sum(request.form["type"] != "ping" for request in stub.requests) == 40
+
+
+def test_topics_whose_code_is_older_than_its_files_are_named(shop: OpenShop, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "jobs.py").write_text("def act(job):\n    pass\n")
+    bus = shop(call="jobs:act", path=code, python={"watch": False}).bus
+    assert "older than their files" not in reloaded(bus)
+    (code / "jobs.py").write_text("def act(job):\n    return None\n")
+    until(lambda: "older than their files" in (told := reloaded(bus)) and "gift/credit" in told, 10, bus.tail)
+    assert bus.cli("topic", "restart", "gift/credit").returncode == 0
