@@ -97,11 +97,11 @@ class Departures:
         self._server.shut_doors()
         while clock.monotonic_s() < until_s and tries < TRIES and (self._going() or self._later() or arriving()):
             if self._target() is None:
-                tries += 1                            # the bus stops, or nobody is ready for a moment
+                tries += not self._siblings("boot")   # nobody comes any more: the bus stops
             elif going := self._going():
                 tries = 0 if self._try(going) else tries + 1
             self._drain_refused()
-            clock.sleep(AGAIN_S if tries or not self._going() else 0.0)
+            clock.sleep(AGAIN_S if tries or self._target() is None or not self._going() else 0.0)
         self._child.log.info(
             "handover.done", passed=self.passed, stay=len(self._server.connections),
             took_s=round(clock.monotonic_s() - began_s, 3), longest_ms=round(self.longest_s * 1000),
@@ -124,13 +124,16 @@ class Departures:
 
     def _target(self) -> SlotView | None:
         """The newest child that takes connections; the one that was named, where it is one of these."""
-        own = self._child
-        rows = [
-            row for row in own.scoreboard.living()
-            if row.role == own.spec.role and row.state == "ready" and row.n != own.owner.n
-        ]
+        rows = self._siblings("ready")
         newest = [row for row in rows if row.generation == max(row.generation for row in rows)]
         return min(newest, key=lambda row: (row.index != self._to, row.connections), default=None)
+
+    def _siblings(self, state: str) -> list[SlotView]:
+        own = self._child
+        return [
+            row for row in own.scoreboard.living()
+            if row.role == own.spec.role and row.state == state and row.n != own.owner.n
+        ]
 
     def _try(self, going: Sequence[Connection]) -> bool:
         """Pass them on, by one link; whether anybody went."""

@@ -175,6 +175,19 @@ def test_next_child_takes_whom_the_last_one_gave_back(pair: Pair, monkeypatch: p
     assert [client.ask("PING") for client in clients] == ["PONG"] * 5
 
 
+def test_child_that_boots_is_waited_for(pair: Pair) -> None:
+    """The one that was named has died; the next one needs its time."""
+    client = pair.old.client()
+    row = pair.old.child.scoreboard.slot(1)
+    row.update(state="boot")
+    pair.arrivals.start()
+    gevent.spawn_later(leaving.TRIES * leaving.AGAIN_S + 0.5, row.update, state="ready")
+    pair.run()
+
+    assert pair.departures.passed == 1
+    assert client.ask("PING") == "PONG"
+
+
 def test_what_was_given_counts_although_the_link_has_ended(pair: Pair) -> None:
     """The receiver stood still: by the time it answers the second frame nobody listens, but the first ones are its."""
     clients = [pair.old.client(), pair.old.client()]
