@@ -14,6 +14,7 @@ import redis
 
 from tests.support.bus import Bus, BusFactory
 from tests.support.fastcgi_stub import DONE, FastcgiStub, answering
+from tests.support.nightly import figure
 from tests.support.shop import HANDLERS, OpenShop
 from tests.support.talker import Pause
 from tests.support.waiting import until
@@ -265,3 +266,27 @@ def test_topics_whose_code_is_older_than_its_files_are_named(shop: OpenShop, tmp
     (code / "jobs.py").write_text("def act(job):\n    return None\n")
     until(lambda: "older than their files" in (told := reloaded(bus)) and "gift/credit" in told, 10, bus.tail)
     assert bus.cli("topic", "restart", "gift/credit").returncode == 0
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.2, 0.5])
+def test_a_stop_in_the_middle_of_a_reload_wins(shop: OpenShop, later_s: float) -> None:
+    bus = shop().bus
+    assert bus.process is not None
+    os.kill(bus.process.pid, signal.SIGHUP)
+    time.sleep(later_s)  # a moment of the reload, whichever
+    os.kill(bus.process.pid, signal.SIGTERM)
+    assert bus.process.wait(8) == 0
+    until(lambda: not bus.processes(), 3, lambda: f"nobody is left\n{bus.tail()}")
+
+
+@pytest.mark.alone
+def test_one_topic_of_a_thousand_is_touched_and_soon(bus_factory: BusFactory) -> None:
+    topic = '[queue.q{0}.topic.t{1}]\nfastcgi = {{ address = "127.0.0.1:9", script = "/srv/{0}.php" }}\n'
+    bus = bus_factory("".join(topic.format(queue, number) for queue in range(100) for number in range(10)))
+    another(bus, '[queue.q50.topic.t5]\ntimeout = "7s"\n')
+    assert "1 topic touched: q50/t5" in reloaded(bus)
+    (event,) = bus.events("reload.done")
+    print(f"1000 topics: taken over after {event['took_s']:.2f} s")
+    assert event["topics"] == ["q50/t5"]
+    assert len(event["changes"]) == 1
+    assert event["took_s"] <= figure(2.5, nightly=1.0), "idle machines need 0.6 s"
