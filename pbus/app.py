@@ -50,7 +50,7 @@ def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
         settings, waiting = keep_standing(said.settings, running)
         kept = Loaded(settings, said.tree)
         after = plan(kept, waiting)
-        try_out(before, after)
+        try_out(before, after, _folders(settings))
         if before.settings is None:
             return Rehearsed(plan=after)
         found = tuple(str(change) for change in changes(before.settings, said))
@@ -80,6 +80,13 @@ def plan(loaded: Loaded, waiting: tuple[str, ...] = ()) -> Plan:
         settings=loaded,
         waiting=waiting,
     )
+
+
+def _folders(settings: Settings) -> dict[str, str]:
+    """Key -> folder that has to be written to, of every storage that is a file, and of the logs."""
+    files = {f"storage.{name}.url": storage.url for name, storage in settings.storage.items()}
+    found = {key: os.path.dirname(url.partition(":")[2]) for key, url in files.items() if url.startswith("sqlite:")}
+    return found | ({"node.log_dir": settings.node.log_dir} if settings.node.log_dir != "-" else {})
 
 
 def listening(settings: Settings) -> list[str]:

@@ -11,21 +11,23 @@ import importlib.util
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pbus.errors import BootError, ConfigError, Problem
 from pbus.supervisor import listeners
 from pbus.supervisor.plan import Plan
 
 
-def try_out(before: Plan, after: Plan) -> None:
+def try_out(before: Plan, after: Plan, folders: Mapping[str, str]) -> None:
     """
     Whether what *after* asks for can be had by a bus that runs *before*.
+
+    *folders*: key of the configuration -> folder that has to be there, or can be made.
 
     Raises:
         ConfigError: it cannot; carries every problem.
     """
-    problems = [*_modules(after), *_users(before, after), *_doors(before, after)]
+    problems = [*_modules(after), *_users(before, after), *_doors(before, after), *_folders(folders)]
     if problems:
         raise ConfigError(problems)
 
@@ -49,6 +51,17 @@ def _users(before: Plan, after: Plan) -> Iterator[Problem]:
         else:
             if os.geteuid() not in (0, uid):
                 yield Problem("", spec.path, f"user = {spec.user!r}: only root can run a process as another user")
+
+
+def _folders(folders: Mapping[str, str]) -> Iterator[Problem]:
+    for key, folder in folders.items():
+        there = folder
+        while not os.path.exists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            yield Problem("", key, f"{there} is no folder")
+        elif not os.access(there, os.W_OK | os.X_OK):
+            yield Problem("", key, f"cannot write to the folder {there}")
 
 
 def _doors(before: Plan, after: Plan) -> Iterator[Problem]:
