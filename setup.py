@@ -18,6 +18,10 @@ setup(
     author="pbus maintainers",
     python_requires=">=3.11",
     packages=find_packages(include=["pbus", "pbus.*"]),
+    data_files=[
+        (f"share/man/man{section}", sorted(str(page.relative_to(ROOT)) for page in ROOT.glob(f"man/man{section}/*")))
+        for section in (1, 5)
+    ],
     package_data={"pbus": ["py.typed", "storage/lua/*.lua", "storage/sql/*.sql"]},
     install_requires=[
         "apsw>=3.51.3",  # brings a current SQLite; older ones can corrupt a WAL under this load
@@ -44,6 +48,7 @@ setup(
         "test": [
             *OTEL,
             "hypothesis>=6.100",
+            "PyYAML>=6.0",  # the manifests of contrib/ are read by tests only
             "import-linter>=2.0",
             "mypy>=1.11",
             "pytest>=8.2",

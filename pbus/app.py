@@ -10,16 +10,20 @@ here. Each is handed its sections of the settings and no more.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from pbus.config.difference import changes, touched
+from pbus.config.load import Loaded, load_with_origins
 from pbus.config.schema import CommandHandler, ConsumerProcess, PullHandler, Settings, Topic
+from pbus.config.standing import keep_standing
 from pbus.config.values import Address, address
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import TraceLimits
 from pbus.storage.traces_writer import TracePlan
-from pbus.supervisor.plan import Plan
-from pbus.supervisor.roles import RoleSpec
+from pbus.supervisor.dry import try_out
+from pbus.supervisor.plan import Plan, Rehearsed
+from pbus.supervisor.roles import AFTER_DRAIN, AFTER_END, RoleSpec
 from pbus.supervisor.status import TopicFact
 from pbus.telemetry.redact import secrets_of
 from pbus.telemetry.spans import SpanPlan, plan_of
@@ -27,13 +31,38 @@ from pbus.telemetry.spans import SpanPlan, plan_of
 INGEST: Final = "ingest"
 DELIVERY: Final = "delivery"
 DASHBOARD: Final = "dashboard"
+HANDOVER: Final = "handover"
 
 # Who drains first on stop: the door, then the work, then whoever cleans up behind the work.
 _DOOR, _WORK, _CLEANING = range(3)
 
 
-def plan(settings: Settings) -> Plan:
-    """Everything the master needs to run *settings*."""
+def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
+    """What reads the files of *directory* again for a bus that was started with *running*."""
+
+    def rehearse(before: Plan) -> Rehearsed:
+        """
+        What becomes of *before*. For a throw-away process.
+
+        Raises:
+            ConfigError: it cannot be taken over; carries every problem.
+        """
+        said = load_with_origins(directory)
+        settings, waiting = keep_standing(said.settings, running)
+        kept = Loaded(settings, said.tree)
+        after = plan(kept, waiting)
+        try_out(before, after, _folders(settings))
+        if before.settings is None:
+            return Rehearsed(plan=after)
+        found = tuple(str(change) for change in changes(before.settings, said))
+        return Rehearsed(plan=after, changes=found, touched=touched(before.settings, kept))
+
+    return rehearse
+
+
+def plan(loaded: Loaded, waiting: tuple[str, ...] = ()) -> Plan:
+    """Everything the master needs to run *loaded*; *waiting*: keys that files say otherwise, see ``Plan``."""
+    settings = loaded.settings
     node = settings.node
     return Plan(
         node=node.name,
@@ -49,7 +78,16 @@ def plan(settings: Settings) -> Plan:
         roles=tuple(_roles(settings)),
         doors=_doors(settings),
         topics=tuple(_fact(queue, name, topic) for queue, name, topic in _topics(settings)),
+        settings=loaded,
+        waiting=waiting,
     )
+
+
+def _folders(settings: Settings) -> dict[str, str]:
+    """Key -> folder that has to be written to, of every storage that is a file, and of the logs."""
+    files = {f"storage.{name}.url": storage.url for name, storage in settings.storage.items()}
+    found = {key: os.path.dirname(url.partition(":")[2]) for key, url in files.items() if url.startswith("sqlite:")}
+    return found | ({"node.log_dir": settings.node.log_dir} if settings.node.log_dir != "-" else {})
 
 
 def listening(settings: Settings) -> list[str]:
@@ -67,14 +105,14 @@ def _roles(settings: Settings) -> list[RoleSpec]:
     roles = [
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
-            keeps=(f"{INGEST}.*",),
+            keeps=(f"{INGEST}.*", f"{HANDOVER}.{{index}}"), hands_over=True,
             args={"ingest": settings.ingest, "systems": settings.system, "otel": otel, **shared},
-            drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",),
+            drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",), turn=AFTER_DRAIN,
         ),
         RoleSpec(
             role=DELIVERY, module="pbus.delivery.main", count=settings.delivery.processes, title="delivery {index}",
             keeps=(f"{DELIVERY}.{{index}}",), drain_stage=_WORK, holds_claims=True, measures=True,
-            hears=("watch", "news", "shares", "expected"),
+            hears=("watch", "news", "shares", "expected"), turn=AFTER_DRAIN, patient=True,
             args={
                 "backends": settings.backend, "delivery": settings.delivery, "consumers": _consumer_bounds(settings),
                 "systems": settings.system, "otel": otel,
@@ -87,7 +125,8 @@ def _roles(settings: Settings) -> list[RoleSpec]:
                 "log": settings.log, "backends": settings.backend, "systems": settings.system,
                 "alarm": settings.alarm, "notify": settings.notify, **shared,
             },
-            drain_stage=_CLEANING, hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
+            drain_stage=_CLEANING, turn=AFTER_END,
+            hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
         ),
     ]
     if settings.dashboard.listen:
@@ -121,8 +160,10 @@ def _consumer(settings: Settings, queue: str, name: str, topic: Topic) -> RoleSp
         max_rss_bytes=handler.max_rss_bytes, weighs_group=is_command, dumps=not is_command, watch=handler.watch,
         args={
             "queue": queue, "topic": name, "handler": handler, "log_dir": settings.node.log_dir,
-            "deliveries": settings.delivery.processes, "timeout_s": topic.timeout_s,
-            "ingest": settings.ingest, "gateway": _gateway(settings), "spans": spans(settings) is not None,
+            "deliveries": settings.delivery.processes, **_way_in(settings, is_command),
+            "spans": spans(settings) is not None,
+            # What is not handed over here is no reason to replace a process when it changes.
+            **({"timeout_s": topic.timeout_s} if is_command else {}),
         },
     )
 
@@ -150,6 +191,14 @@ def _consumer_bounds(settings: Settings) -> dict[str, int]:
     return {spec.path: spec.most for spec in _consumers(settings)}
 
 
+def _way_in(settings: Settings, is_command: bool) -> dict[str, Any]:
+    """How user code of a topic reaches the port, to push and to take jobs by itself."""
+    if is_command:
+        return {"gateway": _gateway(settings)}
+    door = settings.ingest.inner_door
+    return {"door": door, "tls": None if door.plain else settings.ingest.tls}
+
+
 def _gateway(settings: Settings) -> tuple[str, int] | None:
     """Host and port of the first door without TLS that is no unix socket, for programs that speak to such only."""
     found = (door.address for door in settings.ingest.doors if door.plain)
@@ -163,6 +212,8 @@ def _doors(settings: Settings) -> dict[str, Address]:
         doors[DASHBOARD] = address(settings.dashboard.listen)
     for index in range(settings.delivery.processes):
         doors[f"{DELIVERY}.{index}"] = Address(path=os.path.join(settings.node.run_dir, f"{DELIVERY}.{index}.sock"))
+    for index in range(_processes(settings.ingest.processes)):
+        doors[f"{HANDOVER}.{index}"] = Address(path=os.path.join(settings.node.run_dir, f"{HANDOVER}.{index}.sock"))
     return doors
 
 

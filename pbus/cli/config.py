@@ -1,4 +1,4 @@
-"""``pbus config check|show``: what is wrong with the configuration, and what is in effect."""
+"""``pbus config check|show|diff``: what is wrong, what is in effect, and what a reload would change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pbus.errors import NotFound
 
 @click.group()
 def config() -> None:
-    """Check and show the configuration."""
+    """Check, show and compare the configuration."""
 
 
 @config.command()
@@ -45,3 +45,33 @@ def show(context: Context, prefix: str) -> None:
     if not found:
         raise NotFound(f"there is no key {prefix!r} in effect; 'pbus config show' lists all of them")
     context.output.rows("settings", ("key", "value", "origin"), found, directory=context.config_dir)
+
+
+@config.command()
+@output_option
+@pass_context
+def diff(context: Context) -> None:
+    """
+    Show what the files say and the running bus does not do yet; secrets are masked.
+
+    A line a key: '+' is new, '~' has another value, '-' is gone. 'pbus reload' takes it over.
+    """
+    from pbus.cli.reload import ASK_S, tell
+    from pbus.supervisor.control import call
+
+    tell(context, call(context.run_dir(), "compare", ASK_S, reads=True))
+
+
+@config.command()
+def schema() -> None:
+    """
+    Print a JSON Schema of the configuration files, for editors.
+
+    Taplo and "Even Better TOML" check and complete with it: pbus config schema > pbus.schema.json, and
+    '#:schema ./pbus.schema.json' as the first line of a file.
+    """
+    import json
+
+    from pbus.config.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

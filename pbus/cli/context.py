@@ -17,6 +17,7 @@ from pbus.cli.output import Output
 from pbus.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from pbus.config.load import Loaded
     from pbus.config.schema import Settings
 
 DEFAULT_DIRECTORIES = ("conf.d", "/etc/pbus/conf.d")
@@ -73,6 +74,19 @@ class Context:
 
             self._settings = load(self.config_dir)
         return self._settings
+
+    def loaded(self) -> Loaded:
+        """
+        ``settings``, and where each key came from.
+
+        Raises:
+            ConfigError: with every problem.
+        """
+        from pbus.config.load import load_with_origins
+
+        loaded = load_with_origins(self.config_dir)
+        self._settings = loaded.settings
+        return loaded
 
     def run_dir(self) -> str:
         """

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 
 from pbus import app
 from pbus.cli.output import Output
+from pbus.config.load import Loaded
 from pbus.config.schema import Settings
 from pbus.errors import Exit, PbusError
 from pbus.supervisor.master import Master
@@ -69,7 +70,7 @@ class Pipe:
             pass
 
 
-def start_daemon(output: Output, settings: Settings) -> int:
+def start_daemon(output: Output, loaded: Loaded) -> int:
     """
     Start the bus in the background and wait until it is ready.
 
@@ -85,10 +86,10 @@ def start_daemon(output: Output, settings: Settings) -> int:
         os.setsid()
         if os.fork():
             os._exit(0)
-        _be_master(settings, Pipe(write))
+        _be_master(loaded, Pipe(write))
     os.close(write)
     os.waitpid(first, 0)
-    terminal = Foreground(output, settings)
+    terminal = Foreground(output, loaded.settings)
     for told in _lines(read):
         if "waiting" in told:
             terminal.waiting(told["waiting"])
@@ -98,15 +99,17 @@ def start_daemon(output: Output, settings: Settings) -> int:
         else:
             output.say(f"pbus: {told['failed']}")
             return int(told["exit_status"])
-    output.say(f"pbus: the master died while it started; see {settings.node.log_dir}")
+    output.say(f"pbus: the master died while it started; see {loaded.settings.node.log_dir}")
     return Exit.BUG
 
 
-def _be_master(settings: Settings, pipe: Pipe) -> NoReturn:
+def _be_master(loaded: Loaded, pipe: Pipe) -> NoReturn:
     status: int = Exit.BUG
     try:
+        settings = loaded.settings
         _leave_terminal(settings.node.log_dir)
-        status = Master(app.plan(settings), pipe).run()
+        rehearse = app.rehearsal(loaded.tree.directory, settings)
+        status = Master(app.plan(loaded), pipe, rehearse=rehearse).run()
     except PbusError as error:
         status = error.exit_status
         pipe.tell(failed=str(error), exit_status=int(status))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from pbus import __version__
 from pbus.cli.context import Context, config_option
@@ -33,6 +34,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "start": Entry("pbus.cli.node:start", "Start the bus, in the foreground or with --daemon."),
     "stop": Entry("pbus.cli.node:stop", "Stop the bus; running jobs may finish."),
     "restart": Entry("pbus.cli.node:restart", "Stop the bus and start it again."),
+    "reload": Entry("pbus.cli.reload:reload", "Take over a changed configuration; nobody is disconnected."),
     "status": Entry("pbus.cli.node:status", "Show processes, topics and problems."),
     "top": Entry("pbus.cli.top:top", "Watch topics and processes, full screen."),
     "doctor": Entry("pbus.cli.doctor:doctor", "Look for what is wrong, with its effect and its repair."),
@@ -50,8 +52,12 @@ COMMANDS: Final[dict[str, Entry]] = {
     "system": Entry("pbus.cli.system:system", "List and show business systems."),
     "autoscale": Entry("pbus.cli.autoscale:autoscale", "Try settings of the autoscaler over recorded work."),
     "import": Entry("pbus.cli.importing:importing", "Take over the configuration and the jobs of a Pepperbus."),
-    "config": Entry("pbus.cli.config:config", "Check and show the configuration."),
+    "config": Entry("pbus.cli.config:config", "Check, show and compare the configuration."),
+    "completion": Entry("pbus.cli.completion:completion", "Print what bash, zsh or fish needs to complete pbus."),
 }
+
+COMPLETING: Final = "_PBUS_COMPLETE"
+"""A shell's function sets it (pbus/cli/completion.py): then click completes the line instead of running it."""
 
 _GROUP: Final = "pbus"
 INTERRUPTED: Final = 130
@@ -70,7 +76,16 @@ class Commands(click.Group):
             return None
         module, _, attribute = entry.target.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        if COMPLETING in os.environ:
+            from pbus.cli.completion import completing
+
+            command = completing(command, cmd_name)
         return with_config_option(command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table: click would import every command to have its line."""
+        rows = [CompletionItem(name, help=row.help) for name, row in COMMANDS.items() if name.startswith(incomplete)]
+        return [*rows, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

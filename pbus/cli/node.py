@@ -28,14 +28,15 @@ _EVERY_S: Final = 0.05
 @pass_context
 def start(context: Context, daemon: bool) -> int:
     """Start the bus, in the foreground or with --daemon."""
-    settings = context.settings()
     from pbus import app
     from pbus.cli.daemon import Foreground, start_daemon
     from pbus.supervisor.master import Master
 
+    loaded = context.loaded()
     if daemon:
-        return start_daemon(context.output, settings)
-    return Master(app.plan(settings), Foreground(context.output, settings)).run()
+        return start_daemon(context.output, loaded)
+    plan, announcer = app.plan(loaded), Foreground(context.output, loaded.settings)
+    return Master(plan, announcer, rehearse=app.rehearsal(context.config_dir, loaded.settings)).run()
 
 
 @click.command()
@@ -52,15 +53,15 @@ def stop(context: Context, fast: bool) -> int:
 @pass_context
 def restart(context: Context) -> int:
     """Stop the bus and start it again with --daemon; an invalid configuration changes nothing."""
-    settings = context.settings()
+    loaded = context.loaded()
     from pbus.cli.daemon import start_daemon
 
     try:
-        _stop_and_wait(settings.node.run_dir, fast=False)
+        _stop_and_wait(loaded.settings.node.run_dir, fast=False)
         context.output.say("stopped")
     except NotRunning:
         context.output.say("was not running")
-    return start_daemon(context.output, settings)
+    return start_daemon(context.output, loaded)
 
 
 @click.command()

@@ -162,6 +162,11 @@ class RequestParser:
         waiting = len(self._data) - self._pos if self._short is None else len(self._short)
         return waiting + (self._kept_bytes if self._left else 0)
 
+    @property
+    def skipping(self) -> bool:
+        """A refused command is being read to its end: ``unread`` cannot say where."""
+        return self._refusal is not None
+
     def unread(self) -> bytes | None:
         """
         What a new parser must be fed to carry on exactly here; None while a refused command is

@@ -35,27 +35,29 @@ class Row:
 
 def rows(loaded: Loaded) -> list[Row]:
     """Every key in effect, in the order of the schema, names in the order of the files."""
-    return list(_section(loaded.settings, (), loaded.tree))
+    return list(rows_of(loaded.settings, (), loaded.tree))
 
 
-def _section(section: Any, path: KeyPath, tree: Tree) -> Iterator[Row]:
+def rows_of(section: Any, path: KeyPath, tree: Tree) -> Iterator[Row]:
+    """Every key of *section*, which stands at *path*."""
     for field in dataclasses.fields(section):
         meta, value = field.metadata, getattr(section, field.name)
         here = (*path, key_of(field))
         if meta["later"] or value is None:
             continue
         if meta["kind"] == "table":
-            yield from _section(value, here, tree)
+            yield from rows_of(value, here, tree)
         elif meta["kind"] == "tables":
             for name, nested in value.items():
-                yield from _section(nested, (*here, name), tree)
+                yield from rows_of(nested, (*here, name), tree)
         elif meta["kind"] == "params":
-            yield from _params(value, here, tree, secret=meta["secret"])
+            yield from rows_of_params(value, here, tree, secret=meta["secret"])
         else:
-            yield _row(meta, value, here, tree)
+            yield row(meta, value, here, tree)
 
 
-def _row(meta: Mapping[str, Any], value: Any, path: KeyPath, tree: Tree) -> Row:
+def row(meta: Mapping[str, Any], value: Any, path: KeyPath, tree: Tree) -> Row:
+    """One key that is no table, as its field describes it."""
     if meta["secret"]:
         # It may have come by password_file or inside a URL: the file of its table is the answer.
         origin = tree.file_of(path) if value else DEFAULT
@@ -78,7 +80,7 @@ def is_credential(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
 
 
-def _params(params: Mapping[str, str], path: KeyPath, tree: Tree, *, secret: bool = False) -> Iterator[Row]:
+def rows_of_params(params: Mapping[str, str], path: KeyPath, tree: Tree, *, secret: bool = False) -> Iterator[Row]:
     """Headers and the like often carry credentials: what looks like one, or came from the environment, is masked."""
     for name, value in params.items():
         here = (*path, name)

@@ -24,9 +24,12 @@ INTRODUCTION: Final = """\
 pbus reads a folder of TOML files. It is the folder after `-c` (anywhere on the line of any command), else
 `$PBUS_CONFIG`, else `./conf.d`, else `/etc/pbus/conf.d`.
 
-`pbus config check` prints everything that is wrong, one line a problem, as `file: key: what is wrong`, and exits 78; or
-it says what is defined and exits 0. `pbus config show [KEY]` prints what is in effect and which file says so; secrets
-are shown as `***`. A bus does not start on a configuration that has a problem.
+`pbus config check` prints everything that is wrong, one line a problem, as `file: key: what is wrong`, and exits 78;
+or it says what is defined and exits 0. `pbus config show [KEY]` prints what is in effect and which file says so;
+secrets are shown as `***`; `pbus config diff` prints what a reload would change. A bus does not start on a
+configuration that has a problem. `pbus config schema` prints a JSON Schema of the files: with `#:schema
+./pbus.schema.json` as its first line editors check and complete a file (taplo, Even Better TOML). The same page for a
+terminal: `man pbus.conf`.
 
 ## How files become one tree
 
@@ -64,44 +67,73 @@ ended.
 
 Keys marked **later** are read and checked, but their features are not part of this version: setting them to anything
 but the default is an error that says so. *Takes effect* says what a change needs: `live` keys are read at once,
-`respawn` keys by new children, `restart` keys by `pbus restart`. This version reads its configuration when it starts,
-so for now a change of any key needs `pbus restart`.
+`respawn` keys by new processes (both with the next `pbus reload` or HUP), `restart` keys only by `pbus restart`: a
+reload takes over everything else and says which of them wait.
 """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyText:
+    """A key as it is told to people: its name, its default as TOML writes it or ``required``, and words."""
+
+    key: str
+    default: str
+    kind: str
+    effect: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TableText:
+    """A table: ``queue.NAME``, what it is for, and its own keys (those of the tables within it stand there)."""
+
+    name: str
+    text: str
+    keys: tuple[KeyText, ...]
+
+
+def tables() -> Iterator[TableText]:
+    """Every table of the configuration, in the order of the schema."""
+    for field in dataclasses.fields(Settings):
+        yield from _tables(field, "")
 
 
 def reference() -> str:
     """The whole page, Markdown."""
     parts = [INTRODUCTION]
-    for field in dataclasses.fields(Settings):
-        parts += _tables(field, "")
+    for table in tables():
+        parts.append(f"## `[{table.name}]`\n\n{table.text}\n")
+        if table.keys:
+            parts.append("| key | default | kind | takes effect | |\n|---|---|---|---|---|")
+            parts.append("".join(_row(key) for key in table.keys))
     return "\n".join(parts)
 
 
-def _tables(field: dataclasses.Field[Any], above: str) -> Iterator[str]:
-    """The part about the table that *field* is, and about the tables within it."""
+def _tables(field: dataclasses.Field[Any], above: str) -> Iterator[TableText]:
+    """The table that *field* is, and the tables within it."""
     meta, of = field.metadata, field.metadata["of"]
-    name = above + key_of(field)
+    name, text = above + key_of(field), f"{_sentence(meta['help'])}{_later(meta, ' ')}"
     if of is None:
-        yield f"## `[{name}.NAME]`\n\n{_sentence(meta['help'])}{_later(meta, ' ')}\n"
+        yield TableText(f"{name}.NAME", text, ())
         return
     if meta["kind"] == "tables":
         name += f".{'TOPIC' if name.endswith('topic') else 'NAME'}"
-    yield f"## `[{name}]`\n\n{_sentence(meta['help'])}{_later(meta, ' ')}\n"
     nested = [inner for inner in dataclasses.fields(of) if inner.metadata["kind"] in ("table", "tables")]
     plain = [inner for inner in dataclasses.fields(of) if inner not in nested]
-    if plain:
-        yield "| key | default | kind | takes effect | |\n|---|---|---|---|---|"
-        yield "".join(f"{_row(inner)}\n" for inner in plain)
+    yield TableText(name, text, tuple(_key(inner) for inner in plain))
     for inner in nested:
         yield from _tables(inner, f"{name}.")
 
 
-def _row(field: dataclasses.Field[Any]) -> str:
-    meta = field.metadata
-    default = default_of(field)
-    shown = "required" if default is dataclasses.MISSING else f"`{_toml(written(meta['kind'], default))}`"
-    text = meta["help"] + _bounds(meta) + _later(meta, "; ")
-    return f"| `{key_of(field)}` | {shown} | {_kind(meta)} | {meta['effect']} | {text} |"
+def _key(field: dataclasses.Field[Any]) -> KeyText:
+    meta, default = field.metadata, default_of(field)
+    shown = "required" if default is dataclasses.MISSING else _toml(written(meta["kind"], default))
+    return KeyText(key_of(field), shown, _kind(meta), meta["effect"], meta["help"] + _bounds(meta) + _later(meta, "; "))
+
+
+def _row(key: KeyText) -> str:
+    default = key.default if key.default == "required" else f"`{key.default}`"
+    return f"| `{key.key}` | {default} | {key.kind} | {key.effect} | {key.text} |\n"
 
 
 def _kind(meta: Any) -> str:

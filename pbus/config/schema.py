@@ -123,7 +123,7 @@ class Tls:
 class Ingest:
     """``[ingest]``: the door for producers and pull consumers."""
 
-    listen: list[str] = setting("HOST:PORT or unix:PATH, one or more; with tls, plain:HOST:PORT is one without", "doors", ["127.0.0.1:12018"], effect="restart")
+    listen: list[str] = setting("HOST:PORT or unix:PATH, one or more; with tls, plain:HOST:PORT is one without", "doors", ["127.0.0.1:12018"])
     processes: int | str = setting("ingest children, or 'auto' (a core each)", "int", 1, one_of=("auto",), least=1, most=256)
     max_body_bytes: int = setting("largest body of a job", "size", 1024 * 1024, key="max_body", least=1, most=256 * 1024 * 1024)
     limits: Limits = setting("what a client may ask of the port", "table", of=Limits)
@@ -152,7 +152,7 @@ class DeliveryRole:
 class Dashboard:
     """``[dashboard]``: health endpoints and metrics (pages come later)."""
 
-    listen: str = setting("HOST:PORT of /-/livez, /-/readyz and /metrics; '' turns it off", "address", "127.0.0.1:19840", effect="restart")
+    listen: str = setting("HOST:PORT of /-/livez, /-/readyz and /metrics; '' turns it off", "address", "127.0.0.1:19840")
     public_url: str = setting("address people reach it by", "str", "", later=True)
     base_path: str = setting("path it is served below", "str", "", later=True)
     read_only: bool = setting("nothing can be changed through it", "bool", False, later=True)
@@ -212,8 +212,8 @@ class Storage:
     """``[storage.NAME]``: where jobs are kept."""
 
     url: str = setting("sqlite:PATH (relative to data_dir), redis://.., redis+unix://..", "str", effect="restart")
-    password: str = setting("password of a Redis; rather use password_file", "str", "", effect="restart", secret=True)
-    password_file: str = setting("file that holds the password", "path", "", effect="restart")
+    password: str = setting("password of a Redis; rather use password_file", "str", "", secret=True)
+    password_file: str = setting("file that holds the password", "path", "")
     tls: dict[str, str] = setting("cert, key, ca of a Redis", "params", {}, later=True)
     min_free_bytes: int = setting("SQLite: pushes stop below this free space", "size", 64 * 1024 * 1024, key="min_free", least=0)
     high_water: float = setting("share of maxmemory (Redis) or of the disk (SQLite) at which pushes of importance 3 are refused; 2 at 0.92, 1 at 0.97", "share", 0.85)

@@ -54,8 +54,7 @@ def run(child: Child) -> None:
     child.on_frame("logs", lambda _: log.reopen())
     handler: CommandHandler = args["handler"]
     launch = launch_of(handler, talks=handler.protocol == "lines")
-    if handler.watch:
-        watch_code(child, launch)
+    watch_code(child, launch)
     if handler.protocol == "pepper":
         PepperConsumer(child, log, launch).serve()
     else:
@@ -71,8 +70,7 @@ def launch_of(handler: CommandHandler, *, talks: bool) -> Launch:
 
 def watch_code(child: Child, launch: Launch) -> None:
     """Tell the master when a file that the program is started with has changed, while this process is asked to look."""
-    watch = CodeWatch(launch.files, [launch.cwd], lambda files: child.tell("changed", files=files))
-    child.on_frame("watch_files", lambda frame: watch.follow(frame["on"]))
+    CodeWatch(launch.files, [launch.cwd], lambda files: child.tell("changed", files=files)).listen_to(child)
 
 
 def recycling_of(limits: Limits, program: Running, clock: Clock) -> Recycling:

@@ -18,12 +18,12 @@ CONNECT_S: Final = 2.0
 
 def attachment_of(child: Child, idle: Callable[[], float] | None = None) -> Attachment:
     """The attachment of *child*, a consumer; *idle* as there."""
-    args = child.spec.args
-    path = child.door(f"delivery.{child.index % args['deliveries']}")
+    args = dict(child.spec.args)
+    child.on_frame("deliveries", lambda frame: args.update(deliveries=int(frame["value"])))
     identity = {"owner": str(child.owner), "queue": args["queue"], "topic": args["topic"], "pid": os.getpid()}
 
     def connect() -> socket.socket:
-        return connect_unix(path, CONNECT_S)
+        return connect_unix(child.door(f"delivery.{child.index % args['deliveries']}"), CONNECT_S)
 
     def attached(link: int) -> None:
         child.slot.update(link=link)

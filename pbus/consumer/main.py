@@ -73,8 +73,7 @@ class Consumer:
         self._forks = Forks()
         self._attachment = attachment_of(child, self._idle)
         self._stop_signal = StopSignal(self._settings.stop_signal, lambda: self._attachment.running)
-        door = args["ingest"].inner_door
-        tls = None if door.plain else args["ingest"].tls
+        door, tls = args["door"], args["tls"]
         self._pusher = PushClient(door.address, child.tokens["push"], tls)
         self._recycling = Recycling(self._settings, self._clock.monotonic_s(), random.random)
         self._jobs = 0
@@ -107,10 +106,8 @@ class Consumer:
         child.on_frame("logs", self._follow_logs)
         child.on_frame("recall", lambda frame: self._recalled(frame["behind"]))
         child.on_frame("overdue", lambda _: self._overdue())
-        if self._settings.watch:
-            modules = LoadedModules(os.path.realpath(self._settings.path or os.getcwd()))
-            watch = CodeWatch(modules, [self._settings.path], lambda files: child.tell("changed", files=files))
-            child.on_frame("watch_files", lambda frame: watch.follow(bool(frame["on"])))
+        modules = LoadedModules(os.path.realpath(self._settings.path or os.getcwd()))
+        CodeWatch(modules, [self._settings.path], lambda files: child.tell("changed", files=files)).listen_to(child)
 
     # -- the main thread --------------------------------------------------------------------------
 

@@ -77,8 +77,7 @@ class ProgramKeeper:
         except LaunchError as error:
             self._log.write("", "ERROR", str(error), os.getpid())
             self._child.fail(str(error))
-        if self._program.watch:
-            watch_code(self._child, self._launch)
+        watch_code(self._child, self._launch)
         self._child.on_drain(self._wake)
         self._child.ready()
         while self._stays(running):

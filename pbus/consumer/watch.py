@@ -19,6 +19,7 @@ from typing import Final
 
 from pbus.consumer.descriptors import Poll
 from pbus.consumer.origin import is_users
+from pbus.supervisor.child import Child
 
 EVERY_S: Final = 2.0
 SETTLED_S: Final = 0.5
@@ -50,6 +51,15 @@ class CodeWatch:
         self._told: dict[str, object] = {}
         self._turn: object | None = None  # whose turn it is to look: a thread ends when it is no longer its own
         self.note()
+
+    def listen_to(self, child: Child) -> None:
+        """The master says when to look all the time, or wants to know once how old this process' code is."""
+        child.on_frame("watch_files", lambda frame: self.follow(bool(frame["on"])))
+        child.on_frame("stale_please", lambda _: child.tell("stale", files=self.stale()))
+
+    def stale(self) -> list[str]:
+        """Files that are not as they were loaded, at most TOLD_FILES, without telling anybody."""
+        return sorted(self._differs())[:TOLD_FILES]
 
     def note(self) -> None:
         """What has been loaded since the last look is taken for what the disk has now."""

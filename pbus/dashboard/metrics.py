@@ -51,6 +51,7 @@ _OF_STORAGES: Final = {
     "pbus_storage_age_seconds": "age_s",
 }
 _OF_ROLES: Final = ("pbus_processes", "pbus_process_resident_bytes", "pbus_process_cpu_seconds_total")
+_OF_RELOAD: Final = ("pbus_config_reload_success", "pbus_config_reload_timestamp_seconds")
 _OF_DOOR: Final = {
     "pbus_ingest_refused_total": "refused", "pbus_ingest_closed_total": "closed",
     "pbus_ingest_limited_total": "limited",
@@ -139,6 +140,8 @@ class Page(Collector):
             self._set("pbus_start_time_seconds", master["began_s"])
             self._set("pbus_degraded", master["state"] == "degraded")
             self._set("pbus_problems", master["problems"])
+            for name, value in zip(_OF_RELOAD, master["reload"], strict=True):
+                self._set(name, value)
             self._of_door(master["door"])
             for storage, count in master.get("dropped", {}).items():
                 self._set("pbus_trace_dropped_total", count, storage)

@@ -31,6 +31,7 @@ class Address:
         kind: ``fastcgi`` or ``http``.
         is_local: On this machine, by its name.
         limit: Connections this child may have to it now.
+        lent: Of our share, connections that older children of the node still have.
         taken: Seats given out; with the parked connections never more than ``limit`` (after the
             limit has sunk: as soon as calls end).
         turn: Number of the last seat that was given out, over all addresses of the backend.
@@ -49,6 +50,7 @@ class Address:
         self.is_local = is_local(name)
         self.circuit = Circuit(settings.circuit)
         self.window = Window()
+        self.lent = 0
         self.taken = 0
         self.turn = 0
         self.problem = ""
@@ -69,6 +71,11 @@ class Address:
         return not self.circuit.is_open and self.taken < self.limit
 
     @property
+    def is_limited(self) -> bool:
+        """The configuration bounds it."""
+        return self._share < UNLIMITED
+
+    @property
     def state(self) -> str:
         """``up``, ``busy`` (fewer calls than allowed, or a pause), ``open`` (left alone) or ``probing``."""
         if self.circuit.is_open:
@@ -84,7 +91,7 @@ class Address:
         """Work the limit out again; True when it has changed."""
         before = self.limit
         paused = now_s < self.window.paused_until_s
-        self.limit = 0 if paused else min(self._share, self._measured, self.window.limit)
+        self.limit = 0 if paused else min(max(0, self._share - self.lent), self._measured, self.window.limit)
         return self.limit != before
 
     def connect(self) -> Connection:

@@ -90,6 +90,7 @@ class Backend:
         self._watchers: list[Callable[[], None]] = []
         self._comebacks: list[Callable[[Address], None]] = []
         self._sweeper: Any = None
+        self._leaving = False
         self._resumes: set[Any] = set()
 
     # -- what it is -----------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ class Backend:
             return
         address.taken -= 1
         if connection is not None:
-            if address.circuit.is_open or address.taken + len(address.parked) >= address.limit:
+            if self._leaving or address.circuit.is_open or address.taken + len(address.parked) >= address.limit:
                 connection.close()
             else:
                 self._park(address, connection, now_s)
@@ -498,6 +499,18 @@ class Backend:
                 gevent.sleep(LINGER_S / 2)
         finally:
             self._sweeper = None
+
+    def lend(self, address: Address, count: int) -> None:
+        """So many of our connections are still in other hands."""
+        if address.lent != count and address.is_limited:
+            address.lent = count
+            self._adjust(address)
+
+    def leave(self) -> None:
+        """Another child calls here from now on: keep nothing open that is not in use."""
+        self._leaving = True
+        for address in self.addresses:
+            address.close_parked()
 
     def close(self) -> None:
         """End probes and close what is parked; idempotent."""

@@ -88,6 +88,11 @@ class Backends:
             if backend.is_used:
                 yield from ((backend, address) for address in backend.addresses)
 
+    def leave(self) -> None:
+        """Another child calls from now on: what is not in use is closed at once."""
+        for backend in self:
+            backend.leave()
+
     def close(self) -> None:
         """End probes and close connections; idempotent."""
         for roll in self._rolls.values():

@@ -125,6 +125,8 @@ class Claimer:
         self._to_compare: set[str] = set()
         self._backoff = Backoff()
         self._stopped = False
+        self._waits = False
+        self._in_turn = False
         self._ended = False
         self._is_away = False
         self._look_at_s = 0.0
@@ -149,9 +151,23 @@ class Claimer:
         self._to_compare.add(owner)
         self._stirred.set()
 
+    def wait(self) -> None:
+        """Claim nothing until ``begin``."""
+        self._waits = True
+
+    def begin(self) -> None:
+        """Whoever had this to do has let go."""
+        self._waits = False
+        self._hungry.update(self._lanes)
+        self._stirred.set()
+
     def stop(self) -> None:
         """Claim nothing more; comparisons go on until the end."""
         self._stopped = True
+
+    def is_done_with(self, owner: str) -> bool:
+        """After ``stop``: nothing is claimed in that name any more, and nothing of it is being looked up."""
+        return self._stopped and not self._in_turn and owner not in self._to_compare
 
     def end(self) -> None:
         """No store call any more; ``run`` returns."""
@@ -206,6 +222,16 @@ class Claimer:
         Raises:
             StorageError: a call failed; everything it touched will be compared.
         """
+        self._in_turn = True
+        try:
+            self._take_turn()
+        finally:
+            self._in_turn = False
+        self._is_away = False
+        self._health.back("claimer")
+        self._backoff.reset()
+
+    def _take_turn(self) -> None:
         if self._is_away:
             self._prepare()
             self._hungry.update(self._lanes)
@@ -214,9 +240,6 @@ class Claimer:
         wants = self._wanted()
         if wants:
             self._claim(wants)
-        self._is_away = False
-        self._health.back("claimer")
-        self._backoff.reset()
 
     def _look_due(self) -> None:
         now_s = self._looked_s = self._clock.monotonic_s()
@@ -227,7 +250,7 @@ class Claimer:
             self._hungry.update(self._lanes)
 
     def _wanted(self) -> list[Want]:
-        if self._stopped or self._desk.is_unsure:
+        if self._stopped or self._waits or self._desk.is_unsure:
             return []  # unsure: what it repeats would end a claim of the same job that we take meanwhile
         return [want for path in tuple(self._hungry) for want in self._wants_of(path, self._looked_s)]
 

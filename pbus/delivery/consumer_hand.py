@@ -36,6 +36,9 @@ class Connection(Protocol):
     def send(self, data: bytes) -> None:
         """Queue *data*. Never blocks."""
 
+    def finish(self) -> None:
+        """End it when everything that was queued has been sent. Idempotent."""
+
     def close(self) -> None:
         """End it. Idempotent."""
 

@@ -98,6 +98,7 @@ class ConsumerLane:
         self._throttle = throttle
         self._consumers: dict[str, Consumer] = {}
         self._draining = False
+        self._handing_on = False
         self._killed = False
         self._turn = 0
 
@@ -125,7 +126,7 @@ class ConsumerLane:
         Nothing for one with results that must be written first: those it repeats, because an earlier delivery
         child may have written one already, and the repetition would end a new claim of the same job.
         """
-        if self._draining:
+        if self._draining or self._handing_on:
             return []
         wants = []
         slow_s = self._clock.monotonic_s() - OVERRUN_S
@@ -151,7 +152,7 @@ class ConsumerLane:
         for owner, group in itertools.groupby(deliveries, lambda delivery: delivery.owner):
             jobs = list(group)
             consumer = self._consumers.get(owner)
-            if consumer is None or consumer.link is None or consumer.leaving or self._draining:
+            if consumer is None or consumer.link is None or consumer.leaving or self._draining or self._handing_on:
                 self._release(jobs)
                 continue
             consumer.fed_s = self._clock.monotonic_s()
@@ -182,6 +183,22 @@ class ConsumerLane:
         self._draining = True
         for consumer in self._consumers.values():
             self._say_finish(consumer)
+
+    def hand_on(self, is_done_with: Callable[[str], bool]) -> None:
+        """
+        Let those go who hold nothing: they attach to whoever comes after us. What they hold is finished here.
+
+        Call it again and again. *is_done_with*: everything of that consumer is written and nothing is claimed for it,
+        so nothing that we do later can meet what it is given elsewhere.
+        """
+        self._handing_on = True
+        self.expected = 0  # who is missing here is not missed
+        for consumer in list(self._consumers.values()):
+            if consumer.link is None or consumer.hand or consumer.unwritten or not is_done_with(consumer.owner):
+                continue
+            del self._consumers[consumer.owner]
+            link, consumer.link = consumer.link, None
+            link.finish()
 
     def kill(self) -> None:
         """Have the master kill those that still work; what they had begun goes back UNSURE."""

@@ -42,6 +42,7 @@ class Link:
         self._outbox: collections.deque[bytes] = collections.deque()
         self._filled = gevent.event.Event()
         self._open = True
+        self._finishing = False
 
     @property
     def peer_pid(self) -> int:
@@ -54,6 +55,11 @@ class Link:
     def send(self, data: bytes) -> None:
         """Queue *data*; it goes out as soon as the consumer takes it."""
         self._outbox.append(data)
+        self._filled.set()
+
+    def finish(self) -> None:
+        """End it when everything that was queued has been sent."""
+        self._finishing = True
         self._filled.set()
 
     def close(self) -> None:
@@ -110,6 +116,8 @@ class Link:
                     self._sock.sendall(data)
                 except OSError:
                     self.close()
+            if self._finishing:
+                self.close()
 
 
 class Door:
@@ -132,7 +140,7 @@ class Door:
         self._greenlet = gevent.spawn(self._accept)
 
     def close(self) -> None:
-        """Accept nobody any more; those inside stay."""
+        """Accept nobody any more; those inside stay. Idempotent."""
         if self._greenlet is not None:
             self._greenlet.kill()
         self._listener.close()

@@ -23,7 +23,9 @@ MOST_S: Final = 0.6
 CATCH_UP_S: Final = 1.0
 
 About = tuple[str, ...]
-"""What is told of: (``circuit``, address), (``pool``, address), (``ping``, address, endpoint)."""
+"""
+What is told of: (``circuit``, address), (``pool``, address), (``ping``, address, endpoint), (``lent``, serial number).
+"""
 
 Ear = Callable[[Mapping[str, Any]], None]
 
@@ -47,6 +49,7 @@ class News:
     def __init__(self, tell: Tell | None = None, index: int = 0) -> None:
         self._tell = tell
         self._ears: dict[About, Ear] = {}
+        self._ears_of: dict[str, Ear] = {}
         self._last: dict[About, Mapping[str, Any]] = {}
         self._caught_up = gevent.event.Event()
         self.later_s = min(index * STEP_S, MOST_S)
@@ -63,6 +66,13 @@ class News:
         if about in self._last:
             ear(self._last[about])
 
+    def listen_to_all(self, kind: str, ear: Ear) -> None:
+        """The same for everything whose ``about`` begins with *kind*."""
+        self._ears_of[kind] = ear
+        for about, frame in list(self._last.items()):
+            if about[0] == kind:
+                ear(frame)
+
     def tell(self, about: About, **fields: Any) -> None:
         """Tell the others."""
         if self._tell is not None:
@@ -75,5 +85,6 @@ class News:
             self._caught_up.set()  # that was all
             return
         self._last[about] = frame
-        if about in self._ears:
-            self._ears[about](frame)
+        ear = self._ears.get(about) or self._ears_of.get(about[0])
+        if ear is not None:
+            ear(frame)

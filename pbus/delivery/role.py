@@ -22,6 +22,7 @@ from pbus.delivery.comparing import plan_of, shadows_of
 from pbus.delivery.consumer_lane import Attached, ConsumerLane
 from pbus.delivery.consumer_link import Door, Link
 from pbus.delivery.lane import Lane
+from pbus.delivery.lent import Lent
 from pbus.delivery.lives import Lives
 from pbus.delivery.news import News
 from pbus.delivery.report import Report
@@ -45,6 +46,8 @@ TROUBLE_S: Final = 60.0
 """So long after the last one ``pbus status`` tells what a handler has done to its own process."""
 GOODBYE_S: Final = 2.0
 """How long consumers that hold nothing any more may take to leave before we do."""
+QUICK_S: Final = 2.0
+"""Most of what runs has finished so soon after another child has taken over."""
 LAST_SECOND_S: Final = 1.0
 """So long before the grace is over what still runs is reported, while that can be written."""
 
@@ -70,6 +73,7 @@ class DeliveryChild:
         self._backends = Backends(
             args["backends"], processes=self._processes, index=child.index, clock=child.clock, news=self._news
         )
+        self._lent = Lent(child.owner.n, self._backends, self._news, self._part, self._living)
         self._consumers: dict[str, int] = {  # at first
             topic_path(queue, topic): settings.concurrency.min
             for queue, section in self._queues.items() for topic, settings in section.topic.items()
@@ -93,18 +97,26 @@ class DeliveryChild:
     def live(self) -> None:
         """From boot to the end of the drain."""
         self._news.catch_up()
+        waits = self._child.waits
         for name, side in self._stores.items():
             lanes = [lane for lane in self._lanes.values() if self._queues[lane.queue].storage == name]
             if lanes:
-                side.start(lanes, wait_s=self._child.grace_s)
+                side.start(lanes, wait_s=self._child.grace_s, claims=not waits)
         self._child.on_frame("logs", lambda _: self._report.reopen_logs())
         self._child.on_frame("shares", self._share)
         self._child.on_frame("expected", self._expect)
+        if waits:
+            self._child.ready()
+            self._child.wait_turn()
+            self._lent.wait()
+            for side in self._stores.values():
+                side.begin()
         gevent.spawn(self._tell_work)
         if self._spans is not None:
             gevent.spawn(self._spans.pump.run)
         self._door.open()
-        self._child.ready()
+        if not waits:
+            self._child.ready()
         has_consumers = any(isinstance(lane, ConsumerLane) for lane in self._lanes.values())
         tick_s = TICK_S if has_consumers else ROUND_S  # only consumers are looked after more often
         while not self._child.wait_drain(tick_s):
@@ -140,6 +152,13 @@ class DeliveryChild:
             slow = Slow(child.histograms.read, child.clock)
             writer.before.append(lambda: setattr(writer, "slow_us", slow.limits_us()))
         return writer
+
+    def _part(self, total: int) -> int:
+        """Ours of a number that all delivery children share, rather one too many."""
+        return -(-total // self._processes)
+
+    def _living(self) -> set[int]:
+        return {row.n for row in self._child.scoreboard.living() if row.role == "delivery"}
 
     def _make_lanes(self) -> Iterator[Lane]:
         for queue, of_queue in self._queues.items():
@@ -287,6 +306,7 @@ class DeliveryChild:
         if now_s < self._round_s:
             return
         self._round_s = now_s + ROUND_S
+        self._lent.look()
         self._child.slot.update(running=self._busy())
         self._kill_overdue_orphans()
         self._forget_troubles(now_s)
@@ -335,11 +355,43 @@ class DeliveryChild:
 
     # -- drain ------------------------------------------------------------------------------------
 
+    def _hand_on(self) -> bool:
+        """
+        Another child does this from now on: let consumers go to it one by one, and finish what runs here.
+
+        However long that takes, unless the bus stops meanwhile.
+
+        Returns:
+            Whether nothing is left.
+        """
+        self._door.close()
+        self._backends.leave()
+        began_s = self._clock.monotonic_s()
+        for lane in self._lanes.values():
+            if not isinstance(lane, ConsumerLane):
+                lane.drain()
+        self._lent.tell()
+        while self._child.patient:
+            for lane in self._lanes.values():
+                if isinstance(lane, ConsumerLane):
+                    lane.hand_on(self._stores[self._queues[lane.queue].storage].is_done_with)
+            if self._is_finished() and not self._has_consumers():
+                return True
+            self._tick()
+            self._lent.tell()
+            self._child.slot.update(running=max(1, self._busy()))  # the master lets us live as long as there is any
+            quick = self._clock.monotonic_s() - began_s < QUICK_S
+            gevent.sleep(TICK_S / 10 if quick else TICK_S)
+        return False
+
     def _drain(self) -> None:
         """Claim nothing, let what runs finish, write everything, go."""
-        began_s = self._clock.monotonic_s()
         for side in self._stores.values():
             side.stop_claiming()
+        if self._child.patient and self._hand_on():
+            self._leave()
+            return
+        began_s = self._clock.monotonic_s()
         for lane in self._lanes.values():
             lane.drain()
         give_up_s = began_s + max(self._child.grace_s - LAST_SECOND_S, self._child.grace_s / 2)
@@ -352,6 +404,11 @@ class DeliveryChild:
                     lane.kill()
             gevent.sleep(TICK_S / 10)
         self._see_off()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Everything is written."""
+        self._lent.tell()
         self._work.count()
         self._door.close()
         self._backends.close()
@@ -359,6 +416,9 @@ class DeliveryChild:
             side.close()
         if self._spans is not None:
             self._spans.pump.close()
+
+    def _has_consumers(self) -> bool:
+        return any(lane.owners for lane in self._lanes.values() if isinstance(lane, ConsumerLane))
 
     def _is_finished(self) -> bool:
         return not self._busy() and all(side.desk.idle for side in self._stores.values())

@@ -108,9 +108,11 @@ class StoreSide:
         brake = self._brakes.get((queue, topic))
         return brake is not None and brake.sparing
 
-    def start(self, lanes: Sequence[Lane], wait_s: float) -> None:
+    def start(self, lanes: Sequence[Lane], wait_s: float, *, claims: bool = True) -> None:
         """
         Begin to claim for *lanes*; returns when the store has answered or failed once.
+
+        Without *claims* everything is prepared for that, and ``begin`` is waited for.
 
         Raises:
             BootError: the store can never work as it is.
@@ -121,6 +123,8 @@ class StoreSide:
             fenced=self._fenced, log=child.log.bind(storage=self.name), clock=child.clock,
             brakes=self._brakes, rules=self._rules, claimed=self._spans.claimed if self._spans is not None else None,
         )
+        if not claims:
+            self.claimer.wait()
         self.desk.connect(self.claimer.wake, self.claimer.came_back)
         if self._traces is not None:
             self._traces.follow(self._store)
@@ -131,6 +135,15 @@ class StoreSide:
     def dropped(self) -> int:
         """Records of stories that nobody will see, since the last call."""
         return self._traces.news() if self._traces is not None else 0
+
+    def begin(self) -> None:
+        """Claim from now on."""
+        if self.claimer is not None:
+            self.claimer.begin()
+
+    def is_done_with(self, owner: str) -> bool:
+        """Everything of that consumer is written, and nothing is claimed for it any more."""
+        return not self.desk.pending(owner) and (self.claimer is None or self.claimer.is_done_with(owner))
 
     def stop_claiming(self) -> None:
         """Take nothing new; what is in hand is settled."""

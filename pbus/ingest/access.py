@@ -21,8 +21,10 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
+from pbus.codec.handover import Identity
 from pbus.config.schema import Queue, System
 from pbus.core import tokens
 from pbus.core.names import Owner, topic_path
@@ -201,6 +203,33 @@ class Directory:
             return Access("push", token.path, local, self._pushed, token.owner, lives)
         return Access("pepper", token.path, local, {}, token.owner, lives)
 
+    def identity(self, access: Access) -> Identity:
+        """*access* as another process can look it up again."""
+        _, digests = self._passwords.get(access.name, ("nobody", ()))
+        if access.owner is not None:
+            return Identity(kind=access.kind, name=access.name, local=access.local, owner=str(access.owner))
+        proofs = [] if access.kind == "nobody" else [_proof(digest) for digest in digests]
+        return Identity(kind=access.kind, name=access.name, local=access.local, proofs=proofs)
+
+    def readmit(self, identity: Identity, lives: Callable[[Owner], bool]) -> Access:
+        """
+        Who that is here: the same where AUTH with the password of then still makes it so, else nobody.
+
+        Args:
+            lives: Whether the process of a token does.
+        """
+        kind, digests = self._passwords.get(identity.name, ("nobody", ()))
+        if identity.owner:
+            token = Token(identity.kind, Owner.parse(identity.owner), identity.name)
+            return self.of_token(token, identity.local, partial(lives, token.owner))
+        if digests:
+            counts = any(_proof(digest) in identity.proofs for digest in digests)
+        else:
+            counts = not identity.proofs and identity.local and kind not in ("system", "nobody")
+        return self._access(kind, identity.name, identity.local) if counts and kind == identity.kind else self.nobody(
+            identity.local
+        )
+
     def is_identity(self, name: str) -> bool:
         """Whether AUTH could ever make somebody *name*."""
         return name in self._passwords
@@ -245,6 +274,11 @@ def _entry(name: str, queue: Queue) -> QueueEntry:
         name=name, system=queue.system, storage=queue.storage, pepper=queue.pepper, open=not queue.password,
         topics=topics, importance=queue.importance, ttl_ms=round(queue.ttl_s * 1000),
     )
+
+
+def _proof(digest: bytes) -> bytes:
+    """What says that two processes mean the same password, and is none."""
+    return hashlib.sha256(b"handover" + digest).digest()
 
 
 def _digest(password: str) -> bytes:

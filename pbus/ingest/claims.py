@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Rules, Verdict
@@ -24,6 +24,7 @@ from pbus.storage.driver import Held
 
 Key = tuple[str, str, str]
 """Queue, topic, id."""
+_TOPIC_GONE: Final = "its topic is in no configuration any more"
 
 
 class Host(Protocol):
@@ -42,6 +43,8 @@ class Keeper(Protocol):
     def left(self, left: Left) -> None: ...
 
     def suspect(self, reader: Reader) -> None: ...
+
+    def passed(self, keys: Iterable[Key]) -> None: ...
 
 
 class Claim:
@@ -137,6 +140,28 @@ class Reader:
         for keeper, claims in parts.items():
             keeper.left(Left(claims, verdict, error, gone))
             verdict = Verdict.UNSURE
+
+
+    def pass_on(self, lost: Collection[int]) -> None:
+        """
+        The connection is another child's, and so are its claims.
+
+        Args:
+            lost: Places of those whose topic that child does not know: they go back.
+        """
+        passed: dict[Keeper, list[Key]] = {}
+        left: dict[Keeper, list[Claim]] = {}
+        for place, claim in enumerate(self.claims.values()):
+            claim.reader = None
+            if place in lost:
+                left.setdefault(claim.keeper, []).append(claim)
+            else:
+                passed.setdefault(claim.keeper, []).append(claim.key)
+        self.claims = {}
+        for keeper, keys in passed.items():
+            keeper.passed(keys)
+        for keeper, claims in left.items():
+            keeper.left(Left(claims, Verdict.UNSURE, _TOPIC_GONE, False))
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ of the commands, one each. What it holds is bounded: it is not read from while t
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pbus.codec.resp import Event, Limits, RequestParser, Run, TooBig
@@ -26,9 +26,11 @@ from pbus.ingest import commands, pulls, pushes, wire
 from pbus.ingest.access import Access
 from pbus.ingest.claims import Claim, Reader
 from pbus.ingest.committer import Committer, Ticket
-from pbus.ingest.outlet import Outlet, State
+from pbus.ingest.outlet import State
 from pbus.ingest.pops import Pop
+from pbus.ingest.portable import Portable
 from pbus.ingest.puller import Puller
+from pbus.ingest.sent import OnSent, Unread
 
 if TYPE_CHECKING:
     from pbus.ingest.parents import Parent
@@ -44,13 +46,12 @@ IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024
 """Pushes of one connection that wait for the store, beyond which it is not read from."""
 LINGER_S: Final = 1.0
 """How long a refused connection is still read from, so that its last reply is not lost to a reset."""
-_READ: Final = 1
 _NO_ROUTES: Final[Mapping[bytes, Any]] = {}
 _GONE: Final = "its connection closed before the ack"
 _CLOSED: Final = "pbus closed its connection before the ack"
 
 
-class Connection(Outlet):
+class Connection(Portable):
     """
     A client, from accept to close. Its owner is the server; it runs in callbacks of the loop.
 
@@ -70,43 +71,18 @@ class Connection(Outlet):
         held_bytes: What it keeps of commands that are not done yet and of replies not read, as the server counts it.
     """
 
-    __slots__ = (
-        "_committer", "_in_flight_bytes", "_joined", "_keen", "_most", "_parser", "_paused", "_pending",
-        "_postponed", "_queue", "_reader", "_reading", "_spent", "_started_s", "_unread", "_waiting",
-        "access", "began_s", "gone", "held_bytes", "id", "library", "name", "parent", "peer", "pop", "protocol",
-        "reader", "routes", "transaction",
-    )
+    __slots__ = ("_committer", "_in_flight_bytes", "_keen", "_most", "_paused", "_postponed", "_spent", "routes")
 
     def __init__(self, server: Server, sock: Any, number: int, peer: str, access: Access) -> None:
-        super().__init__(server, sock)
-        self.id = number
-        self.peer = peer
-        self.protocol = 2
-        self.name = b""
-        self.library: dict[str, str] | None = None
-        self.began_s = server.clock.monotonic_s()
-        self.pop: Pop | None = None
-        self.reader: Reader | None = None
-        self.transaction: Transaction | None = None
-        self.parent: Parent | None = None
-        self.gone = False
-        self._parser = RequestParser(server.limits_of(access))
-        self._queue: list[Event] = []                 # parsed, not executed
-        self._pending: collections.deque[Ticket] | None = None
+        super().__init__(server, sock, number, peer, access)
+        # None of these passes to another process: they are of this turn, of this child, or follow from others.
         self._in_flight_bytes = 0
         self._committer: Committer | None = None      # where it pushed to last
-        self.held_bytes = 0                          # as the server counts it
         self._spent = False                           # a costly command has used up its turn
-        self._joined = 0                              # acks that are not answered yet
-        self._waiting = False                         # a command is not answered yet and nothing may overtake it
         self._paused = False                          # the committer is full
         self._postponed = False                       # it has had its share of this turn
-        self._started_s: float | None = None          # since when a command is incomplete
-        self._unread: Callable[[], None] | None = None
         self._keen = False                            # its death is looked for as that of a reader
         self.routes: Mapping[bytes, Any] = _NO_ROUTES
-        self._reader = server.loop.io(sock.fileno(), _READ)
-        self._reading = True
         self.become(access)
         self._reader.start(self._readable)
 
@@ -186,14 +162,14 @@ class Connection(Outlet):
         self._waiting = True
 
     def reply(
-        self, reply: bytes, on_sent: Callable[[bool], None] | None = None, unread: Callable[[], None] | None = None
+        self, reply: bytes, on_sent: OnSent | None = None, unread: Unread | None = None
     ) -> None:
         """
         The answer that was waited for.
 
         Args:
             on_sent: Called once: True when the reply was handed to the kernel, False when it never will be.
-            unread: Called when the client has gone without reading what the kernel had of it, as far as one can tell.
+            unread: Told when the client has gone without reading what the kernel had of it, as far as one can tell.
         """
         self.pop = None
         if self.transaction is not None:
@@ -229,6 +205,19 @@ class Connection(Outlet):
         except Exception:  # noqa: BLE001 - a bug ends one connection, its jobs go back, and the log has it
             pop.taker.delivered(pop.got, sent=False)
             self.failed()
+
+    def parted(self, pop: Pop) -> None:
+        """Nothing is claimed any more for the pop it is blocked in."""
+        if pop is self.pop:
+            self._regulate()
+
+    def refuse_blocked(self, reply: bytes) -> None:
+        """The pop it was blocked in cannot be served in this process."""
+        self.reply(reply)
+
+    @property
+    def _whole(self) -> Connection:
+        return self
 
     def reads(self) -> Reader:
         """What it has read and nobody has settled: it is about to read."""
@@ -435,6 +424,7 @@ class Connection(Outlet):
         if self.pop is not None:
             self.pop.taker.cancel(self.pop)
             self.pop = None
+        self._aside = None
         self._tell_sent(False)
         self._leave(Verdict.CRASHED, _GONE, gone=True)
         self.server.closed(self)
@@ -483,7 +473,7 @@ class Connection(Outlet):
         """The client has gone: without having read the reply in question, or after it."""
         callback, self._unread = self._unread, None
         if callback is not None and unread:
-            callback()
+            callback.unread()
 
     def _ended(self) -> None:
         """The client sends nothing more: what it sent is answered; who is blocked wants no answer."""
@@ -575,6 +565,9 @@ class Connection(Outlet):
         """Read on, or wait until what was read is dealt with."""
         if self._state is State.CLOSED:
             return
+        if self._parting is not None:
+            self._look_whether_parted()
+            return
         wanted = self._state is State.SHUT or (
             self._state is State.OPEN
             and not self._paused
@@ -593,7 +586,8 @@ class Connection(Outlet):
 
     @property
     def _all_answered(self) -> bool:
-        return not (self._queue or self._pending or self._waiting or self._parser.unparsed_bytes)
+        aside = self._aside is not None               # it may have more to say, to another process
+        return not (aside or self._queue or self._pending or self._waiting or self._parser.unparsed_bytes)
 
     def _watch(self) -> None:
         self.server.watch(self)

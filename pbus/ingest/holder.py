@@ -96,6 +96,7 @@ class Holder:
         self._wake = gevent.event.Event()
         self._ear = Ear(store.name, store.bell_of_programs, lambda: bool(self._waiting), self._heard, clock, log)
         self._ending = False
+        self._parting: list[TokenPop] = []            # whose connections wait to go to another process
         self._busy = 0
 
     def start(self) -> None:
@@ -132,6 +133,25 @@ class Holder:
             pop.over = True
             del self._waiting[pop]
             self.delivered(pop.got, sent=False)
+
+    def part(self, pop: Pop) -> None:
+        """As ``Puller.part``."""
+        if isinstance(pop, TokenPop):
+            self._parting.append(pop)
+        if not self._busy:
+            self._part()
+
+    def place_of(self, pop: TokenPop) -> int:  # noqa: ARG002 - each waits for its own
+        """As ``Puller.place_of``."""
+        return 0
+
+    def _part(self) -> None:
+        parting, self._parting = self._parting, []
+        for pop in parting:
+            if not pop.over:
+                pop.over = pop.parted = True
+                self._waiting.pop(pop, None)
+                pop.connection.parted(pop)
 
     def end_blocked(self) -> None:
         """Drain: whoever waits gets what is there, or nothing, now."""
@@ -292,6 +312,8 @@ class Holder:
                 self._clock.sleep(_AGAIN_S)
             finally:
                 self._busy -= 1
+            if self._parting:
+                self._part()
 
     def _nap_s(self) -> float | None:
         deadlines = [pop.deadline_s for pop in self._waiting if pop.deadline_s is not None]

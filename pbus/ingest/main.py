@@ -1,8 +1,9 @@
 """
 The ingest role: the door for producers and pull consumers. ``run`` is the child's whole life.
 
-boot: open every storage (one that is away makes its queues refuse, nothing else); ready: accept;
-drain: answer what has begun, close who is idle; exit.
+boot: open every storage (one that is away makes its queues refuse, nothing else); ready: take the connections of older
+children, and accept; drain: pass connections to a newer child where there is one, answer what has begun, close who is
+idle; exit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import gevent.threadpool
 
 from pbus.config.schema import Queue
 from pbus.ingest.access import Directory
+from pbus.ingest.arrivals import Arrivals
 from pbus.ingest.committer import WRITE
+from pbus.ingest.departures import Departures
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.ingest.tls import certificates_of
@@ -41,6 +44,8 @@ _SWITCH_S: Final = 0.0005
 _GC_OBJECTS: Final = 50_000
 """New objects before the collector looks: jobs in flight are many, and in no cycles (4 % of a push)."""
 _DRAIN_LOOK_S: Final = 0.02
+LAST: Final = 0.3
+"""Share of the grace in which those who could not pass to a newer child are closed between two commands."""
 _LAST_WRITES_S: Final = 1.0
 """Of the grace, so much is left for what becomes of those who are cut off."""
 
@@ -63,10 +68,19 @@ def run(child: Child) -> None:
         store.wait_first()
     server = Server(child, args["ingest"], directory, stores, certificates)
     server.exports_spans = spans is not None
-    server.start()
+    departures, arrivals = Departures(child, server), Arrivals(child, server)
+    server.begin()
+    arrivals.start()
+    if not child.waits:
+        server.start()
     child.ready()
+    if child.wait_turn():
+        server.start()
     child.wait_drain()
-    _drain(child, server)
+    deadline_s = child.clock.monotonic_s() + child.grace_s
+    arrivals.close()
+    departures.run(deadline_s - LAST * child.grace_s, lambda: not arrivals.idle)
+    _drain(child, server, deadline_s)
     for store in stores.values():
         store.close()
     if spans is not None:
@@ -110,11 +124,11 @@ def _trace_writer(child: Child, target: StoreTarget) -> TraceWriter | None:
     return writer
 
 
-def _drain(child: Child, server: Server) -> None:
-    """Until nothing is owed to anybody, or the grace is over."""
+def _drain(child: Child, server: Server, deadline_s: float) -> None:
+    """Until nothing is owed to anybody, or the grace is over (at *deadline_s*, monotonic)."""
     server.drain()
     last_s = min(_LAST_WRITES_S, child.grace_s / 5)
-    deadline_s = child.clock.monotonic_s() + child.grace_s - last_s
+    deadline_s -= last_s
     while not server.idle and child.clock.monotonic_s() < deadline_s:
         child.clock.sleep(_DRAIN_LOOK_S)
     if server.connections:

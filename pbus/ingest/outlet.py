@@ -15,10 +15,10 @@ import abc
 import contextlib
 import enum
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from pbus.ingest.sent import OnSent
     from pbus.ingest.server import Server
 
 SEND_BYTES: Final = 256 * 1024
@@ -59,7 +59,7 @@ class Outlet(abc.ABC):
         self._unsent: bytearray | None = None         # what the kernel did not take, and since when it stands still
         self._stuck_s = 0.0
         self._shut_s = 0.0                            # since when a client that was shut may linger
-        self._on_sent: list[Callable[[bool], None]] | None = None
+        self._on_sent: list[OnSent] | None = None
         self._writer: Any = None
 
     @abc.abstractmethod

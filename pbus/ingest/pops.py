@@ -7,7 +7,7 @@ Rule: a pop knows what it wants and what it has got; who gets what is its ``Take
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from pbus.core.job import Delivery
 from pbus.ingest.access import TopicEntry
@@ -25,11 +25,20 @@ class Receiver(Protocol):
     def popped(self, pop: Pop) -> None:
         """*pop* is over; ``pop.got`` or ``pop.error`` say how."""
 
+    def parted(self, pop: Pop) -> None:
+        """*pop* is nobody's here any more (``Taker.part``)."""
+
 
 class Taker(Protocol):
     """Who claims for a pop."""
 
+    def add(self, pop: Any) -> None: ...
+
     def cancel(self, pop: Pop) -> None: ...
+
+    def part(self, pop: Pop) -> None: ...
+
+    def place_of(self, pop: Any) -> int: ...
 
     def delivered(self, deliveries: Iterable[Delivery], sent: bool) -> None: ...
 
@@ -47,12 +56,13 @@ class Pop:
         keys: The names the client used, one a topic.
         got: What it takes away.
         error: Why it failed, for the client; empty otherwise.
+        parted: Its connection goes to another process and asks there; nothing is claimed for it here.
         served: False: it is answered with nothing, as soon as it can be.
         taker: Who serves it.
     """
 
     __slots__ = (
-        "blocks", "connection", "count", "deadline_s", "error", "got", "keys", "many", "over", "served",
+        "blocks", "connection", "count", "deadline_s", "error", "got", "keys", "many", "over", "parted", "served",
         "size", "taker", "topics",
     )
     taker: Taker
@@ -72,6 +82,7 @@ class Pop:
         self.size = 0
         self.error = ""
         self.over = False
+        self.parted = False
         self.served = True
 
     def room(self, place: int) -> int:  # noqa: ARG002 - one count for all topics

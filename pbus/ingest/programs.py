@@ -26,6 +26,7 @@ from pbus.core.outcome import Verdict
 from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.holder import NIL_AFTER_S, TokenPop
+from pbus.ingest.sent import HandedOver
 from pbus.ingest.words import shown
 
 if TYPE_CHECKING:
@@ -60,11 +61,8 @@ def pop(connection: Connection, arguments: list[bytes]) -> bytes | None:
 def hand_over(connection: Connection, over: TokenPop) -> None:
     """The reply with its job; what never reaches the program goes back."""
     topic, delivery = over.topics[0], over.got[0]
-    holder = connection.server.holder(topic)
-    connection.reply(
-        bulk(popped(connection, over.got)), lambda sent: holder.delivered([delivery], sent),
-        lambda: holder.unread(delivery, topic),
-    )
+    handed = HandedOver(connection.server.holder(topic), delivery, topic)
+    connection.reply(bulk(popped(connection, over.got)), handed, handed)
 
 
 def popped(connection: Connection, got: Sequence[Delivery]) -> bytes:

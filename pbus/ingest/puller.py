@@ -27,10 +27,10 @@ from pbus.errors import StorageError
 from pbus.ingest import settling
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
-from pbus.ingest.claims import Claim, Claims, Left, Reader
+from pbus.ingest.claims import Claim, Claims, Key, Left, Reader
 from pbus.ingest.ear import Ear
 from pbus.ingest.pops import CLAIM_COUNT, Pop, Read
-from pbus.ingest.settling import Ask, Settling
+from pbus.ingest.settling import Arrival, Ask, Settling
 from pbus.ingest.waiting import Path, Waiting
 from pbus.storage.driver import Bell, Want
 
@@ -69,6 +69,8 @@ class Puller:
         self._ear = Ear(store.name, store.bell, self._is_anybody_blocked, self._heard, clock, log)
         self._limited: set[str] = set()               # queues where somebody found max_open reached
         self._ending = False
+        self._serving = False                         # claims may be on their way
+        self._parting: list[Pop] = []                 # whose connections wait to go
 
     def start(self) -> None:
         """Begin to claim and to listen."""
@@ -115,6 +117,39 @@ class Puller:
             pop.over = True
             self._waiting.remove(pop)
             self.delivered(pop.got, sent=False)
+
+    def part(self, pop: Pop) -> None:
+        """Its connection goes to another process: as soon as nothing is being claimed for it, it hears ``parted``."""
+        self._parting.append(pop)
+        if not self._serving:
+            self._part()
+
+    def _part(self) -> None:
+        parting, self._parting = self._parting, []
+        for pop in parting:
+            if not pop.over:
+                pop.over = pop.parted = True
+                self._waiting.remove(pop)
+                pop.connection.parted(pop)
+
+    def place_of(self, pop: Pop) -> int:
+        """Who waits longer has the lower number."""
+        return self._waiting.place_of(pop)
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Claims come from another child; it is told when they are ours."""
+        self._settling.arrive(arrival)
+        self._wake.set()
+
+    def return_to(self, owner: str, claims: Iterable[Claim]) -> None:
+        """Claims that came from *owner* are its again: their connection stays there."""
+        self._settling.return_to(owner, claims)
+        self._wake.set()
+
+    def passed(self, keys: Iterable[Key]) -> None:
+        """Claims are another child's now."""
+        self._settling.passed(keys)
+        self._wake.set()                              # there may be room
 
     def end_blocked(self) -> None:
         """Drain: everybody who is blocked gets nothing now, and nobody blocks any more."""
@@ -170,6 +205,7 @@ class Puller:
         while True:
             self._wake.wait(self._nap_s())
             self._wake.clear()
+            self._serving = True
             try:
                 if self._settling.turn(self._crowded):
                     self._rung, self._limited = self._rung | self._limited, set()
@@ -178,6 +214,10 @@ class Puller:
             except Exception:  # noqa: BLE001 - the next pop is served all the same, and the log has it
                 self._log.exception("pull.failed", storage=self._store.name)
                 self._clock.sleep(_AGAIN_S)
+            finally:
+                self._serving = False
+            if self._parting:
+                self._part()
 
     @property
     def _crowded(self) -> bool:

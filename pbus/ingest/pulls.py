@@ -7,7 +7,6 @@ Rule: only topics with a ``pull`` handler are taken from; the topic's own delive
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pbus.codec.resp_reply import NULL, NULL_ARRAY, bulk, encode, error
@@ -15,6 +14,8 @@ from pbus.core.names import topic_path
 from pbus.ingest import programs, streams
 from pbus.ingest.holder import TokenPop
 from pbus.ingest.pops import Pop, Read
+from pbus.ingest.puller import Puller
+from pbus.ingest.sent import Popped
 from pbus.ingest.takings import Refused, same_storage, topic_of_key
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def answer(connection: Connection, over: Pop) -> None:
     if isinstance(over, TokenPop):
         programs.hand_over(connection, over)
         return
-    settle = partial(over.taker.delivered, over.got)
-    connection.reply(_reply(connection, over), lambda sent: settle(sent=sent))
+    taker = over.taker
+    assert isinstance(taker, Puller)
+    connection.reply(_reply(connection, over), Popped(taker, over.got))
 
 
 def _reply(connection: Connection, over: Pop) -> bytes:

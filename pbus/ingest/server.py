@@ -19,15 +19,19 @@ from typing import Any, Final
 import gevent
 import gevent.monkey
 
+from pbus.codec.handover import Record
 from pbus.codec.resp import Limits
 from pbus.codec.resp_reply import error
 from pbus.config.schema import Ingest
 from pbus.errors import StorageError
 from pbus.ingest.access import Access, Directory, TopicEntry
+from pbus.ingest import wire
+from pbus.ingest.carried import Cargo
 from pbus.ingest.connection import Connection
 from pbus.ingest.failures import Failures
 from pbus.ingest.guesses import Guesses
 from pbus.ingest.holder import Holder
+from pbus.ingest.portable import Portable
 from pbus.ingest.puller import Puller
 from pbus.ingest.store import Store
 from pbus.ingest.tally import SLOW, Tally
@@ -121,13 +125,13 @@ class Server:
         self._accepting = False
         self._pause_until_s = 0.0
         self._pause_said_s = float("-inf")
-        self._watched: dict[Connection, None] = {}
-        self._later: dict[Connection, None] = {}
+        self._watched: dict[Any, None] = {}           # connections, as the next one
+        self._later: dict[Any, None] = {}
         self._later_timer = self.loop.timer(0.0)
         self._sweep_timer = self.loop.timer(_SWEEP_S, _SWEEP_S)
         self._logged = 0
         self._unlogged = 0
-        self._draining = False
+        self._open = self._draining = False
 
     def _connections_allowed(self) -> int:
         """As configured, or as many as there are descriptors for (some stay for the stores and the log)."""
@@ -154,22 +158,34 @@ class Server:
 
     # -- life ---------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to accept."""
+    def begin(self) -> None:
+        """Do what is done once a second; connections may come from other children."""
         logs.hold()
         self._sweep_timer.start(self._sweep)
+
+    def start(self) -> None:
+        """Accept, too; idempotent."""
+        if not self._sweep_timer.active:
+            self.begin()
+        self._open = True
         self._accept_from(True)
+
+    def shut_doors(self) -> None:
+        """Take no new connection; those that are here go on."""
+        self._open = False
+        self._accept_from(False)
+        acceptors, self._acceptors = self._acceptors, []
+        for acceptor in acceptors:
+            acceptor.close()
+        for listener in self._listeners if acceptors else ():
+            self.let_go(listener)
 
     def drain(self) -> None:
         """Take no new connection, answer what has begun, close whoever is between two commands."""
         if self._draining:
             return
+        self.shut_doors()
         self._draining = True
-        self._accept_from(False)
-        for acceptor in self._acceptors:
-            acceptor.close()
-        for listener in self._listeners:
-            listener.close()
         if self.reception is not None:
             self.reception.close()
         for store in self.stores.values():
@@ -202,7 +218,7 @@ class Server:
         if wanted is self._accepting:
             return
         self._accepting = wanted
-        for acceptor, listener, receives in zip(self._acceptors, self._listeners, self._receives, strict=True):
+        for acceptor, listener, receives in zip(self._acceptors, self._listeners, self._receives, strict=False):
             if wanted:
                 acceptor.start(self._accept, listener, self.reception if receives else None)
             else:
@@ -271,13 +287,13 @@ class Server:
         """What one command of that identity may be."""
         return self._full if self.directory.known(access) else self._before_auth
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: Any) -> None:
         """It is gone."""
         self.connections.pop(connection, None)
         self._watched.pop(connection, None)
         self._later.pop(connection, None)
 
-    def watch(self, connection: Connection) -> None:
+    def watch(self, connection: Portable) -> None:
         """Something of it must not take for ever: look at it once a second."""
         self._watched[connection] = None
 
@@ -296,6 +312,25 @@ class Server:
         if not self._later:
             self._later_timer.start(self._next_turn)
         self._later[connection] = None
+
+    def set_aside(self, connection: Portable) -> None:
+        """It is about to leave for another process: nothing is done with it here."""
+        self._watched.pop(connection, None)
+        self._later.pop(connection, None)
+
+    def let_go(self, sock: Any) -> None:
+        """Close our end of a socket that another process has: the loop would hear of it for ever."""
+        wire.forget(self.loop, sock.fileno())
+        sock.close()
+
+    def carry_on(self, sock: Any, record: Record, cargo: Cargo) -> Connection:
+        """A connection that has come from another child."""
+        self._admitted = max(self._admitted, record.id)
+        access = self.directory.readmit(record.identity, self.tokens.lives)
+        connection = Connection(self, sock, record.id, record.peer, access)
+        self.connections[connection] = None
+        connection.carry_on(record, cargo)
+        return connection
 
     def ask(self, connection: Connection, read: Callable[[], bytes]) -> None:
         """Answer the command at hand with *read*, which asks a store and may take its time."""
@@ -338,7 +373,7 @@ class Server:
         for connection in list(self._watched):
             if not connection.check(now_s):
                 self._watched.pop(connection, None)
-        if not self._draining:
+        if self._open:
             self._accept_from(now_s >= self._pause_until_s and not self._far_above_siblings())
         if self.reception is not None:
             self.reception.sweep(now_s, self.limits.command_time_s)

@@ -14,11 +14,14 @@ by way of other children, when an answer was lost, and before a reader is called
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
+
+import gevent.event
 
 from pbus.clock import Clock
 from pbus.codec.resp_reply import error, integer
@@ -28,7 +31,7 @@ from pbus.errors import StorageError
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
 from pbus.ingest.committer import Ticket
-from pbus.ingest.claims import Claims, Left, Reader
+from pbus.ingest.claims import Claim, Claims, Key, Left, Reader
 from pbus.storage.driver import Held, JobRecord
 
 AGAIN_S: Final = 0.5
@@ -40,6 +43,8 @@ CROWDED_S: Final = 0.1
 CROWDED_MOST_S: Final = 1.0
 SETTLE_COUNT: Final = 1_000
 """Ends of one call: a Redis does nothing else while it buries them (0.1 ms each), and no call may take 5 s."""
+MOVES: Final = 3
+"""How often the holder of a claim is asked for: it may change while connections pass from child to child."""
 SHARE: Final = 20
 """Looking at it takes at most one part in so many of the time."""
 _DONE: Final = Outcome(verdict=Verdict.DONE)
@@ -63,6 +68,8 @@ class Source(Protocol):
     def held_by(self, owner: str) -> list[Held]: ...
 
     def job(self, queue: str, id: str) -> JobRecord | None: ...
+
+    def reassign(self, owner: str, heir: str, claims: list[Key]) -> list[bool]: ...
 
     def promote(self, queues: Sequence[str]) -> None: ...
 
@@ -118,6 +125,26 @@ class End:
     delivery: Delivery | None
 
 
+class Arrival:
+    """
+    Claims that were another child's and are to be ours.
+
+    Attributes:
+        owner: Whose they are.
+        claims: As we shall keep them.
+        ours: Keys of those that we hold now; None: nobody knows.
+        done: Set when it is known, or cannot be.
+    """
+
+    __slots__ = ("claims", "done", "ours", "owner")
+
+    def __init__(self, owner: str, claims: Sequence[Claim]) -> None:
+        self.owner = owner
+        self.claims = claims
+        self.ours: set[Key] | None = None
+        self.done = gevent.event.Event()
+
+
 class Settling:
     """
     Everything of one child that ends claims on one store. One owner: its ``Puller``, whose greenlet calls ``turn``.
@@ -136,6 +163,8 @@ class Settling:
         self._asks: list[Ask] = []
         self._lefts: list[Left] = []
         self._suspects: dict[Reader, None] = {}
+        self._arrivals: list[Arrival] = []
+        self._returning: list[tuple[str, Claim]] = []
         self._doubt = False                           # the store may hold more for us than we know, or less
         self._compared_s = float("-inf")
         self._crowded_s = CROWDED_S
@@ -168,6 +197,20 @@ class Settling:
         """Its time seems to be over: it is told if that is true."""
         self._suspects[reader] = None
 
+    def arrive(self, arrival: Arrival) -> None:
+        """Claims come from another child; in one step with our list, which is compared with the store's."""
+        self._arrivals.append(arrival)
+
+    def return_to(self, owner: str, claims: Iterable[Claim]) -> None:
+        """They are *owner*'s again; in one step with our list, as ``arrive``."""
+        self._returning += [(owner, claim) for claim in claims]
+
+    def passed(self, keys: Iterable[Key]) -> None:
+        """They are another child's now."""
+        now_s = self._clock.monotonic_s()
+        for key in keys:
+            self.claims.end(key, now_s)
+
     def doubt(self) -> None:
         """A claim failed: the store may hold more for us than we know."""
         self._doubt = True
@@ -178,7 +221,7 @@ class Settling:
         """How long nothing is to be done here by itself; None: for ever."""
         if self._store.away:
             return AGAIN_S if not self.idle else None
-        if self._ends or self._lefts or self._doubt:
+        if self._ends or self._lefts or self._doubt or self._returning:
             return AGAIN_S
         if not self.claims:
             return None
@@ -197,6 +240,9 @@ class Settling:
         Returns:
             Whether some have ended, so that there is room again.
         """
+        self._take_arrivals()
+        if self._returning:
+            self._return()
         before = len(self.claims)
         suspects, left = list(self._suspects), len(self._lefts)
         try:
@@ -207,6 +253,39 @@ class Settling:
             self._find_out(suspects, left)
             self._write(())
         return len(self.claims) < before
+
+    def _take_arrivals(self) -> None:
+        """Have the store make them ours, one call for all of an owner."""
+        arrivals, self._arrivals = self._arrivals, []
+        for owner in {arrival.owner: None for arrival in arrivals}:
+            theirs = [arrival for arrival in arrivals if arrival.owner == owner]
+            keys = [claim.key for arrival in theirs for claim in arrival.claims]
+            with contextlib.suppress(StorageError):   # who waits hears that nobody knows
+                ours = dict(zip(keys, self._store.reassign(owner, self._owner, keys), strict=True))
+                for arrival in theirs:
+                    arrival.ours = {claim.key for claim in arrival.claims if ours[claim.key]}
+                    self._keep([claim for claim in arrival.claims if ours[claim.key]])
+        for arrival in arrivals:
+            arrival.done.set()
+
+    def _return(self) -> None:
+        """Have the store give back what came and was not to stay; what it does not take is repeated."""
+        returning, self._returning = self._returning, []
+        for owner in {owner: None for owner, _ in returning}:
+            claims = [claim for one, claim in returning if one == owner]
+            try:
+                self._store.reassign(self._owner, owner, [claim.key for claim in claims])
+            except StorageError:
+                self._returning += [(owner, claim) for claim in claims]
+                continue
+            for claim in claims:
+                if claim in self.claims:
+                    self.claims.end(claim.key, self._clock.monotonic_s())
+
+    def _keep(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            if claim not in self.claims:              # taken back: it never left our list
+                self.claims.take(claim)
 
     def _answer_asks(self) -> None:
         """Write what was asked for, and all ends that are owed."""
@@ -278,8 +357,10 @@ class Settling:
         self._writing = True
         try:
             took_effect = self._settle([*owed, *[end for _, end in asked]])
-            for (ask, _), ours in zip(asked, took_effect[len(owed):], strict=True):
+            for (ask, end), ours in zip(asked, took_effect[len(owed):], strict=True):
                 ask.took += ours
+                if not ours:                          # another child's by now, perhaps
+                    ask.elsewhere.append(end.settlement.id)
             owed = []
             self._settle_elsewhere([ask for ask in asks if ask.elsewhere])
         except StorageError as failure:
@@ -351,15 +432,20 @@ class Settling:
         Raises:
             StorageError: as the store says.
         """
-        topics = {ask.topic: None for ask in asks}
-        for topic in topics:
-            ours = [ask for ask in asks if ask.topic is topic]
-            ids = list({job_id: None for ask in ours for job_id in ask.elsewhere})
-            owners = dict(zip(ids, self._store.holders(topic.queue, topic.name, ids), strict=True))
-            for owner in {owner: None for owner in owners.values() if owner}:
-                self._give_back(owner, [(ask, one) for ask in ours for one in ask.elsewhere if owners[one] == owner])
+        for topic in {ask.topic: None for ask in asks}:
+            wanted = [(ask, one) for ask in asks if ask.topic is topic for one in ask.elsewhere]
+            for _ in range(MOVES):
+                ids = list({job_id: None for _, job_id in wanted})
+                owners = dict(zip(ids, self._store.holders(topic.queue, topic.name, ids), strict=True))
+                missed: list[tuple[Ask, str]] = []
+                for owner in {owner: None for owner in owners.values() if owner}:
+                    missed += self._give_back(owner, [(ask, one) for ask, one in wanted if owners[one] == owner])
+                wanted = missed
+                if not wanted:
+                    break
 
-    def _give_back(self, owner: str, asked: Sequence[tuple[Ask, str]]) -> None:
+    def _give_back(self, owner: str, asked: Sequence[tuple[Ask, str]]) -> list[tuple[Ask, str]]:
+        """Those that *owner* did not have any more: settled, or another child's by now."""
         now_ms, ends = int(self._clock.wall_s() * 1000), []
         for (ask, _), delivery in zip(asked, self._deliveries(owner, asked), strict=True):
             settlement = judge(delivery, ask.outcome, ask.topic.rules, now_ms, random.random())
@@ -370,6 +456,7 @@ class Settling:
             if ours and end.delivery is not None:
                 self._account.ended(end.delivery, end.outcome, end.settlement)
         self._see_to_retries([end.settlement for end, ours in zip(ends, took_effect, strict=True) if ours])
+        return [one for one, ours in zip(asked, took_effect, strict=True) if not ours]
 
     def _deliveries(self, owner: str, asked: Sequence[tuple[Ask, str]]) -> list[Delivery]:
         """The claims of another child as judges see them; its list of claims is long, so it is read once, if at all."""

@@ -21,6 +21,7 @@ from pbus.core.names import job_id_ms
 from pbus.errors import BootError, Conflict, StorageError, StoreFull, Unavailable
 from pbus.ingest.access import TopicEntry
 from pbus.ingest.account import Account
+from pbus.ingest.claims import Key
 from pbus.ingest.committer import Committer
 from pbus.ingest.fullness import Fullness
 from pbus.ingest.gate import LEAST_IMPORTANT, Gate
@@ -165,6 +166,10 @@ class Store:
     def give_back(self, owner: str, settlements: list[Settlement]) -> list[bool]:
         """``Driver.give_back``: another child's claims, acked by way of this one."""
         return self._call(lambda: self._driver.give_back(owner, settlements))
+
+    def reassign(self, owner: str, heir: str, claims: list[Key]) -> list[bool]:
+        """``Driver.reassign``."""
+        return self._call(lambda: self._driver.reassign(owner, heir, claims))
 
     def promote(self, queues: Sequence[str]) -> None:
         """What is due of *queues* becomes ready now; the scheduler does it within a second where this fails."""

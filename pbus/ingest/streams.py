@@ -27,6 +27,7 @@ from pbus.ingest.access import TopicEntry
 from pbus.ingest.claims import Claim
 from pbus.ingest.pops import REPLY_BYTES, Read
 from pbus.ingest.puller import Puller
+from pbus.ingest.sent import ReadOut
 from pbus.ingest.settling import Ask
 from pbus.ingest.takings import ACKED, TAKEN, Refused, same_storage, topic_of_group
 from pbus.ingest.words import shown
@@ -115,7 +116,7 @@ def answer(connection: Connection, over: Read) -> None:
 
 def _hand_over(connection: Connection, over: Read, taker: Puller, parts: list[tuple[bytes, list[Delivery]]]) -> None:
     reply = _reply(parts, connection.protocol)
-    connection.reply(reply, (lambda sent: taker.read(over, sent)) if over.got else None)
+    connection.reply(reply, ReadOut(taker, over) if over.got else None)
 
 
 def _reply(parts: list[tuple[bytes, list[Delivery]]], protocol: int) -> bytes:

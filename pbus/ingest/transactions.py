@@ -13,12 +13,12 @@ whole it is bounded as one command is, and so are its replies.
 # ruff: noqa: ARG001 - the functions of the table have one signature
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import gevent
 import gevent.event
 
+from pbus.codec.handover import Queued
 from pbus.codec.resp_reply import OK, error
 from pbus.errors import StorageError
 from pbus.ingest import parents, pushes
@@ -26,6 +26,7 @@ from pbus.ingest.committer import Ticket
 from pbus.ingest.parents import Parent
 from pbus.ingest.pops import REPLY_BYTES
 from pbus.ingest.rows import Act, Later, Row
+from pbus.ingest.sent import AllSent, AllUnread, OnSent, Unread
 from pbus.ingest.whole import NOT_STORED, NOTHING, Whole, aborted
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ _KEPT_BYTES: Final = 64
 _EMPTY: Final = b"*0\r\n"
 
 Command = tuple[Act, list[bytes]]
-OnSent = Callable[[bool], None]
-Unread = Callable[[], None]
 
 
 def begin(connection: Connection, arguments: list[bytes]) -> bytes:
@@ -76,12 +75,13 @@ class Transaction:
 
     __slots__ = (
         "_answered", "_at", "_commands", "_connection", "_executing", "_on_sent", "_parent", "_parents", "_refused",
-        "_replies", "_reply", "_reply_bytes", "_routes", "_tickets", "_unread", "size",
+        "_replies", "_reply", "_reply_bytes", "_routes", "_said", "_tickets", "_unread", "size",
     )
 
     def __init__(self, connection: Connection) -> None:
         self.size = 0
         self._connection = connection
+        self._said: list[list[bytes]] = []            # all of it as it came: another process may carry it on
         self._refused = False                         # a command was: EXEC does nothing
         self._executing = False
         self._replies: list[bytes] = []               # one a command, empty until it is known
@@ -107,6 +107,11 @@ class Transaction:
         """EXEC was said: what is answered now is a part of its reply."""
         return self._executing
 
+    @property
+    def queued(self) -> Queued:
+        """What waits for EXEC, for another process."""
+        return Queued(commands=self._said, refused=self._refused)
+
     # -- after MULTI --------------------------------------------------------------------------
 
     def take(self, row: Row | None, arguments: list[bytes], refusal: str) -> bytes | None:
@@ -119,6 +124,7 @@ class Transaction:
         if row.multi == "never" or ("blocking" in row.flags and _blocks(row, arguments)):
             return self.refuse(error(f"ERR Command not allowed inside a transaction: {row.name.upper()}"))
         self.size += _size(arguments)
+        self._said.append(arguments)
         self._connection.account()
         if self._connection.gone:                     # all clients together keep too much, this one the most
             return None
@@ -332,7 +338,7 @@ class Transaction:
         unread, self._unread = self._unread, []
         self._connection.transact(None)
         self._connection.reply(
-            reply, _all_told(on_sent) if on_sent else None, _all_unread(unread) if unread else None
+            reply, AllSent(on_sent) if on_sent else None, AllUnread(unread) if unread else None
         )
 
 
@@ -347,17 +353,3 @@ def _blocks(row: Row, arguments: list[bytes]) -> bool:
 
 def _size(arguments: list[bytes]) -> int:
     return sum([len(argument) for argument in arguments]) + _KEPT_BYTES * len(arguments)
-
-
-def _all_told(told: Sequence[OnSent]) -> OnSent:
-    def tell(sent: bool) -> None:
-        for on_sent in told:
-            on_sent(sent)
-    return tell
-
-
-def _all_unread(unread: Sequence[Unread]) -> Unread:
-    def tell() -> None:
-        for callback in unread:
-            callback()
-    return tell

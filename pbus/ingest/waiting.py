@@ -58,6 +58,10 @@ class Waiting:
             if not lines:
                 self._lines.pop(topic.queue, None)
 
+    def place_of(self, pop: Pop) -> int:
+        """Who waits longer has the lower number; -1: it does not wait."""
+        return self._pops.get(pop, -1)
+
     def end(self, pop: Pop, deadline_s: float) -> None:
         """Its time is over then."""
         pop.deadline_s = deadline_s

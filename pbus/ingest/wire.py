@@ -6,9 +6,13 @@ Rule: questions that cost a system call and change nothing but how soon the kern
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any, Final
 
+import gevent.monkey
+
+_Epoll: Any = gevent.monkey.get_original("select", "epoll")
 KEEPALIVE_TRIES: Final = 3
 _TCP_CLOSE: Final = 7
 """State of a connection that was reset (Linux, tcp_states.h)."""
@@ -53,3 +57,21 @@ def look_for_death(sock: Any, every_s: int, *, keen: bool) -> None:
     # While something is on its way that nobody has acknowledged, the kernel sends no probes.
     silence_ms = every_s * (KEEPALIVE_TRIES + 1) * 1000 if keen else 0
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence_ms)
+
+
+def forget(loop: Any, descriptor: int) -> None:
+    """
+    Take a descriptor out of *loop* that is about to be closed while another process has it, too.
+
+    The kernel tells an epoll of what happens to an open file as long as anybody has it, also by a number that is closed
+    here, and libev answers each such word by registering everything anew: all of 10,000 connections.
+    """
+    if loop.backend != "epoll":
+        return
+    epoll = _Epoll.fromfd(os.dup(loop.fileno()))
+    try:
+        epoll.unregister(descriptor)
+    except OSError:
+        pass                                          # it was in none
+    finally:
+        epoll.close()

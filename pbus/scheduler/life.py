@@ -2,6 +2,7 @@
 The life of the scheduler child, after gevent has been patched in.
 
     boot     open every storage (one that is away makes the bus degraded, not the boot fail)
+    (turn)   one that is to replace another begins with nothing before that one has gone
     ready    a greenlet a storage takes its duties in turn; another answers for numbers; one plans
     drain    the last dead are given back, statistics are written, the WAL is put away, the boot is forgotten
     exit
@@ -12,6 +13,7 @@ and be replaced at any moment.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -25,6 +27,7 @@ from pbus.config.schema import Node
 from pbus.core.names import topic_path
 from pbus.core.outcome import Rules
 from pbus.errors import Conflict, PbusError, StorageError
+from pbus.scheduler import namesake
 from pbus.scheduler.accounts import Accounts
 from pbus.scheduler.boots import Boots
 from pbus.scheduler.bulletin import Teller
@@ -70,6 +73,15 @@ class Scheduler:
         self._boots = Boots(args["stores"], lambda boot: child.tell("forgotten", boots=[boot]))
         self._rules = _rules(args["queues"])
         self._programs = _programs(args["queues"])
+        self._targets: Mapping[str, StoreTarget] = args["stores"]
+        self._stores = [
+            Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
+        ]
+        self._fenced_told = False
+
+    def _assemble(self) -> None:
+        """Everything that begins where somebody else has left off."""
+        child, args = self._child, self._child.spec.args
         places = rules_of(args["queues"], args["backends"], args["systems"])
         self._sampler = Sampler(places)
         self._orders = Orders(self._node.data_dir, places, child.clock, child.problem, child.log)
@@ -77,17 +89,12 @@ class Scheduler:
         self._planner = Planner(
             places, self._sampler, self._orders, self._recorder, child.tell, child.clock, child.log
         )
-        self._targets: Mapping[str, StoreTarget] = args["stores"]
-        self._stores = [
-            Store(name, _driver(target), queue_specs(args["queues"], name)) for name, target in args["stores"].items()
-        ]
         for store in self._stores:
             store.traces = make_writer(
                 self._targets[store.name], args["traces"], f"{self._node.name}/scheduler", lambda: ThreadPool(1).apply,
                 child.clock,
             )
         self._sources = [Source(store, child.clock) for store in self._stores]
-        self._fenced_told = False
         self._looks: dict[str, Looks] = {}
         self._fitness: dict[str, Fitness] = {}
         self._processor = Processor(child.clock)
@@ -103,6 +110,18 @@ class Scheduler:
         child = self._child
         for store in self._stores:
             self._open(store)
+        waits = child.waits
+        if waits:
+            child.ready()
+        if child.wait_turn():
+            self._assemble()
+            self._work_on(said=waits)
+        else:
+            self._close()
+
+    def _work_on(self, *, said: bool) -> None:
+        """From its first duty on; *said*: that it is ready."""
+        child = self._child
         working = [_spawn(self._work, roster) for roster in self._rosters]
         for store in self._stores:
             if store.traces is not None:
@@ -123,7 +142,8 @@ class Scheduler:
         child.on_frame("order", self._hear_order)
         child.on_frame("sample_please", lambda _: child.tell("sampled", **self._sampled()))
         child.on_drain(self._go)
-        child.ready()
+        if not said:
+            child.ready()
         self._leave.wait()
         for thread in working:
             thread.join(LAST_TURN_S)
@@ -132,6 +152,17 @@ class Scheduler:
         for source in self._sources:
             source.end()
         self._recorder.close()
+
+    def _rest(self, seconds: float) -> bool:
+        """Wait so long; whether it is in vain."""
+        self._child.clock.sleep(seconds)
+        return self._child.draining
+
+    def _close(self) -> None:
+        """It was never our turn: nothing of it is ours."""
+        for store in self._stores:
+            with contextlib.suppress(PbusError):
+                store.driver.close()
 
     def _duties(self, store: Store) -> list[Duty]:
         child, node = self._child, self._node
@@ -181,10 +212,16 @@ class Scheduler:
         The first try: what can never work ends the start, what is away is the roster's business.
 
         Raises:
-            BootError: wrong eviction policy, damage, no permission, another node's file.
+            BootError: wrong eviction policy, damage, no permission, another node's file or name.
         """
+        child = self._child
         try:
             store.prepare()
+            if store.driver.capabilities.many_nodes and not child.waits:
+                namesake.refuse(
+                    store.driver, self._node.name, child.owner.boot, child.run_dir, self._node.heartbeat_s,
+                    self._rest,
+                )
         except Conflict:
             self._fenced()
         except StorageError as error:

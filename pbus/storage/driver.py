@@ -535,5 +535,22 @@ class Driver(KeepsStatistics, KeepsDocuments, KeepsHalves, Protocol):
         settlement names *owner*. What is released rings the bell of its queue, here and in ``settle``.
         """
 
+    def reassign(self, owner: str, heir: str, claims: Sequence[tuple[str, str, str]]) -> list[bool]:
+        """
+        Claims (queue, topic, id) of *owner* are those of *heir* from now on, with all that they carry: attempts,
+        crashes, key; nothing is counted, nothing rings.
+
+        Each is a compare-and-set on *owner*. Atomic per queue. Idempotent: a claim that *heir* has by an earlier call
+        is answered as its own. Both live: this is no way to end what the dead held.
+        If we die here: it is the one's or the other's, never nobody's.
+
+        Returns:
+            Per claim whether *heir* holds it now. False: settled before, somebody else's, or its topic was dropped.
+
+        Raises:
+            Unavailable: some may have changed hands; a repetition finds out.
+            Conflict: the boot of one of the two was fenced; nothing changed.
+        """
+
     def forget(self, boot: str) -> None:
         """Remove what is kept about a dead boot that holds no claims any more. Idempotent."""

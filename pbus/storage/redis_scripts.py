@@ -93,7 +93,7 @@ class Group:
 NAMES: Final = (
     "append", "claim", "settle", "declare", "due", "promote", "trim", "numbers", "queue_numbers", "held", "owners",
     "beat", "fence", "forget", "cancel", "purge", "dead", "dead_page", "dead_groups", "records", "pause", "drop",
-    "holders", "running", "statistics", "document", "meet",
+    "holders", "running", "statistics", "document", "meet", "reassign",
 )
 """Every script; library.lua is part of others."""
 
@@ -142,6 +142,13 @@ class Scripts:
             arguments += group.acks
             arguments += group.others
         return Call(self._scripts["settle"], (queue.queue,), arguments)
+
+    def reassign(self, queue: QueueKeys, owner: str, heir: str, topics: Mapping[str, Sequence[str]]) -> Call:
+        """*topics*: the ids of each."""
+        arguments: list[Any] = [owner, Owner.parse(owner).boot, heir, Owner.parse(heir).boot]
+        for topic, ids in topics.items():
+            arguments += (topic, len(ids), *ids)
+        return self._call("reassign", queue, *arguments)
 
     def declare(
         self, queue: QueueKeys, spec: QueueSpec, fenced: Sequence[bytes], seen: Sequence[str], *, again: bool

@@ -170,6 +170,31 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalv
         mine = [item if item.owner == owner else replace(item, owner=owner) for item in settlements]
         return self._settle(mine, fenced=False)
 
+    def reassign(self, owner: str, heir: str, claims: Sequence[tuple[str, str, str]]) -> list[bool]:
+        """One script a queue, all in one round trip; repeated after a lost reply, which changes nothing."""
+        places: dict[str, dict[str, list[int]]] = {}
+        for place, (queue, topic, _) in enumerate(claims):
+            places.setdefault(queue, {}).setdefault(topic, []).append(place)
+        if not places:
+            return []
+        calls = [
+            self._scripts.reassign(
+                self._queue(queue), owner, heir, {name: [claims[at][2] for at in of] for name, of in topics.items()}
+            )
+            for queue, topics in places.items()
+        ]
+        with self._calls.session() as session:
+            answers = self._calls.each(session, calls, repeat=True)
+        taken = [False] * len(claims)
+        for (queue, topics), answer in zip(places.items(), answers, strict=True):
+            if self._is_broken(answer):
+                self._tell(queue, answer)
+                continue
+            order = [place for of in topics.values() for place in of]
+            for place, bit in zip(order, raising([answer])[0], strict=True):
+                taken[place] = bit == ord("1")
+        return taken
+
     def _settle(self, settlements: Sequence[Settlement], *, fenced: bool) -> list[bool]:
         by_queue: dict[str, list[tuple[int, Settlement]]] = {}
         for place, item in enumerate(settlements):

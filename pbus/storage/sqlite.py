@@ -125,6 +125,17 @@ class SqliteDriver:
         """See ``Driver.give_back``."""
         return self._settle(settlements, {owner}, dead_owner=True)
 
+    def reassign(self, owner: str, heir: str, claims: Sequence[tuple[str, str, str]]) -> list[bool]:
+        """See ``Driver.reassign``; all queues of the call in one transaction."""
+        if not claims:
+            return []
+        with self._file.write(durable=False) as write:
+            version = sqlite_owners.settling(write.db, [owner, heir])[1]
+            oids = sqlite_owners.claiming(write.db, [owner, heir])
+            if version != self._catalog.version:
+                self._catalog.read(write.db)
+            return sqlite_settle.reassign(write.db, self._catalog, oids[owner], oids[heir], claims)
+
     def held(self, owner: str) -> list[Held]:
         """See ``Driver.held``."""
         with self._file.read() as db:

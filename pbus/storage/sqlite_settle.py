@@ -33,6 +33,8 @@ _END_TOGETHER = (
     f"DELETE FROM claims WHERE {_TOGETHER} AND "
     f"(SELECT count(*) FROM claims WHERE {_TOGETHER} AND NOT aside AND key = '') = ?4"
 )
+_REASSIGN = f"UPDATE claims SET oid = ?4 WHERE {_TOGETHER}"
+_HELD_OF = f"SELECT id FROM claims WHERE {_TOGETHER}"
 _COUNT_MOVES = (
     "UPDATE topics SET running = running - ?, again = again + ?, delayed = delayed + ?, dead = dead + ?, "
     "dead_total = dead_total + ?, done_total = done_total + ?, failed_total = failed_total + ? WHERE tid = ?"
@@ -176,6 +178,21 @@ def _end_with_keys(db: apsw.Connection, settling: _Settling, tid: int, row: tupl
     db.execute(_END_ALL, row[:3])
     settling.ended += [(tid, key, number) for key, number in json.loads(pairs)]
     return True
+
+
+def reassign(
+    db: apsw.Connection, catalog: Catalog, oid: int, heir: int, claims: Sequence[tuple[str, str, str]]
+) -> list[bool]:
+    """See ``Driver.reassign``; *oid* and *heir* are the numbers of the owners."""
+    topics: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    for queue, topic, job_id in claims:
+        topics[queue, topic].append(id_number(job_id))
+    held: set[tuple[str, str, int]] = set()
+    for (queue, topic), numbers in topics.items():
+        tid, these = catalog.topic_number(db, queue, topic), str(numbers)
+        db.execute(_REASSIGN, (oid, tid, these, heir))
+        held.update([(queue, topic, number) for (number,) in db.execute(_HELD_OF, (heir, tid, these))])
+    return [(queue, topic, id_number(job_id)) in held for queue, topic, job_id in claims]
 
 
 def _put(db: apsw.Connection, one: Settlement, tid: int, claimed: Sequence[Any], now_ms: int) -> None:

@@ -70,6 +70,10 @@ class Threaded:
         answer: list[bool] = self._apply(self._driver.give_back, (owner, settlements))
         return answer
 
+    def reassign(self, owner: str, heir: str, claims: Sequence[tuple[str, str, str]]) -> list[bool]:
+        answer: list[bool] = self._apply(self._driver.reassign, (owner, heir, claims))
+        return answer
+
     def held(self, owner: str) -> list[Held]:
         answer: list[Held] = self._apply(self._driver.held, (owner,))
         return answer

@@ -71,6 +71,8 @@ class Child:
         grace_s: How long what runs may take once draining has begun.
         tokens: Of a consumer: its tokens by kind (core/tokens.py).
         token_key: Of a role that checks tokens: what they are made with; else empty.
+        patient: Once draining: what runs may take as long as it takes; it may be told otherwise later.
+        waits: Older ones have the duties until ``wait_turn`` comes back.
         dropped: Frames that did not go out because the master did not read.
     """
 
@@ -79,7 +81,7 @@ class Child:
         listener_fds: Mapping[str, int], control_fd: int, master_pid: int,
         log: structlog.typing.FilteringBoundLogger, clock: Clock, run_dir: str, grace_s: float,
         tokens: Mapping[str, str] | None = None, token_key: bytes = b"", doors: Mapping[str, str] | None = None,
-        histograms: Histograms | None = None, column: int = -1,
+        histograms: Histograms | None = None, column: int = -1, waits: bool = False,
     ) -> None:
         self.spec = spec
         self.index = index
@@ -95,7 +97,9 @@ class Child:
         self.tokens = dict(tokens or {})
         self.token_key = token_key
         self._doors = dict(doors or {})
+        self.patient = False
         self.dropped = 0
+        self.waits = waits
         self._listener_fds = dict(listener_fds)
         self._control_fd = control_fd
         self._master_pid = master_pid
@@ -104,7 +108,8 @@ class Child:
         self._draining = False
         self._drain_acts: list[Callable[[], None]] = []
         self._acts: dict[str, list[Act]] = {
-            "drain": [self._on_drain_frame], "logs": [self._on_logs], "watch": [self._on_watch],
+            "drain": [self._on_drain_frame], "begin": [self._on_begin], "logs": [self._on_logs],
+            "watch": [self._on_watch],
         }
         self._unheard: collections.deque[dict[str, Any]] = collections.deque(maxlen=_UNHEARD)
         self._queues: frozenset[str] = frozenset()
@@ -126,6 +131,9 @@ class Child:
         Call it first thing in ``run``, after patching, from the main thread.
         """
         self._drain_event = threading.Event()
+        self._turn_event = threading.Event()
+        if not self.waits:
+            self._turn_event.set()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._known_fds = {fd: os.fstat(fd).st_ino for fd in (self._control_fd, self._wake_read, self._wake_write)}
         os.set_blocking(self._control_fd, False)
@@ -147,6 +155,18 @@ class Child:
         if not draining:
             self.slot.update(state="ready")
         self.tell("ready")
+
+    def wait_turn(self) -> bool:
+        """
+        Wait until nobody of an older generation does what this child is for; mostly that is at once.
+
+        Call it after ``ready``, before the first thing that two may not do at a time.
+
+        Returns:
+            False: it is not going to be: draining has begun.
+        """
+        self._turn_event.wait()
+        return not self._draining
 
     def problem(self, name: str, text: str) -> None:
         """Raise (or, with an empty *text*, lift) a problem that ``pbus status`` shows."""
@@ -219,6 +239,7 @@ class Child:
         for act in acts:
             self._guarded(act)
         self._drain_event.set()
+        self._turn_event.set()
 
     # -- frames -------------------------------------------------------------------------------
 
@@ -347,8 +368,13 @@ class Child:
         except Exception:  # the role's code; the listener must outlive it, and the log has it
             self.log.exception("child.act_failed")
 
-    def _on_drain_frame(self, _: dict[str, Any]) -> None:
+    def _on_drain_frame(self, frame: dict[str, Any]) -> None:
+        self.patient = bool(frame.get("patient"))
         self._drain()
+
+    def _on_begin(self, _: dict[str, Any]) -> None:
+        self.waits = False
+        self._turn_event.set()
 
     def _on_logs(self, _: dict[str, Any]) -> None:
         logs.reopen()

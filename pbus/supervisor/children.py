@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pbus.clock import Clock
@@ -24,7 +24,7 @@ from pbus.supervisor.channel import Channel, Switchboard
 from pbus.supervisor.handle import Death, Handle
 from pbus.supervisor.past import Past
 from pbus.supervisor.reconcile import Action, Dump, Key, Kill, Place, Seen, Spawn, Term, Wanted
-from pbus.supervisor.roles import RoleSpec
+from pbus.supervisor.roles import AFTER_DRAIN, AFTER_END, RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.spawn import Newborn, Nursery, spawn
 from pbus.telemetry import log as logs
@@ -58,6 +58,11 @@ class Children:
         self.specs: dict[Key, RoleSpec] = {spec.key: spec for spec in roles}
         self._indexes = {spec.key: frozenset(range(spec.count)) for spec in roles}
         self._places: tuple[Place, ...] | None = None
+        self.generations: dict[Key, int] = {}
+        """Keys that have been renewed since the boot began, and in which generation."""
+        self.kept: frozenset[Key] = frozenset()
+        """Of these older children stay, because the new ones are not ready yet."""
+        self._waiting: set[int] = set()
         self.changes = 0
         """Grows with everything that may change what ``reconcile`` decides."""
         self.stopping = False
@@ -88,8 +93,19 @@ class Children:
         return len(self._handles)
 
     def hearing(self, kind: str) -> list[Handle]:
-        """Children that are ready and that frames of *kind* are for."""
-        return [child for child in self if kind in child.spec.hears and child.ready_s is not None]
+        """
+        Children that are ready and that frames of *kind* are for.
+
+        Who has handed its duties on, and who has not got them yet, are not, unless there is nobody else.
+        """
+        ready = [child for child in self if kind in child.spec.hears and child.ready_s is not None]
+        acting = [child for child in ready if child.stays and not child.waits]
+        return acting or ready
+
+    def answering(self, kind: str) -> list[Handle]:
+        """Children that can answer frames of *kind*, the best of them first: it has the duties."""
+        ready = [child for child in self if kind in child.spec.hears and child.ready_s is not None]
+        return sorted(ready, key=lambda child: (child.waits, not child.stays))
 
     def called(self, owner: Owner) -> Handle | None:
         """The child that holds claims as *owner*; None: it is gone."""
@@ -120,6 +136,61 @@ class Children:
         self._places = None
         self.changes += 1
 
+    def renew_all(self, specs: Iterable[RoleSpec], gone: Iterable[Key], generation: int) -> None:
+        """
+        A new generation of these roles is born beside the old one, which stays until ``replace_old``.
+
+        *gone*: roles that will not be there any more.
+        """
+        for spec in specs:
+            self.add(spec)
+            self.generations[spec.key] = generation
+        self.kept = frozenset(spec.key for spec in specs).union(gone)
+        for key in self.kept:
+            self.forgive(key)
+
+    def replace_old(self) -> None:
+        """From now on only the new generation is wanted."""
+        for key in self.kept:
+            if key not in self.generations:
+                self.remove(key)
+        self.kept = frozenset()
+        self.changes += 1
+
+    def take_back(self, specs: Iterable[RoleSpec], generations: Mapping[Key, int]) -> None:
+        """Only the old generation is wanted, as it was before ``renew_all``: its *specs* and *generations*."""
+        new, self.kept = self.kept, frozenset()
+        old = {spec.key: spec for spec in specs}
+        for key in new:
+            if key in old:
+                self.add(old[key])
+            else:
+                self.remove(key)
+            self.forgive(key)
+        self.generations = dict(generations)
+
+    def add(self, spec: RoleSpec) -> None:
+        """That is how children of its role and path are born from now on, and at first so many."""
+        self.specs[spec.key] = spec
+        self._by_key.setdefault(spec.key, {})
+        self.resize(spec.key, range(spec.count))
+
+    def swap(self, spec: RoleSpec) -> None:
+        """That is how children of its role and path are born from now on; which places there are stays."""
+        self.specs[spec.key] = spec
+        self.changes += 1
+
+    def remove(self, key: Key) -> None:
+        """Nobody of that role and path is born any more; who lives leaves after its job."""
+        self.resize(key, ())
+        self.forgive(key)
+        self.specs.pop(key, None)
+        self._indexes.pop(key, None)
+
+    def retune(self, policy: Backoff) -> None:
+        """Another back-off for those who die young from now on."""
+        self._policy = policy
+
     def restarts(self, place: Place) -> int:
         """How often a child ended unasked at *place*."""
         return self._restarts.get(place, 0)
@@ -133,8 +204,9 @@ class Children:
         if self._places is None:
             self._places = tuple((*key, index) for key, indexes in self._indexes.items() for index in sorted(indexes))
         return Wanted(
-            places=self._places, generation=generation, not_before=self._not_before,
-            fatal=backoff.given_up(self.histories), shy=self._shy(), grace_s=grace_s, stopping_since=stopping_since,
+            places=self._places, generation=generation, generations=self.generations, kept=self.kept,
+            not_before=self._not_before, fatal=backoff.given_up(self.histories), shy=self._shy(), grace_s=grace_s,
+            stopping_since=stopping_since,
         )
 
     def _shy(self) -> frozenset[Key]:
@@ -153,7 +225,7 @@ class Children:
 
     def unsettled(self, generation: int) -> list[str]:
         """Roles that are needed, have no child that is ready, and are not given up."""
-        there = {child.spec.key for child in self if child.ready_s is not None and child.generation == generation}
+        there = {child.spec.key for child in self if child.ready_s is not None and child.generation >= generation}
         needed = {spec.key for spec in self.specs.values() if spec.needed}
         return sorted(key[0] for key in needed - there - backoff.given_up(self.histories))
 
@@ -223,7 +295,7 @@ class Children:
         for action in actions:
             match action:
                 case Term(n):
-                    self._handles[n].drain(self._clock.monotonic_s())
+                    self._replace(self._handles[n], nursery.boot)
                 case Dump(n):
                     self._handles[n].dump()
                 case Kill(n):
@@ -237,8 +309,49 @@ class Children:
                 case Spawn(place):
                     births += 1
                     if births <= A_TURN:
-                        self._bear(place, nursery, generation)
+                        self._bear(place, nursery, self.generations.get(place[:2], generation))
         return births > A_TURN
+
+    def _replace(self, child: Handle, boot: str) -> None:
+        """*child* is to drain; while the bus goes on what it has goes to its successors, and it may take its time."""
+        goes_on = not self.stopping and child.boot == boot
+        if goes_on and child.spec.hands_over and (heir := self._heir(child)) is not None:
+            child.tell("handover", to=heir)
+        child.drain(self._clock.monotonic_s(), patient=goes_on and child.spec.patient)
+
+    def _heir(self, child: Handle) -> int | None:
+        """Index of who takes its connections: who lives at its place now, or at another one of its role."""
+        ready = sorted(
+            other.index for other in self._by_key[child.spec.key].values()
+            if other is not child and other.stays and other.ready_s is not None and other.generation >= child.generation
+        )
+        if not ready or child.ready_s is None:
+            return None
+        return child.index if child.index in ready else ready[child.index % len(ready)]
+
+    def hurry(self) -> None:
+        """The bus stops: nobody may take as long as it takes any more."""
+        for child in self._handles.values():
+            child.hurry()
+
+    def give_turns(self) -> None:
+        """Who has waited for older ones begins, once these are done with what it is for."""
+        for n in list(self._waiting):
+            child = self._handles.get(n)
+            if child is None or not child.stays:
+                self._waiting.discard(n)
+            elif not self._has_to_wait(child.spec, child.generation, child.boot):
+                self._waiting.discard(n)
+                child.begin()
+
+    def _has_to_wait(self, spec: RoleSpec, generation: int, boot: str) -> bool:
+        """Whether older ones of this boot still do what a child of *spec* is for."""
+        older = [
+            other for other in self._by_key[spec.key].values() if other.generation < generation and other.boot == boot
+        ]
+        if spec.turn == AFTER_DRAIN:
+            return any(other.stays for other in older)
+        return bool(older) and spec.turn == AFTER_END
 
     def end_overdue(self, owner: Owner) -> bool:
         """
@@ -280,7 +393,7 @@ class Children:
         """Everybody as far as deciding goes. Who leaves may finish its job: whether it has is seen here."""
         now = self._clock.monotonic_s()
         for child in self._handles.values():
-            if child.draining_since is not None and child.slot.in_job:
+            if child.draining_since is not None and (child.slot.in_job or (child.patient and child.slot.running)):
                 child.busy_s = now
         return [child.seen for child in self._handles.values()]
 
@@ -302,8 +415,11 @@ class Children:
             return
         self._born += 1
         column = self._free_column(nursery.histograms.columns) if spec.measures else -1
+        if column >= 0:
+            nursery.histograms.lend(column)
+        waits = bool(spec.turn) and self._has_to_wait(spec, generation, nursery.boot)
         try:
-            pid, sock = spawn(nursery, Newborn(spec, index, self._born, generation, slot, column))
+            pid, sock = spawn(nursery, Newborn(spec, index, self._born, generation, slot, column, waits))
         except OSError as error:
             self.scoreboard.bury(slot, 0)
             self._not_before[place] = self._no_fork_until = self._clock.monotonic_s() + _NO_SLOT_WAIT_S
@@ -313,8 +429,10 @@ class Children:
         channel = Channel(sock, send_bytes=_TO_CHILD_BYTES, receive_bytes=_FROM_CHILD_BYTES)
         child = Handle(
             spec=spec, index=index, n=self._born, boot=nursery.boot, generation=generation, slot=slot, pid=pid,
-            channel=channel, born_s=self._clock.monotonic_s(), column=column,
+            channel=channel, born_s=self._clock.monotonic_s(), column=column, waits=waits,
         )
+        if waits:
+            self._waiting.add(child.n)
         self._handles[child.n] = self._by_pid[pid] = self._by_key[spec.key][child.n] = child
         self._switchboard.connect(channel, lambda frame: self._hear(child, frame), lambda: None)
         self.born(child)

@@ -30,7 +30,8 @@ def exposed(
     The fields of the frame ``metrics``.
 
     ``topics``: queue, topic, state, places now, places wanted (None: no plan yet); ``roles``: role -> processes, bytes,
-    processor seconds; ``ended``: role, why, how many; ``backends``: name -> addresses, open ones, in_use, waiting,
+    processor seconds; ``reload``: whether the last one went well, since when the configuration holds;
+    ``ended``: role, why, how many; ``backends``: name -> addresses, open ones, in_use, waiting,
     connections, calls_total, failed_total, busy_total; ``door``: connections, refused, closed, limited.
 
     Args:
@@ -39,13 +40,14 @@ def exposed(
         began_s: When the master began, Unix time.
         own_cpu_s: Processor time of the master.
     """
-    door = status["door"]
+    door, reload = status["door"], status["reload"]
     return {
         "state": status["state"], "problems": len(status["problems"]), "began_s": began_s,
         "topics": [
             [row["queue"], row["topic"], row["state"], row["concurrency"]["now"], row["scaling"].get("wanted")]
             for row in status["topics"]
         ],
+        "reload": [reload["state"] in ("none", "done"), reload["since_s"] or began_s],
         "roles": _roles(status, children, past, own_cpu_s),
         "ended": [[role, why, count] for (role, why), count in sorted(past.ended.items())],
         "backends": _backends(status["backends"], past.calls(children)),

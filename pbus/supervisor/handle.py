@@ -42,10 +42,13 @@ class Handle:
         trial: It is the first with new code, and may fail.
         too_big: How far it has grown, when it was killed for that.
         failure: Why it cannot start, as it said itself.
+        stale: Files of its code that are other ones on the disk now, as it said when it was asked last.
         problems: What it wants people to know, by name.
         lanes: What it said about its topics, by (queue, topic).
         backends: What it said about addresses that it calls, by (backend, address).
         sample: Memory and processor, last time anybody looked.
+        waits: It has not been told to begin its duties: an older one still has them.
+        patient: It drains, and may take as long as what it runs.
         column: Where it counts in the histograms; -1: nowhere.
     """
 
@@ -70,11 +73,14 @@ class Handle:
     trial: bool = False
     too_big: str = ""
     failure: str = ""
+    stale: tuple[str, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
     lanes: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     backends: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     sample: Sample = field(default_factory=Sample)
     column: int = -1
+    waits: bool = False
+    patient: bool = False
 
     @property
     def place(self) -> Place:
@@ -115,13 +121,24 @@ class Handle:
         """Send it a frame; False: it does not read."""
         return self.channel.send(frames.encode(kind, **fields))
 
-    def drain(self, now: float) -> None:
-        """Tell it to finish what runs and to exit."""
-        self.draining_since = now
-        self.tell("drain")
+    def drain(self, now: float, *, patient: bool = False) -> None:
+        """Tell it to finish what runs and to exit; *patient*: however long that takes."""
+        self.draining_since, self.patient = now, patient
+        self.tell("drain", patient=patient)
         if self.ready_s is None:
             # It may not have come to listening yet; then the signal ends it, and nothing is lost by that.
             process.kill(self.pid, signal.SIGTERM, group=False)
+
+    def hurry(self) -> None:
+        """It drains, and what it runs may take no longer than the grace from now on."""
+        if self.patient:
+            self.patient = False
+            self.tell("drain", patient=False)
+
+    def begin(self) -> None:
+        """Its duties are its own now."""
+        self.waits = False
+        self.tell("begin")
 
     def leave(self, why: str, now: float) -> None:
         """It has said that it ends by itself: its place is free, its end is no accident."""

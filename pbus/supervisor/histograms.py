@@ -7,14 +7,15 @@ How long jobs waited and ran, and how they ended: counted by the children in mem
                                  |
                      cell of row 0, of row 1, ..        a cell: counts, sums, classes of waits, classes of runs
 
-    header   magic, layout version, rows, columns, words a name, words a cell, classes
+    header   magic, layout version, rows, columns, words a name, words a cell, classes, rows in use, columns ever lent
     names    a row a topic: length, ``queue/topic``
     used     columns x rows: 1 when that cell was written; reading any other would make pages of nothing
     cell     8 counts (``_COUNTS``), 2 spare, 2 sums of seconds (doubles), 4 spare, the classes of waits, of runs
 
 Rule: a column has one writer, the child that the master lent it to, so nothing is locked; a successor goes on with what
 is there, and nobody ever clears it: totals grow for as long as the master lives. Lossy: a reader may find a job in one
-word and not yet in another, and what a dying child had in hand is lost.
+word and not yet in another, and what a dying child had in hand is lost. There is room for topics that a later
+configuration names; a row is never given to another topic.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from typing import Final
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.telemetry.metrics import BOUNDS
 
-VERSION: Final = 1
+VERSION: Final = 2
 CLASSES: Final = len(BOUNDS) + 1
 CELL_WORDS: Final = 16 + 2 * CLASSES
 _MAGIC: Final = int.from_bytes(b"pbushist", "little")
 _WORD: Final = 8
 _HEADER_WORDS: Final = 16
+_USED_ROWS_AT, _LENT_AT = 7, 8
 _NAME_WORDS: Final = 18
 _COUNTS: Final = ("done", "failed", "retried", "dead", "released", "busy", "redelivered", "bytes")
 _DONE, _FAILED, _RETRIED, _DEAD, _RELEASED, _BUSY, _REDELIVERED, _BYTES = range(len(_COUNTS))
@@ -178,21 +180,46 @@ class Row:
 class Histograms:
     """All cells. The master makes it; children inherit the mapping by the fork."""
 
-    def __init__(self, topics: Iterable[tuple[str, str]], columns: int) -> None:
-        """A fresh one for these (queue, topic) and so many writers (``fd`` survives an exec if it is let)."""
-        self._rows = {path: place for place, path in enumerate(dict.fromkeys(topics))}
+    def __init__(self, topics: Iterable[tuple[str, str]], columns: int, rows: int = 0) -> None:
+        """
+        A fresh one for these (queue, topic) and so many writers (``fd`` survives an exec if it is let).
+
+        *rows*: topics that there may be in all, some time (0: those of now); then columns are read that were lent.
+        """
+        named = list(dict.fromkeys(topics))
+        self._rows: dict[tuple[str, str], int] = {}
+        self._most = max(rows, len(named))
         self.columns = columns
-        self._used_at = _HEADER_WORDS + len(self._rows) * _NAME_WORDS
-        self._cells_at = self._used_at + columns * len(self._rows)
-        size = (self._cells_at + columns * len(self._rows) * CELL_WORDS) * _WORD
+        self._used_at = _HEADER_WORDS + self._most * _NAME_WORDS
+        self._cells_at = self._used_at + columns * self._most
+        size = (self._cells_at + columns * self._most * CELL_WORDS) * _WORD
         self.fd = os.memfd_create("pbus-histograms", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, size)
         self._bytes = memoryview(mmap.mmap(self.fd, size))
         self._words = self._bytes.cast("q")
-        for place, word in enumerate((_MAGIC, VERSION, len(self._rows), columns, _NAME_WORDS, CELL_WORDS, CLASSES)):
+        for place, word in enumerate((_MAGIC, VERSION, self._most, columns, _NAME_WORDS, CELL_WORDS, CLASSES)):
             self._words[place] = word
-        for (queue, topic), row in self._rows.items():
+        self._words[_LENT_AT] = 0 if rows else columns
+        self.name(named)
+
+    def name(self, topics: Iterable[tuple[str, str]]) -> int:
+        """
+        Master only: these are counted too by children that are born from now on.
+
+        Returns:
+            How many are not, because there is no room for them.
+        """
+        new = [path for path in dict.fromkeys(topics) if path not in self._rows]
+        for queue, topic in new[: self._most - len(self._rows)]:
+            row = len(self._rows)
             self._name(row, f"{queue}/{topic}".encode())
+            self._rows[queue, topic] = row
+        self._words[_USED_ROWS_AT] = len(self._rows)
+        return sum(path not in self._rows for path in new)
+
+    def lend(self, column: int) -> None:
+        """Master only: somebody counts in that column from now on."""
+        self._words[_LENT_AT] = max(self._words[_LENT_AT], column + 1)
 
     def row(self, column: int, queue: str, topic: str) -> Row:
         """
@@ -203,16 +230,17 @@ class Histograms:
         place = self._rows.get((queue, topic))
         if place is None or column < 0:
             return row_of_nobody(queue, topic)
-        self._words[self._used_at + column * len(self._rows) + place] = 1
+        self._words[self._used_at + column * self._most + place] = 1
         return Row(self._cell(column, place))
 
     def read(self) -> dict[tuple[str, str], Totals]:
         """Every topic that anything was counted for: the sums over all columns."""
         totals = {}
+        lent = range(self._words[_LENT_AT])
         for path, place in self._rows.items():
             cells = [
-                _CELL.unpack(self._cell(column, place)) for column in range(self.columns)
-                if self._words[self._used_at + column * len(self._rows) + place]
+                _CELL.unpack(self._cell(column, place)) for column in lent
+                if self._words[self._used_at + column * self._most + place]
             ]
             if cells:
                 totals[path] = _totals([sum(words) for words in zip(*cells, strict=True)])
@@ -224,7 +252,7 @@ class Histograms:
         self._bytes[(at + 1) * _WORD : (at + 1) * _WORD + len(name)] = name
 
     def _cell(self, column: int, row: int) -> memoryview:
-        start = (self._cells_at + (column * len(self._rows) + row) * CELL_WORDS) * _WORD
+        start = (self._cells_at + (column * self._most + row) * CELL_WORDS) * _WORD
         return self._bytes[start : start + CELL_WORDS * _WORD]
 
 

@@ -15,12 +15,14 @@ import os
 import pwd
 import socket
 import stat
+from collections.abc import Mapping
 from typing import Final
 
 from pbus.clock import Clock
 from pbus.config.values import Address
 from pbus.errors import BootError, Exit
 from pbus.supervisor import foreign, listeners
+from pbus.supervisor.activation import Activation
 from pbus.supervisor.lock import BootLocks, PidLock
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.spawn import identity
@@ -33,6 +35,7 @@ AFTER_GRACE_S: Final = 5.0
 _UNIX_MODE: Final = 0o666
 _FOLDER_MODE: Final = 0o750
 _TOPIC_LOGS: Final = "topic"
+_HANDOVER: Final = "handover."
 _DOOR_KEYS: Final = {"ingest": "ingest.listen", "dashboard": "dashboard.listen"}
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -46,17 +49,21 @@ class House:
         boot: Name of the boot that lives now; empty before the house is open.
         boot_lock_fd: Its lock.
         doors: Listener name -> listening socket.
+        addresses: Where they are.
         over: Earlier boots that nobody lives in any more and that are not forgotten yet.
         living: Earlier boots that somebody still lives in.
     """
 
-    def __init__(self, plan: Plan, clock: Clock) -> None:
+    def __init__(self, plan: Plan, clock: Clock, passed: Activation | None = None) -> None:
         self._plan = plan
         self._clock = clock
         self.uid, self.gid = identity(plan.user, plan.status_group)
         self.boot = ""
         self.boot_lock_fd = -1
         self.doors: dict[str, socket.socket] = {}
+        self.addresses = dict(plan.doors)
+        self._before: tuple[dict[str, socket.socket], dict[str, Address]] | None = None
+        self._passed = Activation() if passed is None else passed
         self.over: list[str] = []
         self.living: list[str] = []
         self._holders: list[int] = []
@@ -152,10 +159,83 @@ class House:
         """Give everything back, the pid lock last."""
         for name, sock in self.doors.items():
             sock.close()
-            listeners.remove(self._plan.doors[name].path)
+            self.remove(self.addresses[name])
         if self.boot:
             os.close(self.boot_lock_fd)
         self._pid_lock.give_back()
+
+    # -- a later plan -------------------------------------------------------------------------
+
+    def bind_beside(self, plan: Plan) -> None:
+        """
+        Have the doors of *plan*, too: what has the same address is the same door, whatever its name.
+
+        Raises:
+            BootError: one cannot be had; nothing has changed.
+        """
+        ours = {address: self.doors[name] for name, address in self.addresses.items() if name in self.doors}
+        before, self._plan = (self.doors, self.addresses), plan
+        self.doors, self.addresses, self._before = {}, dict(plan.doors), before
+        try:
+            for name, address in plan.doors.items():
+                self.doors[name] = ours[address] if address in ours else self._bind_now(name, address)
+                if address.path and address in ours and not self._passed.owns(address.path):
+                    os.chmod(address.path, self._mode(name))
+        except (BootError, OSError) as error:
+            self.give_doors_back()
+            raise error if isinstance(error, BootError) else BootError(str(error)) from error
+
+    def have_handover(self, count: int) -> None:
+        """
+        Doors by which *count* ingest children take connections over, beside those that there are.
+
+        Raises:
+            BootError: one cannot be had.
+        """
+        for index in range(count):
+            name = f"{_HANDOVER}{index}"
+            if name not in self.doors:
+                address = Address(path=os.path.join(self._plan.run_dir, f"{name}.sock"))
+                self.doors[name] = self._bind_now(name, address)
+                self.addresses[name] = address
+
+    def close_old(self) -> None:
+        """Doors that only the earlier plan had are closed; who has come in there stays."""
+        if self._before is not None:
+            self._close_all(*self._before, but=self.doors)
+            self._before = None
+
+    def give_doors_back(self) -> None:
+        """The earlier plan goes on: doors that only the later one had are closed."""
+        if self._before is not None:
+            (doors, addresses), self._before = self._before, None
+            self._close_all(self.doors, self.addresses, but=doors)
+            self.doors, self.addresses = doors, addresses
+
+    def go_back(self, plan: Plan) -> None:
+        """As ``give_doors_back``, and *plan* is the one that holds."""
+        self.give_doors_back()
+        self._plan = plan
+
+    def _close_all(
+        self, doors: Mapping[str, socket.socket], addresses: Mapping[str, Address], but: Mapping[str, socket.socket]
+    ) -> None:
+        kept = {id(sock) for sock in but.values()}
+        for name, sock in doors.items():
+            if id(sock) not in kept:
+                sock.close()
+                self.remove(addresses[name])
+
+    def _bind_now(self, name: str, address: Address) -> socket.socket:
+        try:
+            return listeners.bind(address, self._mode(name), self.uid)
+        except listeners.Busy:
+            raise BootError(listeners.in_use(address), Exit.TEMPORARY) from None
+
+    def remove(self, address: Address) -> None:
+        """Remove the socket file of a door of ours, if it has one and it is not the service manager's."""
+        if address.path and not self._passed.owns(address.path):
+            listeners.remove(address.path)
 
     def forget(self) -> None:
         """In a forked child: the pid lock is not for children (the doors and the boot lock may be)."""
@@ -183,7 +263,8 @@ class House:
         return not self.living or now >= self._since + self._plan.grace_s + AFTER_GRACE_S
 
     def _bound(self) -> bool:
-        """Bind what is not bound yet."""
+        """Take what the service manager passed, bind what is not bound yet."""
+        self.doors.update(self._passed.doors(self._plan.doors))
         for name, address in self._plan.doors.items():
             if name not in self.doors and not self._bind(name, address):
                 return False

@@ -15,13 +15,14 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import setproctitle
 
 from pbus.clock import Clock, SystemClock
 from pbus.errors import BootError, Exit
-from pbus.supervisor import health, process, reconcile
+from pbus.supervisor import health, process, reconcile, signs
 from pbus.supervisor.channel import Switchboard
 from pbus.supervisor.children import PROGRAM, Children
 from pbus.supervisor.control import Caller, Door, Request
@@ -35,8 +36,9 @@ from pbus.supervisor.house import House
 from pbus.supervisor.notify import Notifier
 from pbus.supervisor.numbers import HEARS as NUMBERS
 from pbus.supervisor.numbers import NumberDesk, Numbers
-from pbus.supervisor.plan import Plan
+from pbus.supervisor.plan import Plan, Rehearsed
 from pbus.supervisor.relay import BOOTS, Relay
+from pbus.supervisor.reloads import Reloads
 from pbus.supervisor.restarts import Restarts
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.signals import Signals
@@ -47,13 +49,15 @@ from pbus.supervisor.workforce import Workforce
 from pbus.telemetry import log as logs
 from pbus.telemetry.rotate import rotate
 
+MOST_DOORS: Final = 256
+"""Ingest children, whoever asks for them."""
+
 FAST_S: Final = 1.0
 """The grace of a fast stop."""
 
 _TICK_S: Final = 1.0
 _OPENING_S: Final = 0.1
 _ENDS_A_START: Final = (Exit.TEMPORARY, Exit.NO_PERMISSION, Exit.CONFIG)
-_SILENT_S: Final = 10.0
 _LONG_START_S: Final = 10.0
 _SWEEP_S: Final = 1.0
 
@@ -71,8 +75,11 @@ class Announcer(Protocol):
 class Master:
     """One life of a node's bus. ``run`` is all of it."""
 
-    def __init__(self, plan: Plan, announcer: Announcer, clock: Clock | None = None) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: Plan, announcer: Announcer, clock: Clock | None = None,
+        rehearse: Callable[[Plan], Rehearsed] | None = None,
+    ) -> None:
+        """*rehearse* reads the files again for a reload, in a process of its own; None: there are none."""
         self._announcer = announcer
         self._clock = clock if clock is not None else SystemClock()
         logs.configure(plan.log, plan.log_dir, secrets=plan.secrets, clock=self._clock, node=plan.node, role="master")
@@ -85,22 +92,24 @@ class Master:
             plan.roles, plan.backoff, Scoreboard(plan.slots, self._clock), self._switchboard,
             self._hear, self._clock,
         )
-        self._histograms = Histograms(((topic.queue, topic.topic) for topic in plan.topics), plan.columns)
+        topics = [(topic.queue, topic.topic) for topic in plan.topics]
+        self._histograms = Histograms(topics, plan.columns, plan.rows)
         self._workforce = Workforce(self._children, self._clock)
-        self._followers = Followers(lambda: self._children.hearing(WATCH), self._clock)
-        self._numbers = NumberDesk(lambda: self._children.hearing(NUMBERS), self._clock)
-        self._errands = Errands(lambda: self._children.hearing(ORDER), self._clock)
-        # A shadow that does not run is told at its topic; nobody has to be woken, so the bus is not degraded.
-        shadows = [f"{topic.queue}/{topic.topic}" for topic in plan.topics if topic.shadow_of]
-        self._shadows = frozenset(shadows)
+        self._followers = Followers(lambda: self._children.answering(WATCH), self._clock)
+        self._numbers = NumberDesk(lambda: self._children.answering(NUMBERS), self._clock)
+        self._errands = Errands(lambda: self._children.answering(ORDER), self._clock)
         of_consumers = [(topic.queue, topic.topic) for topic in plan.topics if topic.has_consumers]
         self._topics = Topics(self._children, of_consumers, self._clock)
         self._relay = Relay(
             self._children, self._followers, self._numbers, self._errands, self._house, self._topics, self._workforce,
             self._fence, self._exposed, self._clock,
         )
-        paths = [f"{topic.queue}/{topic.topic}" for topic in plan.topics]
-        restarts = Restarts(self._children, self._workforce, paths)
+        self._notifier = Notifier(clock=self._clock)
+        self._reloads = Reloads(
+            plan, rehearse, self._switchboard, self._house, self._children, self._workforce,
+            self._topics, self._histograms, self._notifier, self._sentence, self._clock,
+        )
+        restarts = Restarts(self._children, self._workforce, self._paths)
         self._door = Door(plan.run_dir, self._switchboard, {
             "ping": Request(self._pinged, reads=True),
             "status": Request(self._asked_for_status, reads=True),
@@ -110,15 +119,17 @@ class Master:
             "look": Request(self._errands.send),
             "restart": Request(restarts.begin),
             "restarted": Request(restarts.ask, reads=True),
+            "reload": Request(self._reloads.asked),
+            "reloaded": Request(self._reloads.tell, reads=True),
+            "compare": Request(self._reloads.compare, reads=True),
         })
-        self._notifier = Notifier()
         self._own = health.Sample()
         self._generation = 1
         self._token_key = os.urandom(32)
         self._files = 0
         self._started = False
         self._stopping_since: float | None = None
-        self._grace_s = plan.grace_s
+        self._fast = False
         self._failure: BootError | None = None
         self._births_wait = False
         self._tick_at = 0.0
@@ -167,12 +178,15 @@ class Master:
             elif signum == signal.SIGUSR1:
                 self._reopen_logs()
             elif signum == signal.SIGHUP:
-                self._log.warning("master.hup", text="a changed configuration takes effect with 'pbus restart'")
+                self._reloads.ask("HUP")
+            elif signum in (signal.SIGTTIN, signal.SIGTTOU):
+                self._resize_door(1 if signum == signal.SIGTTIN else -1)
 
     def reap(self) -> None:
         """Bury the dead. Who gives their claims back reads the scoreboard."""
         deaths = self._children.reap()
         self._workforce.buried(deaths)
+        self._reloads.buried(deaths)
         for death in deaths:
             self._judge_start(death)
 
@@ -184,6 +198,8 @@ class Master:
         self._followers.settle()
         self._errands.settle()
         self._workforce.settle()
+        self._reloads.settle()
+        self._notifier.feed(self._all_alive)
         now = self._clock.monotonic_s()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
@@ -198,6 +214,7 @@ class Master:
     def act(self, actions: list[reconcile.Action]) -> None:
         """Do it; then see whether that was the end of the start."""
         self._births_wait = self._children.perform(actions, self._nursery, self._generation) if actions else False
+        self._children.give_turns()
         if not self._started and self._stopping_since is None and self._house.boot:
             self._finish_start()
 
@@ -207,7 +224,10 @@ class Master:
         if self._births_wait or self._over:
             self._switchboard.turn(0.0)
             return
-        due = min(self._tick_at, self._numbers.next_s, self._followers.next_s, self._errands.next_s)
+        due = min(
+            self._tick_at, self._numbers.next_s, self._followers.next_s, self._errands.next_s, self._notifier.next_s,
+            self._reloads.next_s,
+        )
         if self._house.boot:
             due = min(due, reconcile.due(self._wanted(), self._children.seen(), now))
         else:
@@ -244,6 +264,7 @@ class Master:
         if why and why != self._announced and self._clock.monotonic_s() >= self._born_s + after_s:
             self._announced = why
             self._announcer.waiting(why)
+            self._notifier.status(why)
             self._log.warning("master.waiting", why=why)
 
     def _finish_start(self) -> None:
@@ -256,6 +277,7 @@ class Master:
         self._log.info("master.ready", took_s=round(self._clock.monotonic_s() - self._born_s, 3))
         self._notifier.ready(self._sentence())
         self._announcer.ready(os.getpid(), self._problems())
+        self._reloads.release()
 
     def _judge_start(self, death: Death) -> None:
         """A needed role that says at the first start that it can never work ends the start."""
@@ -279,10 +301,13 @@ class Master:
         if self._stopping_since is None or (fast and self._grace_s > FAST_S):
             self._stopping_since = self._clock.monotonic_s()
             self._children.stopping = True
-            self._grace_s = min(self._grace_s, FAST_S) if fast else self._grace_s
+            self._fast |= fast
+            self._reloads.stop()
+            self._children.hurry()
             self._house.close_up()
             self._log.info("master.stopping", why=why, fast=fast, grace_s=self._grace_s)
             self._notifier.stopping()
+            self._tell_manager()
 
     def _move_out(self) -> None:
         patience_s = self._clock.monotonic_s() + _SWEEP_S
@@ -297,6 +322,33 @@ class Master:
 
     # -- children -----------------------------------------------------------------------------
 
+    @property
+    def _grace_s(self) -> float:
+        """How long a drain may take."""
+        return min(self._plan.grace_s, FAST_S) if self._fast else self._plan.grace_s
+
+    @property
+    def _plan(self) -> Plan:
+        """The one that holds."""
+        return self._reloads.plan
+
+    def _paths(self) -> list[str]:
+        """Of all topics."""
+        return [f"{topic.queue}/{topic.topic}" for topic in self._plan.topics]
+
+    def _resize_door(self, by: int) -> None:
+        """One ingest child more or less, until the next reload."""
+        specs = [spec for spec in self._plan.roles if spec.hands_over]
+        if not self._started or self._stopping_since is not None or self._reloads.is_under_way or not specs:
+            self._log.warning("door.not_resized", why="the bus starts, reloads or stops")
+            return
+        key = specs[0].key
+        count = len(self._children.indexes(key)) + by
+        if 1 <= count <= MOST_DOORS:
+            self._house.have_handover(count)
+            self._children.resize(key, range(count))
+        self._log.info("door.resized", processes=len(self._children.indexes(key)))
+
     def _wanted(self) -> reconcile.Wanted:
         return self._children.wanted(self._generation, self._grace_s, self._stopping_since)
 
@@ -307,7 +359,7 @@ class Master:
             node=plan.node, boot=self._house.boot, boot_lock_fd=self._house.boot_lock_fd, run_dir=plan.run_dir,
             log_dir=plan.log_dir, log_settings=plan.log, secrets=plan.secrets, grace_s=plan.grace_s, user=plan.user,
             scoreboard=self._children.scoreboard, histograms=self._histograms, clock=self._clock,
-            listeners=self._house.doors, doors=plan.doors, forget=self._forget, files=self._files,
+            listeners=self._house.doors, doors=self._house.addresses, forget=self._forget, files=self._files,
             token_key=self._token_key,
         )
 
@@ -323,11 +375,13 @@ class Master:
 
     def _fence(self, child: Handle) -> None:
         """Our boot was declared dead: everybody goes on under a new one. Said by each of the old children."""
-        if child.generation != self._generation or self._stopping_since is not None:
+        if child.boot != self._house.boot or self._stopping_since is not None:
             return
         old = self._house.boot
         self._house.begin_boot()
-        self._generation += 1
+        self._reloads.generation += 1
+        self._generation = self._reloads.generation
+        self._children.generations.clear()
         self._log.error("master.fenced", by=child.name, old_boot=old, new_boot=self._house.boot)
 
     def _look_at_boots(self) -> None:
@@ -346,8 +400,17 @@ class Master:
             self._topics.tick()
         if self._house.boot:
             self._look_at_boots()
-        if self._started:
+        self._tell_manager()
+
+    def _tell_manager(self) -> None:
+        """How it goes; and that what takes long is not stuck."""
+        if self._stopping_since is not None:
+            left_s = max(0.0, self._stopping_since + self._grace_s - self._clock.monotonic_s())
+            self._notifier.status(f"stopping: {len(self._children)} processes, at most {left_s:.0f} s more")
+        elif self._started:
             self._notifier.status(self._sentence())
+        if self._stopping_since is not None or not self._started or self._reloads.is_under_way:
+            self._notifier.ask_for_time()
 
     def _rotate(self) -> None:
         """A file a day (UTC, as the lines' times are)."""
@@ -393,8 +456,8 @@ class Master:
         health.look_at_all(children, now)
         self._own.look(os.getpid(), now)
         return build(Facts(
-            state=self._state, node=self._plan.node, generation=self._generation, now_s=now, problems=self._problems(),
-            wall_s=self._clock.wall_s(),
+            state=self._state, node=self._plan.node, generation=self._reloads.generation, now_s=now,
+            problems=self._problems(), wall_s=self._clock.wall_s(),
             master={
                 "role": "master", "pid": os.getpid(), "state": self._state, "rss_bytes": self._own.rss_bytes,
                 "uptime_s": round(now - self._born_s, 3), "restarts": 0, "running": 0, "index": 0, "path": "",
@@ -404,6 +467,7 @@ class Master:
             next_starts=self._children.next_starts(), decisions=self._workforce.scaling.decisions,
             rollouts=self._workforce.rollouts.rows(), door=self._relay.door.view(), fatal=self._children.given_up(),
             deaths={key: history.last for key, history in self._children.histories.items()},
+            reload=self._reloads.view(),
             programs={
                 spec.key: (spec.count, self._children.restarts_of(spec.key))
                 for spec in self._plan.roles if spec.role == PROGRAM
@@ -422,18 +486,16 @@ class Master:
         idle = self._topics.problems(self._children.next_starts(), self._children.told_paths(of_children))
         losses = f"master: {self._losses}" if self._losses else ""
         rollouts = self._workforce.rollouts.problems()
-        found = [*filter(None, (why, losses)), *of_children.values(), *rollouts, *idle, *self._silent()]
-        return without(found, self._shadows)
-
-    def _silent(self) -> list[str]:
-        """Children that ought to give a sign of life and do not (consumers are judged by their process alone)."""
-        now = self._clock.monotonic_s()
-        return [
-            f"{child.name}: no sign of life for {now - beat_s:.0f} s"
-            for child in self._children
-            if child.ready_s is not None and not child.spec.own_group
-            and (beat_s := child.slot.read().beat_s) < now - _SILENT_S
+        found = [
+            *filter(None, (why, losses)), *self._reloads.problems(), *of_children.values(), *rollouts, *idle,
+            *signs.silent(self._children, self._clock.monotonic_s()),
         ]
+        # A shadow that does not run is told at its topic; nobody has to be woken, so the bus is not degraded.
+        return without(found, [f"{topic.queue}/{topic.topic}" for topic in self._plan.topics if topic.shadow_of])
+
+    def _all_alive(self, within_s: float) -> bool:
+        specs, given_up = self._children.specs.values(), self._children.given_up()
+        return signs.all_alive(self._children, specs, given_up, self._clock.monotonic_s(), within_s)
 
     def _sentence(self) -> str:
         """One line for ``systemctl status``."""

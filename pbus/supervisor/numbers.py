@@ -8,7 +8,7 @@ last is given, with the reason; the master never waits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pbus.clock import Clock
@@ -83,10 +83,14 @@ class NumberDesk:
         """Answer those whose child is gone or silent; a duty of every turn."""
         if not self._open:
             return
-        alive = {child.n for child in self._answerers()}
+        alive = {child.n: child for child in self._answerers()}
         now = self._clock.monotonic_s()
         for number, question in list(self._open.items()):
-            if question.child not in alive or now >= question.answer_by:
+            if question.child not in alive and alive and now < question.answer_by:
+                other = next(iter(alive.values()))  # who was asked has been replaced
+                self._open[number] = replace(question, child=other.n)
+                other.tell(HEARS, id=number)
+            elif question.child not in alive or now >= question.answer_by:
                 del self._open[number]
                 question.then(self._stale("the scheduler does not answer"))
 

@@ -10,13 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pbus.config.load import Loaded
 from pbus.config.schema import Backoff, Log
 from pbus.config.values import Address
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.status import TopicFact
 
 _SPARE_SLOTS: Final = 128
-_SPARE_COLUMNS: Final = 4
+_LEAST_SLOTS: Final = 4096
+"""Memory that nobody has written to costs nothing, and a later plan may want many more."""
+_LEAST_COLUMNS: Final = 32
+_LEAST_ROWS: Final = 1024
+_GENERATIONS: Final = 4
+"""So many of those who measure may be there at once: old ones drain for as long as their jobs take."""
 _MOST_SLOTS: Final = 4096
 """Rows for what a plan may ask for: 2 MiB. A node with more processes than that has run out of something else."""
 
@@ -37,6 +43,9 @@ class Plan:
         roles: Kinds of children.
         doors: Listener name -> address, for everything that is bound.
         topics: For ``pbus status``.
+        settings: What it was made of, to be compared with what files say later; None: of no files.
+        waiting: Keys that have another value in the files than here, and wait for a restart.
+        least_slots: Rows of the scoreboard, however few the plan asks for.
     """
 
     node: str
@@ -52,14 +61,38 @@ class Plan:
     roles: tuple[RoleSpec, ...]
     doors: Mapping[str, Address]
     topics: tuple[TopicFact, ...] = ()
+    settings: Loaded | None = field(default=None, repr=False)
+    waiting: tuple[str, ...] = ()
+    least_slots: int = _LEAST_SLOTS
 
     @property
     def slots(self) -> int:
         """Rows of the scoreboard: for everybody and their successors, and for as many as a scaling plan may ask for."""
         more = sum(max(0, spec.most - spec.count) for spec in self.roles)
-        return 2 * sum(spec.count for spec in self.roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS
+        return max(self.least_slots, 2 * sum(spec.count for spec in self.roles) + min(more, _MOST_SLOTS) + _SPARE_SLOTS)
 
     @property
     def columns(self) -> int:
         """Columns of the histograms: for everybody who measures and their successors."""
-        return 2 * sum(spec.count for spec in self.roles if spec.measures) + _SPARE_COLUMNS
+        return max(_LEAST_COLUMNS, _GENERATIONS * sum(spec.count for spec in self.roles if spec.measures))
+
+    @property
+    def rows(self) -> int:
+        """Topics that the histograms have room for, with those of later plans."""
+        return max(_LEAST_ROWS, 2 * len(self.topics))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsed:
+    """
+    What the files say now, read and tried.
+
+    Attributes:
+        plan: It can be had.
+        changes: What is another than in the plan that runs, one line a key.
+        touched: Topics that differ.
+    """
+
+    plan: Plan
+    changes: tuple[str, ...] = ()
+    touched: tuple[str, ...] = ()

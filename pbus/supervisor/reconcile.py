@@ -35,7 +35,9 @@ class Wanted:
 
     Attributes:
         places: Places that ought to be lived in, in the order of birth; none while stopping.
-        generation: Children of another one are to leave.
+        generation: Of the boot that lives now: children of an earlier one are to leave at once, whatever they are for.
+        generations: Keys that have been renewed since: which generation of each is the right one.
+        kept: Of these keys older children stay for now: the new ones are not ready yet.
         not_before: Place -> monotonic time before which nobody is born there (back-off).
         fatal: Keys that are given up: nobody is born there at all.
         shy: Keys whose children die young: one is tried at a time, until it has lived for a while.
@@ -45,11 +47,17 @@ class Wanted:
 
     places: Sequence[Place]
     generation: int
+    generations: Mapping[Key, int] = field(default_factory=dict)
+    kept: frozenset[Key] = frozenset()
     not_before: Mapping[Place, float] = field(default_factory=dict)
     fatal: frozenset[Key] = frozenset()
     shy: frozenset[Key] = frozenset()
     grace_s: float
     stopping_since: float | None = None
+
+    def of(self, place: Place) -> int:
+        """The generation that ought to live at *place*."""
+        return self.generations.get(place[:2], self.generation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +173,15 @@ def _terms(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Ter
         leaving = [child for child in children if hurry or child.stage == lowest]
     else:
         places = set(wanted.places)
-        leaving = [child for child in children if child.generation != wanted.generation or child.place not in places]
+        leaving = [child for child in children if not _stays(wanted, child, places)]
     yield from (Term(child.n) for child in leaving if child.draining_since is None)
+
+
+def _stays(wanted: Wanted, child: Seen, places: set[Place]) -> bool:
+    """It is of the right generation and its place is wanted; or who takes its place is not ready yet."""
+    if child.place[:2] in wanted.kept and wanted.generation <= child.generation < wanted.of(child.place):
+        return True
+    return child.generation == wanted.of(child.place) and child.place in places
 
 
 def _kills(wanted: Wanted, children: Sequence[Seen], now: float) -> Iterator[Kill]:
@@ -182,7 +197,8 @@ def _drain_ends(wanted: Wanted, child: Seen) -> float:
     """
     A stop has the grace once for everybody, however late a stage was told; so has a boot that is over.
 
-    Who drains because there are too many of it, or because of new code, may finish its job however long that takes.
+    Who drains because there are too many of it, because of new code or a new configuration, may finish its job however
+    long that takes.
     """
     all_of_it = NEVER if wanted.stopping_since is None else wanted.stopping_since + wanted.grace_s
     if child.draining_since is None:
@@ -190,7 +206,7 @@ def _drain_ends(wanted: Wanted, child: Seen) -> float:
     begun = child.draining_since
     if wanted.stopping_since is not None:
         begun = max(begun, wanted.stopping_since)
-    elif child.generation == wanted.generation and child.busy_s:
+    elif child.generation >= wanted.generation and child.busy_s:
         begun = max(begun, child.busy_s + LOOK_S)
     return min(begun + min(child.stop_s or wanted.grace_s, wanted.grace_s), all_of_it)
 
@@ -220,7 +236,9 @@ def _empty(wanted: Wanted, children: Sequence[Seen]) -> list[Place]:
 
     None of a key that is given up; none of a shy one while one of it is being tried.
     """
-    staying = [child for child in children if child.generation == wanted.generation and child.draining_since is None]
+    staying = [
+        child for child in children if child.draining_since is None and child.generation == wanted.of(child.place)
+    ]
     lived_in = {child.place for child in staying} | {child.place for child in children if child.alone}
     places = set(wanted.places) if wanted.shy else set()  # there may be thousands, and this is asked at every turn
     tried = {child.place[:2] for child in staying if child.place in places}

@@ -8,6 +8,7 @@ What children say to the master, and where it goes: a table of frames.
     kill {owner}                  the job that process runs is out of time
     leaving {why}                 it ends by itself, as it should
     changed {files}               its code is another one on disk now; no files: it is the same again
+    stale {files}                 answer to ``stale_please``: files that are not as they were loaded
     recall {owner, ..}            for the process of that owner: hand back what has not begun
     plan {topics}                 how much of each topic there ought to be
     work {topics, ..}             what a delivery or ingest child measured, for who plans
@@ -98,8 +99,9 @@ class Relay:
             "kill": self._kill,
             "leaving": lambda child, frame: children.leave(child, str(frame["why"])),
             "changed": lambda child, frame: workforce.changed(child, [str(file) for file in frame["files"]]),
+            "stale": lambda child, frame: setattr(child, "stale", tuple(str(file) for file in frame["files"])),
             "recall": self._recall,
-            "plan": lambda _, frame: workforce.plan(frame["topics"]),
+            "plan": lambda child, frame: workforce.plan(frame["topics"]) if child.stays else None,
             WORK: self._work,
             "ordered": lambda _, frame: errands.done(frame),
             "lane": self._lane,

@@ -13,7 +13,7 @@ has the new code) or ``nothing`` (no process of ours runs it). ``state`` is ``wo
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pbus.errors import Exit
@@ -27,23 +27,29 @@ from pbus.supervisor.workforce import Workforce
 class Restarts:
     """Both requests. One owner: the master."""
 
-    def __init__(self, children: Children, workforce: Workforce, topics: Sequence[str]) -> None:
+    def __init__(self, children: Children, workforce: Workforce, topics: Callable[[], Sequence[str]]) -> None:
         """*topics*: paths of all topics of the configuration."""
         self._children = children
         self._workforce = workforce
-        self._names = {
-            CONSUMER: list(topics), PROGRAM: [path for role, path in children.specs if role == PROGRAM],
+        self._topics = topics
+
+    @property
+    def _names(self) -> dict[str, list[str]]:
+        return {
+            CONSUMER: list(self._topics()),
+            PROGRAM: [path for role, path in self._children.specs if role == PROGRAM],
         }
 
     def begin(self, caller: Caller, frame: dict[str, Any]) -> None:
         """A caller asks for it."""
         role, glob = str(frame["role"]), str(frame["glob"])
-        names = [name for name in self._names[role] if fnmatch.fnmatchcase(name, glob)]
+        known_names = self._names[role]
+        names = [name for name in known_names if fnmatch.fnmatchcase(name, glob)]
         if self._children.stopping:
             caller.refuse("the bus is stopping", Exit.TEMPORARY)
         elif not names:
             noun = "topic" if role == CONSUMER else "program"
-            known = ", ".join(self._names[role]) or "none"
+            known = ", ".join(known_names) or "none"
             caller.refuse(f"there is no {noun} {glob!r}; there are: {known}", Exit.NOT_FOUND)
         else:
             caller.answer(rows=[self._begin((role, name)) for name in names])
@@ -51,7 +57,8 @@ class Restarts:
     def ask(self, caller: Caller, frame: dict[str, Any]) -> None:
         """A caller asks how it went."""
         role = str(frame["role"])
-        caller.answer(rows=[self._state((role, str(path))) for path, _ in frame["rows"] if path in self._names[role]])
+        known = set(self._names[role])
+        caller.answer(rows=[self._state((role, str(path))) for path, _ in frame["rows"] if path in known])
 
     def _begin(self, key: Key) -> dict[str, Any]:
         if key not in self._children.specs:

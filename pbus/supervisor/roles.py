@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+AFTER_DRAIN: Final = "drained"
+AFTER_END: Final = "gone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,11 @@ class RoleSpec:
         alone: Nobody is born at its place before the last one there has gone (it may hold a port).
         watch: One of it watches its files, so that new code is rolled out.
         measures: It counts in the histograms, so it is lent a column.
+        turn: When one of a new generation begins its duties where older ones still live: empty: at once;
+            ``drained``: when these have been told to drain; ``gone``: when these have gone.
+        patient: Its drain takes as long as what it runs while the bus goes on.
+        hands_over: Before it drains while the bus goes on it is told who takes its connections: ``handover {to}``, the
+            index of a ready child of the same role, whose door is ``handover.INDEX``.
         dumps: Its stacks are worth writing down before it is killed: it gets QUIT first.
     """
 
@@ -73,6 +81,9 @@ class RoleSpec:
     alone: bool = False
     watch: bool = False
     measures: bool = False
+    turn: str = ""
+    patient: bool = False
+    hands_over: bool = False
     dumps: bool = False
 
     @property

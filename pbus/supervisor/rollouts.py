@@ -45,6 +45,13 @@ class Rollouts:
         """How far that role and path is."""
         return self._rollouts.get(key, Rollout())
 
+    def replan(self) -> None:
+        """Another configuration: what is not there any more is not rolled out."""
+        specs = self._children.specs
+        self._rollouts = {key: rollout for key, rollout in self._rollouts.items() if key in specs}
+        self._watchers = {key: n for key, n in self._watchers.items() if key in specs}
+        self._watched = [key for key, spec in specs.items() if spec.watch]
+
     def extra(self, key: Key) -> int:
         """Processes of it above the plan."""
         return self.of(key).extra
@@ -54,6 +61,8 @@ class Rollouts:
     def changed(self, child: Handle, files: Sequence[str]) -> None:
         """*child* says that its files are other ones on the disk now; none: they are as it has loaded them."""
         key = child.spec.key
+        if key not in self._children.specs:
+            return
         ready = [each for each in self._children.of(key) if each.stays and each.ready_s is not None]
         newest = max((each.code for each in ready), default=0)
         if not child.stays or child.code < newest:
@@ -88,7 +97,7 @@ class Rollouts:
         """A newborn has the newest code; the first one of a roll-out is its canary."""
         key = child.spec.key
         if key not in self._rollouts:
-            return
+            return  # as it was when the bus was started
         before = self._rollouts[key]
         after = rules.born(before, child.n, alone=child.spec.alone)
         child.code, child.trial = after.code, after.canary == child.n
@@ -127,6 +136,23 @@ class Rollouts:
                 if self._watchers.get(key) != watcher.n:
                     self._watchers[key] = watcher.n
                     watcher.tell(WATCH, on=True)
+
+    def ask_for_age(self) -> None:
+        """Have those whose files nobody watches say whether these have changed."""
+        for key, spec in self._children.specs.items():
+            if not spec.watch:
+                ready = [child for child in self._children.of(key) if child.stays and child.ready_s is not None]
+                if spec.own_group and ready:
+                    min(ready, key=lambda child: child.n).tell("stale_please")
+
+    def old_code(self) -> list[str]:
+        """Paths whose processes run code that is older than their files, as far as anybody knows."""
+        failed = {key for key, rollout in self._rollouts.items() if rollout.stage == rules.FAILED}
+        return sorted(
+            key[1] for key in self._children.specs
+            if (key in failed and self.row(key)["old"])
+            or any(child.stale and child.stays for child in self._children.of(key))
+        )
 
     # -- what people see ------------------------------------------------------------------------
 

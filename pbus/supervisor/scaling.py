@@ -11,7 +11,7 @@ when nobody has been idle for a while, and finishes its job.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from pbus.clock import Clock
@@ -38,14 +38,31 @@ class Scaling:
     def __init__(self, children: Children, clock: Clock) -> None:
         self._children = children
         self._clock = clock
-        self._deliveries = sum(spec.count for spec in children.specs.values() if EXPECTED in spec.hears)
-        self._consumers = [key for key in children.specs if key[0] == CONSUMER]
         self._decisions: dict[str, Decision] = {}
         self._surplus_since: dict[Key, float] = {}
         self._unfit: set[Key] = set()
         self._changed: set[str] = set()
         self.extra: Callable[[Key], int] = lambda _: 0
         """Places above the plan (a roll-out needs one); whoever rolls out sets it."""
+        self._look_at_roles()
+
+    def _look_at_roles(self) -> None:
+        specs = self._children.specs
+        self._deliveries = sum(spec.count for spec in specs.values() if EXPECTED in spec.hears)
+        self._consumers = [key for key in specs if key[0] == CONSUMER]
+
+    def replan(self, paths: Iterable[str]) -> None:
+        """Another configuration, with these topics: everybody who delivers is told everything again."""
+        self._look_at_roles()
+        known = set(paths)
+        self._decisions = {path: decision for path, decision in self._decisions.items() if path in known}
+        self._unfit = {key for key in self._unfit if key in self._children.specs}
+        self._surplus_since = {key: at for key, at in self._surplus_since.items() if key in self._children.specs}
+        for key in self._consumers:
+            self.fit(key)
+        self._changed.clear()
+        for child in self._children.hearing(EXPECTED):
+            self.introduce(child)
 
     def plan(self, topics: Mapping[str, Decision]) -> None:
         """What the scheduler decided, for the topics that it names."""

@@ -211,6 +211,12 @@ class Slot:
         return self._words[_CURRENT] != 0
 
     @property
+    def running(self) -> int:
+        """Jobs or commands in hand, without a copy of the row."""
+        count: int = self._words[_RUNNING]
+        return count
+
+    @property
     def attempts(self) -> tuple[int, int]:
         """Attempts that ended well and badly in this life, without a copy of the row."""
         return self._words[_DONE], self._words[_FAILED]
@@ -293,8 +299,14 @@ class Scoreboard:
         self._head = memoryview(self._memory)[: _HEADER_WORDS * _WORD].cast("q")
         self._head[_MAGIC_AT], self._head[_VERSION_AT] = _MAGIC, VERSION
         self._head[_SLOTS_AT], self._head[_SLOT_BYTES_AT] = slots, _SLOT_BYTES
-        self._slots = [self._slot(index) for index in range(slots)]
+        self._most = slots
+        self._slots: list[Slot] = []  # as far as anybody has asked
         self._dead: list[int] = []  # slots of the dead, oldest first; the master's
+
+    def _upto(self, count: int) -> list[Slot]:
+        """The first *count* slots."""
+        self._slots += [self._slot(index) for index in range(len(self._slots), count)]
+        return self._slots[:count]
 
     def _slot(self, index: int) -> Slot:
         start = _HEADER_WORDS * _WORD + index * _SLOT_BYTES
@@ -308,17 +320,19 @@ class Scoreboard:
 
     def slot(self, index: int) -> Slot:
         """The slot of that index."""
+        if index >= len(self._slots):
+            self._upto(index + 1)
         return self._slots[index]
 
     def rows(self) -> list[SlotView]:
         """Every row that holds a process, living or dead, in the order of slots."""
         used = self._head[_USED_AT]
-        return [slot.read() for slot in self._slots[:used] if slot.state != "free"]
+        return [slot.read() for slot in self._upto(used) if slot.state != "free"]
 
     def living(self) -> list[SlotView]:
         """The rows of living processes."""
         used = self._head[_USED_AT]
-        rows = [slot.read() for slot in self._slots[:used] if slot.state not in ("free", "dead")]
+        rows = [slot.read() for slot in self._upto(used) if slot.state not in ("free", "dead")]
         return [row for row in rows if row.alive]
 
     def take(self) -> Slot | None:
@@ -329,12 +343,12 @@ class Scoreboard:
         dead, and reads them all.
         """
         used = self._head[_USED_AT]
-        if used < len(self._slots) and len(self._dead) <= max(_KEPT, used - len(self._dead)):
+        if used < self._most and len(self._dead) <= max(_KEPT, used - len(self._dead)):
             self._head[_USED_AT] = used + 1
-            return self._slots[used]
+            return self.slot(used)
         if not self._dead:
             return None
-        slot = self._slots[self._dead.pop(0)]
+        slot = self.slot(self._dead.pop(0))
         slot.clear()
         return slot
 

@@ -14,9 +14,10 @@ from typing import Final
 
 CAUGHT: Final = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD,
+    signal.SIGTTIN, signal.SIGTTOU,
 )
-_IGNORED: Final = (signal.SIGPIPE, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
-"""USR2, TTIN and TTOU mean nothing yet; their default would end the master, or stop it."""
+_IGNORED: Final = (signal.SIGPIPE, signal.SIGUSR2)
+"""USR2 means nothing yet; its default would end the master."""
 
 _AT_MOST: Final = 2
 

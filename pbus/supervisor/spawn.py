@@ -35,7 +35,7 @@ from pbus.config.values import Address
 from pbus.core import tokens
 from pbus.core.names import Owner
 from pbus.errors import BootError, Exit, PbusError
-from pbus.supervisor import foreign, process
+from pbus.supervisor import foreign, notify, process
 from pbus.supervisor.child import Child
 from pbus.supervisor.histograms import Histograms
 from pbus.supervisor.roles import RoleSpec
@@ -89,7 +89,10 @@ class Nursery:
 
 @dataclass(frozen=True, slots=True)
 class Newborn:
-    """Who is to be born: which child of which role, its serial number, generation, row, and column (-1: none)."""
+    """
+    Who is to be born: which child of which role, its serial number, generation, row, column (-1: none), and whether it
+    has to wait for its turn.
+    """
 
     spec: RoleSpec
     index: int
@@ -97,6 +100,7 @@ class Newborn:
     generation: int
     slot: Slot
     column: int = -1
+    waits: bool = False
 
 
 def spawn(nursery: Nursery, newborn: Newborn) -> tuple[int, socket.socket]:
@@ -152,6 +156,7 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
     atexit._clear()
     _reset_signals(mask)
     nursery.forget()
+    notify.forget()
     if spec.own_group:
         os.setsid()
         process.brand(newborn.n)
@@ -183,8 +188,7 @@ def _settle_in(nursery: Nursery, newborn: Newborn, control_fd: int, master_pid: 
         spec=dataclasses.replace(spec, args=foreign.moved(spec.args, way)), doors=way.doors, index=index, owner=owner,
         tokens=made, token_key=key if spec.checks_tokens else b"",
         slot=newborn.slot, scoreboard=nursery.scoreboard, histograms=nursery.histograms, column=newborn.column,
-        listener_fds=listener_fds, control_fd=control_fd,
-        master_pid=master_pid,
+        listener_fds=listener_fds, control_fd=control_fd, master_pid=master_pid, waits=newborn.waits,
         log=logs.get(), clock=nursery.clock, run_dir=nursery.run_dir, grace_s=nursery.grace_s,
     )
     if trouble:

@@ -80,6 +80,8 @@ class Facts:
     """(role, path) -> how the last process of it ended that was not told to."""
     door: Mapping[str, Any] = field(default_factory=dict)
     """What all ingest children refused and closed (``DoorBook.view``)."""
+    reload: Mapping[str, Any] = field(default_factory=dict)
+    """The last reload that is over (``Reloads.view``)."""
     programs: Mapping[Key, tuple[int, int]] = field(default_factory=dict)
     """Program -> how many of it there ought to be, and how often one ended that was not told to."""
 
@@ -111,6 +113,7 @@ def build(facts: Facts) -> dict[str, Any]:
         "topics": [*topics, *orphans],
         "programs": [_program(facts, key, *counts) for key, counts in facts.programs.items()],
         "backends": merged(child.backends for child in facts.children),
+        "reload": dict(facts.reload),
         "door": {"connections": _connections(facts.children), **facts.door},
         "alarms": list(facts.numbers.alarms.get("rows", ())),
         "alarms_total": int(facts.numbers.alarms.get("total", 0)),
@@ -147,8 +150,11 @@ def _by_topic(children: Sequence[Handle]) -> tuple[dict[str, list[Handle]], dict
     for child in children:
         if child.spec.role == CONSUMER:
             crew.setdefault(child.spec.path, []).append(child)
+    staying = [child for child in children if child.stays]
+    for child in children:
         for name, lane in child.lanes.items():
-            lanes.setdefault(name, []).append(lane)
+            if child.stays or not any(name in other.lanes for other in staying):  # who drains stands for nothing
+                lanes.setdefault(name, []).append(lane)
     return crew, lanes
 
 

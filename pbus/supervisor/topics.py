@@ -44,14 +44,15 @@ class Topics:
     def __init__(self, children: Iterable[Handle], of_consumers: Iterable[Name], clock: Clock) -> None:
         """*children*: living ones, at each look; *of_consumers*: topics with processes of their own."""
         self._children = children
-        self._of_consumers = frozenset(of_consumers)
+        self.of_consumers = frozenset(of_consumers)
         self._clock = clock
         self._log = logs.get()
         self._stopped: dict[Name, _Stopped] = {}
 
     def look(self, name: Name) -> None:
         """A lane of that topic has changed, or may be gone."""
-        lanes = [child.lanes[name] for child in self._children if name in child.lanes]
+        all_lanes = [(child.stays, child.lanes[name]) for child in self._children if name in child.lanes]
+        lanes = [lane for stays, lane in all_lanes if stays] or [lane for _, lane in all_lanes]
         if not lanes:
             return  # its child is being replaced; the next one will say
         state, reason = worst(lanes)
@@ -61,10 +62,15 @@ class Topics:
         now_s = self._clock.monotonic_s()
         stopped = self._stopped.setdefault(name, _Stopped(state, reason, now_s))
         stopped.state, stopped.reason = state, reason
-        told_late = name in self._of_consumers and state != "braked"
+        told_late = name in self.of_consumers and state != "braked"
         if stopped.logged != state and (not told_late or now_s - stopped.since_s >= PATIENCE_S):
             stopped.logged = state
             self._log.warning(_EVENTS.get(state, "topic.down"), queue=name[0], topic=name[1], reason=reason)
+
+    def replan(self, of_consumers: Iterable[Name], known: Iterable[Name]) -> None:
+        """Another configuration: only *known* topics are worth a word."""
+        self.of_consumers, known = frozenset(of_consumers), frozenset(known)
+        self._stopped = {name: each for name, each in self._stopped.items() if name in known}
 
     def tick(self) -> None:
         """Look again at what does not run: time passes, children go."""

@@ -124,6 +124,13 @@ OF_NODE: Final = (
     Metric("pbus_build_info", GAUGE, "1", ("version", "node"), "always 1: which pbus runs, on which node"),
     Metric("pbus_start_time_seconds", GAUGE, "seconds", (), "when the master began, Unix time"),
     Metric("pbus_degraded", GAUGE, "1", (), "1: `pbus status` says degraded"),
+    Metric(
+        "pbus_config_reload_success", GAUGE, "1", (),
+        "0: the last reload was refused or taken back, what ran before goes on",
+    ),
+    Metric(
+        "pbus_config_reload_timestamp_seconds", GAUGE, "seconds", (), "since when the configuration holds, Unix time"
+    ),
     Metric("pbus_problems", GAUGE, "problems", (), "lines under problems in `pbus status`"),
     Metric("pbus_ingest_connections", GAUGE, "connections", (), "open connections of clients"),
     Metric(

@@ -375,25 +375,6 @@ def test_running_master_has_loaded_no_storage_and_no_gevent(bus_factory: BusFact
     assert "apsw" not in libraries
 
 
-def test_systemd_is_told_when_it_is_ready_and_when_it_stops(idle_bus: IdleFactory, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        path = f"/tmp/pbus-notify-{os.getpid()}.sock"
-        manager.bind(path)
-        manager.settimeout(10)
-        try:
-            bus = idle_bus(role(), environment={"NOTIFY_SOCKET": path})
-            assert manager.recv(4096).decode().split("\n") == [
-                "READY=1", f"MAINPID={bus.pid}", "STATUS=running, 1 processes"
-            ]
-            bus.signal(signal.SIGTERM)
-            bus.ended()
-            told = manager.recv(4096).decode()
-            while not told.startswith("STOPPING=1"):
-                told = manager.recv(4096).decode()
-        finally:
-            os.unlink(path)
-
-
 @pytest.mark.alone
 def test_idle_master_with_twenty_children_uses_next_to_no_processor(idle_bus: IdleFactory) -> None:
     consumers = role("consumer", path="g/c", count=16, own_group=True)

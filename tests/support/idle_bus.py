@@ -182,7 +182,7 @@ def _plan(path: Path) -> Plan:
     return Plan(
         node="idle", run_dir=str(folder), data_dir=str(folder), log_dir=str(folder / "log"),
         grace_s=told.get("grace_s", 2.0), backoff=Backoff(**told.get("backoff", {})), roles=tuple(specs),
-        user=told.get("user", ""), status_group=told.get("status_group", ""),
+        least_slots=told.get("least_slots", 0), user=told.get("user", ""), status_group=told.get("status_group", ""),
         doors={name: address(text) for name, text in told.get("doors", {}).items()},
         topics=tuple(TopicFact(**topic) for topic in told.get("topics", ())),
     )

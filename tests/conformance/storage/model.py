@@ -174,6 +174,13 @@ class Topic:
         place.due = settlement.delay_s == 0.0
         return True
 
+    def reassign(self, owner: str, heir: str, job_id: str) -> bool:
+        place = self.places.get(job_id)
+        if place is None or place.owner not in (owner, heir):
+            return False
+        place.owner = heir
+        return True
+
     # -- time, people, the brake
 
     def promote(self) -> int:

@@ -43,8 +43,8 @@ SETTLING = (Move.ACK, Move.RETRY, Move.RETRY, Move.BURY, Move.BURY, Move.BURY, M
 
 STEPS = {
     "push": 14, "claim": 20, "settle": 24, "settle_late_or_twice": 3, "settle_everything_held": 2, "promote": 8,
-    "process_dies": 1, "boot_is_fenced": 1, "cancel": 4, "person": 10, "pause": 2, "resume": 5, "purge": 1,
-    "drop_topic": 1, "keep_little": 1, "trim": 3, "checkpoint": 1, "restart": 2, "look_at_a_job": 3,
+    "process_dies": 1, "boot_is_fenced": 1, "reassign": 2, "cancel": 4, "person": 10, "pause": 2, "resume": 5,
+    "purge": 1, "drop_topic": 1, "keep_little": 1, "trim": 3, "checkpoint": 1, "restart": 2, "look_at_a_job": 3,
     "look_at_the_dead": 2, "look_who_holds": 3,
 }
 """Kind of step -> how likely it is."""
@@ -220,6 +220,15 @@ class StoreMachine(RuleBasedStateMachine):
                            crash=crash, redelivered=True) for one in other.held(self.owner)]
         assert other.give_back(self.owner, back) == [True] * len(back)
         assert all(self.topic_of((one.queue, one.topic)).settle(one) for one in back)
+
+    def reassign(self) -> None:
+        """Some of what a process holds goes on under the other; among it what it does not hold."""
+        heir = self.owner_of(1 - self.process)
+        asked = [(*path, place.id) for path in PATHS for place in self.topic_of(path).held(self.owner)
+                 if self.rarely(0.7)]
+        asked += [(*self.path, one) for one in [self.an_id(self.ids_in(State.RUNNING))] if one and self.rarely(0.5)]
+        expected = [self.topic_of(one[:2]).reassign(self.owner, heir, one[2]) for one in asked]
+        assert self.driver.reassign(self.owner, heir, asked) == expected
 
     def boot_is_fenced(self) -> None:
         """Declared dead by somebody: refused everything, ended by give_back, born again under a new boot."""

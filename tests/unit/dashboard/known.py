@@ -21,6 +21,7 @@ def master(**fields: Any) -> dict[str, Any]:
         "topics": [["gift", "credit", "running", 3, 4], ["gift", "gone", "orphaned", 0, None]],
         "roles": {"master": [1, 40_000_000, 2.5], "delivery": [2, 90_000_000, 7.25]},
         "ended": [["delivery", "signal", 2]],
+        "reload": [False, 1_800_000_100],
         "backends": {"php": {
             "addresses": 2, "open": 1, "in_use": 3, "waiting": 4, "connections": 5, "calls_total": 60,
             "failed_total": 7, "busy_total": 8,

@@ -39,7 +39,11 @@ class FakeLink:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.closed = False
+        self.finished = False
         self._reader = FrameReader()
+
+    def finish(self) -> None:
+        self.finished = True
 
     def send(self, data: bytes) -> None:
         self.sent += self._reader.feed(data)
@@ -209,6 +213,51 @@ def test_what_a_leaving_consumer_hands_back_is_released_and_it_gets_no_more(stag
     assert stage.desk.finished == [("1-0", Verdict.DONE), ("2-0", Verdict.RELEASED), ("3-0", Verdict.RELEASED)]
     assert link.sent[-1] == {"kind": "settled", "ids": ["8-0"]}
     assert stage.lane.wants() == []
+
+
+# -- another child takes over ------------------------------------------------------------------------
+
+
+def test_consumers_that_hold_nothing_are_let_go_and_missed_by_nobody(stage: Stage) -> None:
+    link, guest = stage.attach()
+    stage.lane.hand_on(lambda _: True)
+    assert link.finished
+    assert stage.lane.owners == []
+    assert (stage.lane.state, stage.lane.wants()) == ("running", [])
+    guest.gone()
+    assert stage.desk.finished == []
+
+
+def test_who_has_a_job_finishes_it_here_and_goes_when_all_of_it_is_written(stage: Stage) -> None:
+    link, guest = stage.attach()
+    stage.give("1-0")
+    written = False
+    stage.lane.hand_on(lambda _: written)
+    assert not link.finished
+    guest.heard([result("1-0")])
+    stage.lane.hand_on(lambda _: written)
+    assert not link.finished, "the store has not answered yet, or somebody still looks up what it holds"
+    written = True
+    stage.lane.hand_on(lambda _: written)
+    assert link.finished
+    assert stage.desk.finished == [("1-0", Verdict.DONE)]
+
+
+def test_what_was_claimed_while_another_child_takes_over_goes_back(stage: Stage) -> None:
+    link, _ = stage.attach()
+    stage.lane.hand_on(lambda _: False)
+    stage.give("1-0")
+    assert stage.desk.finished == [("1-0", Verdict.RELEASED)]
+    assert link.job_ids() == []
+
+
+def test_results_that_were_repeated_are_written_before_their_consumer_goes(stage: Stage) -> None:
+    link, _ = stage.attach(results=[[ticket("1-0"), result("1-0")]])
+    stage.lane.hand_on(lambda _: True)
+    assert not link.finished
+    stage.lane.settled(OWNER, ["1-0"])
+    stage.lane.hand_on(lambda _: True)
+    assert link.finished
 
 
 # -- death -----------------------------------------------------------------------------------------

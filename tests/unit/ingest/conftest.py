@@ -20,3 +20,11 @@ def door() -> Iterator[Door]:
 def client(door: Door) -> Client:
     """A connection from this machine."""
     return door.client()
+
+
+@pytest.fixture
+def new(door: Door) -> Iterator[Door]:
+    """The next generation."""
+    new = Door(beside=door)
+    yield new
+    new.close()

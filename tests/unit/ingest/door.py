@@ -133,6 +133,7 @@ class FakeDriver:
         self.settlements: list[Settlement] = []
         self.wants: list[Want] = []
         self.settled: list[tuple[Move, str]] = []
+        self.reassigned: list[tuple[str, str, list[tuple[str, str, str]]]] = []
         self.bells: list[FakeBell] = []
         self.bell_names: list[str] = []
         self.open_appends = 0
@@ -352,6 +353,14 @@ class FakeDriver:
         self.settlements.append(each)
         return True
 
+    def reassign(self, owner: str, heir: str, claims: Sequence[tuple[str, str, str]]) -> list[bool]:
+        self._maybe_fail()
+        self.reassigned.append((owner, heir, list(claims)))
+        for key in claims:
+            if self.owners_of.get(key) == owner:
+                self.owners_of[key] = heir
+        return [self.owners_of.get(key) == heir for key in claims]
+
     def bell(self, name: str, queues: Sequence[str]) -> Bell:
         self.bell_names.append(name)
         self.bells.append(FakeBell(self))
@@ -375,19 +384,22 @@ def _turned(key: tuple[str, str, str]) -> tuple[str, str, str]:
 class FakeChild:
     """What ``Server`` and ``Store`` use of a child."""
 
-    def __init__(self, clock: MovableClock, ingest: Ingest, run_dir: str) -> None:
+    def __init__(self, clock: MovableClock, ingest: Ingest, run_dir: str, n: int = 1) -> None:
         self.clock = clock
         self.run_dir = run_dir
         self.watched = False
         self.published: list[Any] = []
-        self.owner = Owner("node", "boot", 0, 1)
+        self.owner = Owner("node", "boot", n - 1, n)
+        self.index = 0
+        self.acts: dict[str, Any] = {}
+        self.doors: dict[str, str] = {}
         self.token_key = KEY
         self.scoreboard = Scoreboard(8)
         self.histograms = Histograms([("gift", "credit"), ("php", "credit")], 1)
         os.close(self.histograms.fd)
-        ours = self.scoreboard.take()
+        ours = [self.scoreboard.take() for _ in range(n)][-1]
         assert ours is not None
-        ours.update(n=1, state="ready", role="ingest")
+        ours.update(n=n, state="ready", role="ingest")
         self.listeners: dict[str, Any] = {}
         self.log = structlog.get_logger()
         self.told: list[tuple[str, dict[str, Any]]] = []
@@ -395,6 +407,12 @@ class FakeChild:
         self.slot = types.SimpleNamespace(update=lambda **fields: self.fields.update(fields))
         self.fields: dict[str, Any] = {}
         self.spec = types.SimpleNamespace(role="ingest", args={"ingest": ingest})
+
+    def on_frame(self, kind: str, act: Any) -> None:
+        self.acts[kind] = act
+
+    def door(self, name: str) -> str:
+        return self.doors[name]
 
     def tell(self, kind: str, **fields: Any) -> None:
         self.told.append((kind, fields))
@@ -459,13 +477,14 @@ class Door:
 
     def __init__(
         self, ingest: Ingest | None = None, queues: Mapping[str, Queue] = QUEUES, fail: Exception | None = None,
-        call_timeout_s: float = 5.0,
+        call_timeout_s: float = 5.0, beside: Door | None = None,
     ) -> None:
+        """*beside*: another child on the same store, the one before this."""
         self.clock = MovableClock()
         self.ingest = ingest or Ingest()
         self.folder = tempfile.TemporaryDirectory()
-        self.child = FakeChild(self.clock, self.ingest, self.folder.name)
-        self.driver = FakeDriver()
+        self.child = FakeChild(self.clock, self.ingest, self.folder.name, 1 if beside is None else 2)
+        self.driver = FakeDriver() if beside is None else beside.driver
         self.driver.fail = fail
         specs = [
             QueueSpec(name, tuple(_topics(queue)), 1.0, 1, queue.max_backlog, queue.max_backlog_bytes)

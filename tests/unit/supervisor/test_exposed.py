@@ -50,7 +50,7 @@ def status(*roles: str, backends: Any = (), topics: Any = ()) -> dict[str, Any]:
     door = {"connections": 5, "refused": {"NOAUTH": 1}, "closed": {}, "limited": {}, "failed_auths": []}
     return {
         "state": "running", "problems": ["a"], "processes": processes, "topics": topics, "backends": backends,
-        "door": door,
+        "door": door, "reload": {"state": "none", "since_s": 0.0},
     }
 
 

@@ -106,7 +106,7 @@ def test_the_layout_is_the_one_that_other_readers_know() -> None:
     memory = os.pread(board.fd, os.fstat(board.fd).st_size, 0)
     words = struct.unpack(f"={len(memory) // 8}q", memory)
 
-    assert words[:7] == (int.from_bytes(b"pbushist", "little"), 1, 2, 3, 18, CELL_WORDS, CLASSES)
+    assert words[:9] == (int.from_bytes(b"pbushist", "little"), 2, 2, 3, 18, CELL_WORDS, CLASSES, 2, 3)
     name_at, used_at = 16 + 18, 16 + 2 * 18
     assert memory[(name_at + 1) * 8 :][: words[name_at]] == b"gift/credit"
     assert words[used_at : used_at + 6] == (0, 0, 0, 0, 0, 1)
@@ -134,4 +134,21 @@ def test_classes_grow_by_a_quarter_and_the_page_shows_some_of_them() -> None:
         assert all(1.2 < later / before < 1.3 for before, later in itertools.pairwise(bounds))
     assert set(SHOWN) <= set(BOUNDS)
     assert list(SHOWN) == sorted(SHOWN)
-    assert histograms.VERSION == 1
+    assert histograms.VERSION == 2
+
+
+def test_topics_of_a_later_configuration_are_counted_while_there_is_room() -> None:
+    board = Histograms([PATH], 2, rows=2)
+    board.lend(1)
+    assert board.name([PATH, ("mail", "send"), ("mail", "store")]) == 1
+    for path in (PATH, ("mail", "send"), ("mail", "store")):
+        board.row(1, *path).done()
+    assert {path: totals.done for path, totals in board.read().items()} == {PATH: 1, ("mail", "send"): 1}
+
+
+def test_columns_that_were_never_lent_are_not_read() -> None:
+    board = Histograms([PATH], 8, rows=4)
+    board.row(5, *PATH).done()
+    assert board.read() == {}
+    board.lend(5)
+    assert board.read()[PATH].done == 1

@@ -102,8 +102,8 @@ def facts(**changes: Any) -> Facts:
 def test_status_has_exactly_the_shape_that_is_promised(child: Handle) -> None:
     answer = build(facts(children=[child], numbers=Numbers({("gift", "credit"): ROW})))
     assert set(answer) == {
-        "state", "node", "generation", "problems", "processes", "topics", "programs", "backends", "door", "alarms",
-        "alarms_total",
+        "state", "node", "generation", "problems", "processes", "topics", "programs", "backends", "reload", "door",
+        "alarms", "alarms_total",
     }
     assert set(answer["topics"][0]) - {"reason"} == {
         "queue", "topic", "state", "ready", "running", "delayed", "dead", "oldest_wait_s", "done_total", "failed_total",

@@ -23,7 +23,7 @@ def children(draw: st.DrawFn) -> list[Seen]:
     homes = draw(st.lists(st.sampled_from(PLACES), max_size=8))
     return [
         Seen(
-            n=number, place=place, generation=draw(st.integers(1, 2)), stage=STAGES[place[0]],
+            n=number, place=place, generation=draw(st.integers(1, 4)), stage=STAGES[place[0]],
             draining_since=draw(st.none() | moments), killed=draw(st.booleans()), busy_s=draw(moments),
             overdue_since=draw(st.none() | moments), dumps=draw(st.booleans()), dumped=draw(st.booleans()),
             stop_s=draw(st.sampled_from([0.0, 5.0, 90.0])), alone=draw(st.booleans()),
@@ -37,6 +37,8 @@ def wishes(draw: st.DrawFn, stopping: bool | None = None) -> Wanted:
     is_stopping = draw(st.booleans()) if stopping is None else stopping
     return Wanted(
         places=tuple(draw(st.lists(st.sampled_from(PLACES), unique=True))), generation=2, grace_s=30.0,
+        generations=draw(st.dictionaries(st.sampled_from([place[:2] for place in PLACES]), st.integers(2, 4))),
+        kept=draw(st.frozensets(st.sampled_from([place[:2] for place in PLACES]), max_size=3)),
         not_before=draw(st.dictionaries(st.sampled_from(PLACES), st.floats(NOW - 10, NOW + 10), max_size=3)),
         fatal=draw(st.frozensets(st.sampled_from([place[:2] for place in PLACES]), max_size=1)),
         shy=draw(st.frozensets(st.sampled_from([place[:2] for place in PLACES]), max_size=2)),
@@ -57,7 +59,7 @@ def performed(wanted: Wanted, before: list[Seen], actions: list[Action]) -> list
                 after[n] = dataclasses.replace(after[n], dumped=True)
             case Spawn(place):
                 number = len(after) + 1
-                after[number] = Seen(n=number, place=place, generation=wanted.generation, stage=STAGES[place[0]])
+                after[number] = Seen(n=number, place=place, generation=wanted.of(place), stage=STAGES[place[0]])
     return list(after.values())
 
 
@@ -91,7 +93,8 @@ def test_nobody_is_born_while_stopping(wanted: Wanted, before: list[Seen]) -> No
 
 @given(wishes(stopping=False), children())
 def test_no_place_is_ever_lived_in_twice(wanted: Wanted, before: list[Seen]) -> None:
-    living = [child.place for child in before if child.generation == 2 and child.draining_since is None]
+    right = [child for child in before if child.generation == wanted.of(child.place)]
+    living = [child.place for child in right if child.draining_since is None]
     born = [action.place for action in reconcile(wanted, before, NOW) if isinstance(action, Spawn)]
     assert len(born) == len(set(born))
     assert not set(born) & set(living)
@@ -113,7 +116,8 @@ def test_nobody_is_told_twice(wanted: Wanted, before: list[Seen]) -> None:
 def test_children_that_are_wanted_are_left_alone(wanted: Wanted, before: list[Seen]) -> None:
     told = {action.n for action in reconcile(wanted, before, NOW) if isinstance(action, Term | Kill)}
     for child in before:
-        stays = child.generation == 2 and child.draining_since is None and child.overdue_since is None
+        right = child.generation == wanted.of(child.place)
+        stays = right and child.draining_since is None and child.overdue_since is None
         if child.place in wanted.places and stays:
             assert child.n not in told
 
@@ -251,3 +255,54 @@ def test_deciding_about_thousands_takes_no_time() -> None:
     for shy in (frozenset(), frozenset({CREDIT[:2]})):
         assert reconcile(Wanted(places=places, generation=1, grace_s=30.0, shy=shy), everybody, NOW) == []
     assert time.thread_time() - begun_s < 0.1
+
+
+# -- a new generation beside the old one ------------------------------------------------------------
+
+
+def renewed(*, kept: bool) -> Wanted:
+    """One ingest child and one consumer, the first of which is renewed."""
+    return Wanted(
+        places=[INGEST, CREDIT], generation=1, generations={INGEST[:2]: 2}, grace_s=30.0,
+        kept=frozenset([INGEST[:2]]) if kept else frozenset(),
+    )
+
+
+OLD, NEW, OTHER = (
+    Seen(n=1, place=INGEST, generation=1), Seen(n=2, place=INGEST, generation=2), Seen(n=3, place=CREDIT, generation=1),
+)
+
+
+def test_a_new_generation_is_born_beside_the_old_one_and_touches_nobody_else() -> None:
+    assert reconcile(renewed(kept=True), [OLD, OTHER], NOW) == [Spawn(INGEST)]
+    assert reconcile(renewed(kept=True), [OLD, NEW, OTHER], NOW) == []
+
+
+def test_the_old_generation_leaves_when_it_is_not_kept_any_more() -> None:
+    assert reconcile(renewed(kept=False), [OLD, NEW, OTHER], NOW) == [Term(OLD.n)]
+
+
+def test_a_new_generation_that_is_taken_back_leaves_and_the_old_one_stays() -> None:
+    wanted = dataclasses.replace(renewed(kept=False), generations={})
+    assert reconcile(wanted, [OLD, NEW, OTHER], NOW) == [Term(NEW.n)]
+
+
+def test_who_is_of_a_boot_that_is_over_leaves_though_its_kind_is_kept() -> None:
+    wanted = dataclasses.replace(renewed(kept=True), generation=2)
+    assert Term(OLD.n) in reconcile(wanted, [OLD, NEW], NOW)
+
+
+def test_an_old_one_that_works_is_not_killed_while_the_bus_goes_on() -> None:
+    drains = dataclasses.replace(OLD, draining_since=NOW - 100)
+    assert reconcile(renewed(kept=False), [dataclasses.replace(drains, busy_s=NOW), NEW, OTHER], NOW) == []
+    assert reconcile(renewed(kept=False), [dataclasses.replace(drains, busy_s=NOW - 50), NEW, OTHER], NOW) == [
+        Kill(OLD.n)
+    ]
+
+
+@given(wishes(stopping=False), children())
+def test_nobody_leaves_of_a_kept_kind_before_its_successors_are_ready(wanted: Wanted, before: list[Seen]) -> None:
+    leaving = {action.n for action in reconcile(wanted, before, NOW) if isinstance(action, Term)}
+    for child in before:
+        if child.n in leaving and child.place[:2] in wanted.kept:
+            assert child.generation < wanted.generation or child.generation >= wanted.of(child.place)
