@@ -114,6 +114,7 @@ class QueueSpec:
         retention_s, retention_bytes: For jobs that every topic has settled.
         max_backlog, max_backlog_bytes: Spans that would go above are refused; 0: no bound. A span that is larger than
             the bound alone is stored when the backlog is empty (no jobs). A queue without topics is never full.
+            What is for one topic only may count for all of them until the call that brings it is over.
         dedupe_window_s: How long a dedupe key counts, from its push on.
     """
 

@@ -353,10 +353,18 @@ def units(pushes: Sequence[Push]) -> list[Sequence[Push]]:
 
 
 def push_all(queues: Mapping[str, Queue], pushes: Sequence[Push], answers: Sequence[Appended]) -> None:
-    """Judge what an append answered to *pushes*, and follow it."""
+    """
+    Judge what an append answered to *pushes*, and follow it.
+
+    What is for one topic only may count for all of them until the call is over.
+    """
     at = 0
+    given: dict[str, list[bytes]] = collections.defaultdict(list)
     for unit in units(pushes):
-        _push_unit(queues, unit, answers[at : at + len(unit)])
+        _push_unit(queues, unit, answers[at : at + len(unit)], given)
+        for push, answer in zip(unit, answers[at : at + len(unit)], strict=True):
+            if push.options and push.options.only and answer.id and not answer.duplicate:
+                given[push.queue].append(push.body)
         at += len(unit)
     for push, answer in zip(pushes, answers, strict=True):
         if answer.id and not answer.duplicate:
@@ -364,9 +372,11 @@ def push_all(queues: Mapping[str, Queue], pushes: Sequence[Push], answers: Seque
             assert answer.topics == len(queues[push.queue].topics)
 
 
-def _push_unit(queues: Mapping[str, Queue], unit: Sequence[Push], answers: Sequence[Appended]) -> None:
-    why = _refusals(queues, unit)
-    assert [one.refused for one in answers] == why
+def _push_unit(
+    queues: Mapping[str, Queue], unit: Sequence[Push], answers: Sequence[Appended], given: Mapping[str, Sequence[bytes]]
+) -> None:
+    why = [one.refused for one in answers]
+    assert why in (_refusals(queues, unit, {}), _refusals(queues, unit, given))
     if any(why):
         assert not any(one.id or one.duplicate for one in answers)
         return
@@ -380,9 +390,9 @@ def _push_unit(queues: Mapping[str, Queue], unit: Sequence[Push], answers: Seque
             queue.push(answer.id, push.body, asked)
 
 
-def _refusals(queues: Mapping[str, Queue], unit: Sequence[Push]) -> list[str]:
-    """Per push of *unit* why it is refused; empty: it is stored, or a duplicate."""
-    ahead: dict[str, list[bytes]] = collections.defaultdict(list)
+def _refusals(queues: Mapping[str, Queue], unit: Sequence[Push], given: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """Per push of *unit* why it is refused; empty: it is stored, or a duplicate. *given*: counted before it, too."""
+    ahead = collections.defaultdict(list, {name: list(bodies) for name, bodies in given.items()})
     keys: set[tuple[str, str]] = set()
     for command in commands(unit):
         name, bodies = command[0].queue, [push.body for push in command]
