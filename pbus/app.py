@@ -21,10 +21,8 @@ from pbus.config.values import Address, address
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import TraceLimits
 from pbus.storage.traces_writer import TracePlan
-from pbus.supervisor.dry import try_out
-from pbus.supervisor.plan import Plan, Rehearsed
+from pbus.supervisor.plan import Plan, Rehearsed, TopicFact
 from pbus.supervisor.roles import AFTER_DRAIN, AFTER_END, RoleSpec
-from pbus.supervisor.status import TopicFact
 from pbus.telemetry.redact import secrets_of
 from pbus.telemetry.spans import SpanPlan, plan_of
 
@@ -51,6 +49,8 @@ def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
         settings, waiting = keep_standing(said.settings, running)
         kept = Loaded(settings, said.tree)
         after = plan(kept, waiting)
+        from pbus.supervisor.dry import try_out  # a master has all of that, a command that looks something up has not
+
         try_out(before, after, _folders(settings))
         if before.settings is None:
             return Rehearsed(plan=after)

@@ -14,7 +14,6 @@ import apsw
 
 from pbus.clock import Clock, SystemClock
 from pbus.errors import BootError, Exit, StorageError, StoreFull, Unavailable
-from pbus.telemetry import log
 
 _REPORT_EVERY_S: Final = 60.0
 
@@ -31,7 +30,6 @@ class DamageReport:
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self._path = path
         self._clock = clock or SystemClock()
-        self._log = log.get()
         self._silent_until_s = 0.0
 
     def look_at(self, error: apsw.Error) -> None:
@@ -40,7 +38,9 @@ class DamageReport:
             now_s = self._clock.monotonic_s()
             if now_s >= self._silent_until_s:
                 self._silent_until_s = now_s + _REPORT_EVERY_S
-                self._log.critical("store.damaged", file=str(self._path), what=f"{_DAMAGED} ({error})")
+                from pbus.telemetry import log  # a fifth of what a command imports, and it seldom meets damage
+
+                log.get().critical("store.damaged", file=str(self._path), what=f"{_DAMAGED} ({error})")
 
 
 def meaning(path: Path, error: apsw.Error, *, pushing: bool = False) -> StorageError:

@@ -109,20 +109,7 @@ class Master:
             plan, rehearse, self._switchboard, self._house, self._children, self._workforce,
             self._topics, self._histograms, self._notifier, self._sentence, self._clock,
         )
-        restarts = Restarts(self._children, self._workforce, self._paths)
-        self._door = Door(plan.run_dir, self._switchboard, {
-            "ping": Request(self._pinged, reads=True),
-            "status": Request(self._asked_for_status, reads=True),
-            "watch": Request(self._followers.begin, reads=True),
-            "stop": Request(self._asked_to_stop),
-            "scale": Request(self._errands.send),
-            "look": Request(self._errands.send),
-            "restart": Request(restarts.begin),
-            "restarted": Request(restarts.ask, reads=True),
-            "reload": Request(self._reloads.asked),
-            "reloaded": Request(self._reloads.tell, reads=True),
-            "compare": Request(self._reloads.compare, reads=True),
-        })
+        self._door = Door(plan.run_dir, self._switchboard, self._requests())
         self._own = health.Sample()
         self._generation = 1
         self._token_key = os.urandom(32)
@@ -427,6 +414,23 @@ class Master:
         self._children.tell_all("logs")
 
     # -- callers ------------------------------------------------------------------------------
+
+    def _requests(self) -> dict[str, Request]:
+        """Everything that callers may ask for."""
+        restarts = Restarts(self._children, self._workforce, self._paths)
+        return {
+            "ping": Request(self._pinged, reads=True),
+            "status": Request(self._asked_for_status, reads=True),
+            "watch": Request(self._followers.begin, reads=True),
+            "stop": Request(self._asked_to_stop),
+            "scale": Request(self._errands.send),
+            "look": Request(self._errands.send),
+            "restart": Request(restarts.begin),
+            "restarted": Request(restarts.ask, reads=True),
+            "reload": Request(self._reloads.asked),
+            "reloaded": Request(self._reloads.tell, reads=True),
+            "compare": Request(self._reloads.compare, reads=True),
+        }
 
     def _asked_to_stop(self, caller: Caller, frame: dict[str, Any]) -> None:
         fast = bool(frame.get("fast"))

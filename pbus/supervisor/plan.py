@@ -14,7 +14,6 @@ from pbus.config.load import Loaded
 from pbus.config.schema import Backoff, Log
 from pbus.config.values import Address
 from pbus.supervisor.roles import RoleSpec
-from pbus.supervisor.status import TopicFact
 
 _SPARE_SLOTS: Final = 128
 _LEAST_SLOTS: Final = 4096
@@ -25,6 +24,28 @@ _GENERATIONS: Final = 4
 """So many of those who measure may be there at once: old ones drain for as long as their jobs take."""
 _MOST_SLOTS: Final = 4096
 """Rows for what a plan may ask for: 2 MiB. A node with more processes than that has run out of something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFact:
+    """
+    A topic of the configuration.
+
+    Attributes:
+        queue, topic: Its name.
+        at_least, at_most: Bounds of its concurrency.
+        has_consumers: It is run by processes of its own.
+        pulled: Its jobs are fetched; nothing of ours runs them.
+        shadow_of: The topic of its queue that it shadows, or empty.
+    """
+
+    queue: str
+    topic: str
+    at_least: int
+    at_most: int
+    has_consumers: bool = False
+    pulled: bool = False
+    shadow_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

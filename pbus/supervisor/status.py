@@ -16,6 +16,7 @@ from pbus.supervisor.backends import merged
 from pbus.supervisor.children import CONSUMER
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.numbers import Numbers
+from pbus.supervisor.plan import TopicFact
 from pbus.supervisor.reconcile import Key
 from pbus.supervisor.rollout import FAILED, ROLLING
 from pbus.supervisor.scoreboard import SlotView
@@ -28,28 +29,6 @@ Lane = Mapping[str, Any]
 _NOBODY: Final[Lane] = {"state": "down", "reason": "no consumer process is ready"}
 
 _COUNTS: Final = ("ready", "running", "delayed", "dead", "done_total", "failed_total")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopicFact:
-    """
-    A topic of the configuration.
-
-    Attributes:
-        queue, topic: Its name.
-        at_least, at_most: Bounds of its concurrency.
-        has_consumers: It is run by processes of its own.
-        pulled: Its jobs are fetched; nothing of ours runs them.
-        shadow_of: The topic of its queue that it shadows, or empty.
-    """
-
-    queue: str
-    topic: str
-    at_least: int
-    at_most: int
-    has_consumers: bool = False
-    pulled: bool = False
-    shadow_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

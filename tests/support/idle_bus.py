@@ -28,7 +28,7 @@ from pbus.supervisor.control import call
 from pbus.supervisor.master import Master
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.roles import RoleSpec
-from pbus.supervisor.status import TopicFact
+from pbus.supervisor.plan import TopicFact
 from tests.support import leftovers
 from tests.support.waiting import until
 

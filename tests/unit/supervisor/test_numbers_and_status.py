@@ -12,7 +12,8 @@ from pbus.clock import FakeClock
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.numbers import NumberDesk, Numbers
 from pbus.supervisor.scoreboard import Scoreboard
-from pbus.supervisor.status import Facts, TopicFact, build
+from pbus.supervisor.plan import TopicFact
+from pbus.supervisor.status import Facts, build
 from tests.unit.supervisor.fakes import Wire, handle
 
 ROW = {"queue": "gift", "topic": "credit", "ready": 3, "running": 1, "delayed": 0, "dead": 2, "oldest_wait_s": 1.25,
