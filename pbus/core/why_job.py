@@ -175,6 +175,11 @@ def _retried(job: JobFacts) -> bool:
 
 RULES: Final[tuple[Rule[JobFacts], ...]] = (
     Rule(
+        "not sampled", lambda j: not j.state and bool(j.topic.shadow_of),
+        "{path} is a shadow that sees {sample} of the jobs: this one is not among them, or came before it",
+        "'pbus topic show {path}' tells what it has compared so far", ends=True,
+    ),
+    Rule(
         "not meant", lambda j: not j.state, "{path} began after it was pushed: it is not on its way there",
         "from = \"history\" makes a new topic begin with what is kept", ends=True,
     ),

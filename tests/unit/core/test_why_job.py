@@ -25,6 +25,10 @@ def job(state: str, of: Facts | None = None, **changes: Any) -> JobFacts:
 
 
 CASES: dict[str, tuple[JobFacts, str]] = {
+    "not sampled": (
+        job("", topic(shadow_of="settle", sample="1%")),
+        "gift/credit is a shadow that sees 1% of the jobs: this one is not among them, or came before it",
+    ),
     "not meant": (job(""), "gift/credit began after it was pushed: it is not on its way there"),
     "ended": (job("ended"), "gift/credit is through with it: done, cancelled or expired"),
     "dead": (
