@@ -81,6 +81,7 @@ class ClaimState:
     key: str
     forgiven: int
     replay_of: str
+    span: str
     since_s: float
     consumer: bytes = b""
 

@@ -81,7 +81,7 @@ def test_the_fields_of_this_version_are_these() -> None:
         "Identity": ["kind", "name", "local", "proofs", "owner"],
         "ClaimState": [
             "id", "queue", "topic", "attempt", "crashes", "redelivered", "traceparent", "content_type", "first_ms",
-            "owner", "key", "forgiven", "replay_of", "since_s", "consumer",
+            "owner", "key", "forgiven", "replay_of", "span", "since_s", "consumer",
         ],
         "Blocked": [
             "kind", "keys", "topics", "count", "many", "deadline_s", "consumer", "keeps", "acked", "prepared",

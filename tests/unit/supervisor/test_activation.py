@@ -17,24 +17,30 @@ from pbus.supervisor.activation import Activation
 from pbus.supervisor.house import House
 from pbus.supervisor.plan import Plan
 
-FIRST = 600
-"""The manager begins with 3, which is somebody else's in a test."""
+SOME = 32
+"""More descriptors than any test opens."""
 
 Pass = Callable[..., Activation]
 
 
 @pytest.fixture
-def passed() -> Iterator[Pass]:
+def first() -> int:
+    """Where the descriptors of the manager begin: it says 3, which is somebody else's in a test."""
+    return max(map(int, os.listdir("/proc/self/fd"))) + SOME
+
+
+@pytest.fixture
+def passed(first: int) -> Iterator[Pass]:
     descriptors = []
 
     def make(*sockets: socket.socket, names: str = "", pid: int = 0) -> Activation:
         for place, sock in enumerate(sockets):
-            os.dup2(sock.fileno(), FIRST + place)
-            descriptors.append(FIRST + place)
+            os.dup2(sock.fileno(), first + place)
+            descriptors.append(first + place)
         environ = {
             "LISTEN_PID": str(pid or os.getpid()), "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": names, "A": "b",
         }
-        made = Activation(environ, FIRST)
+        made = Activation(environ, first)
         assert environ == {"A": "b"}
         return made
 
@@ -100,16 +106,16 @@ def test_connection_of_accept_yes_is_refused(passed: Pass) -> None:
     assert refusal.value.exit_status == Exit.CONFIG
 
 
-def test_descriptor_that_is_no_socket_is_refused(tmp_path: Path) -> None:
+def test_descriptor_that_is_no_socket_is_refused(tmp_path: Path, first: int) -> None:
     environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
     with pytest.raises(BootError, match="which is no socket: Bad file descriptor"):
-        Activation(dict(environ), FIRST).doors({})
+        Activation(dict(environ), first).doors({})
     with (tmp_path / "file").open("w") as file:
-        os.dup2(file.fileno(), FIRST)
-        activation = Activation(environ, FIRST)
+        os.dup2(file.fileno(), first)
+        activation = Activation(environ, first)
         with pytest.raises(BootError, match="which is no socket"):
             activation.doors({"ingest.0": Address(path="/run/x")})
-        os.close(FIRST)
+        os.close(first)
 
 
 def test_sockets_of_another_process_are_not_touched(passed: Pass) -> None:
