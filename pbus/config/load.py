@@ -57,7 +57,7 @@ def run_dir_of(directory: str) -> str:
     """
     tree = read(directory, os.environ)
     run_dir = settings_of(tree).node.run_dir
-    about = [problem for problem in tree.problems if problem.key in ("node", "node.run_dir")]
+    about = [each for each in tree.problems if each.key == "node" or "run_dir" in f"{each.key} {each.what}"]
     if about:
         raise ConfigError(about)
     return run_dir

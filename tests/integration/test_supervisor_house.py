@@ -403,7 +403,9 @@ def test_daemon_returns_when_the_bus_is_ready_and_stop_ends_it(bus_factory: BusF
         assert bus.cli("status").returncode == 0
         answer = json.loads(bus.cli("status", "-o", "json").stdout)
         assert answer["v"] == 1
-        assert set(answer) == {"v", "state", "node", "generation", "problems", "processes", "topics", "door"}
+        assert set(answer) == {
+            "v", "state", "node", "generation", "problems", "processes", "topics", "door", "alarms", "alarms_total",
+        }
         assert {row["role"] for row in answer["processes"]} == {"master", "ingest", "delivery", "scheduler"}
         assert set(answer["processes"][0]) == {"role", "pid", "state", "rss_bytes", "uptime_s", "restarts", "running"}
         again = bus.cli("start", "--daemon")
