@@ -54,6 +54,7 @@ def test_dead_is_a_dead_letter_after_one_attempt(shop: OpenShop) -> None:
     here.push("dead no such gift")
     assert here.settled()["dead"] == 1
     assert len(here.runs()) == 1
+    until(lambda: here.bus.events("job.dead"), 5, "it is told")
     assert here.bus.events("job.dead")[0]["error"] == "no such gift"
 
 

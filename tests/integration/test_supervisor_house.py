@@ -190,7 +190,7 @@ def test_children_run_as_the_configured_user_and_log_to_the_same_file(idle_bus: 
     assert psutil.Process(ingest).uids().real == nobody.pw_uid
     assert os.getgid() not in psutil.Process(ingest).gids()
     assert psutil.Process(bus.pid).uids().real == 0
-    assert bus.events("child.crashed")  # written by a child that is not root
+    until(lambda: bus.events("child.crashed"), 5, "a child that is not root writes to the log")
     bus.signal(signal.SIGKILL)  # its death must reach children that changed their user
     bus.ended()
     until(lambda: not psutil.pid_exists(ingest), 5, "the orphan is gone")
