@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from pbus.clock import SystemClock
 from pbus.errors import StorageError
+from pbus.storage import leases
 
 if TYPE_CHECKING:
     from pbus.storage.driver import Driver
@@ -22,11 +23,19 @@ KIND: Final = "pause"
 _SKEW_MS: Final = 60_000
 
 
-def set_paused(driver: Driver, queue: str, topic: str, paused: bool, node: str) -> None:
-    """Pause a topic, or resume it; who did it is noted where that can be written."""
+def set_paused(driver: Driver, queue: str, topic: str, paused: bool, node: str, *, leased: bool = False) -> None:
+    """
+    Pause a topic, or resume it; who did it is noted where that can be written.
+
+    A deploy's hold on it is over with that, unless it is the deploy that does it (*leased*).
+    """
     path = f"{queue}/{topic}"
+    if paused and not leased:
+        leases.forget(driver, path)
     was = driver.numbers([queue]).get((queue, topic))
     driver.pause(queue, topic, paused)
+    if not paused:
+        leases.forget(driver, path)              # not before: if we die in between, the lease ends the pause
     if paused and was is not None and was.paused_ms:
         return
     with contextlib.suppress(StorageError):

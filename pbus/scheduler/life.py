@@ -33,6 +33,7 @@ from pbus.scheduler.boots import Boots
 from pbus.scheduler.bulletin import Teller
 from pbus.scheduler.due import Due
 from pbus.scheduler.fitness import Fitness
+from pbus.scheduler.leases import Leases
 from pbus.scheduler.looks import Looks
 from pbus.scheduler.nodes import Nodes
 from pbus.scheduler.numbers import Source, answer
@@ -183,7 +184,7 @@ class Scheduler:
             Checkpoint(store), Fitness(store, child.problem),
             Accounts(store, self._rules, child.problem, child.log, lambda: looks.latest), statistics,
             Replays(store, str(child.owner), child.histograms.read, child.clock, child.log, node.data_dir),
-            self._watch.duty(store, looks),
+            self._watch.duty(store, looks), Leases(store, child.clock, child.log),
         ]
 
     def _teller(self, store: Store) -> list[Duty]:

@@ -26,6 +26,7 @@ from pbus.supervisor import health, process, reconcile, signs
 from pbus.supervisor.channel import Switchboard
 from pbus.supervisor.children import PROGRAM, Children
 from pbus.supervisor.control import Caller, Door, Request
+from pbus.supervisor.deploys import Deploys
 from pbus.supervisor.errands import ORDER, Errands
 from pbus.supervisor.exposed import exposed
 from pbus.supervisor.follow import HEARS as WATCH
@@ -121,6 +122,7 @@ class Master:
             "reload": Request(self._reloads.asked),
             "reloaded": Request(self._reloads.tell, reads=True),
             "compare": Request(self._reloads.compare, reads=True),
+            "deployed": Request(Deploys(self._children).told),
         })
         self._own = health.Sample()
         self._generation = 1
