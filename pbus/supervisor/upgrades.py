@@ -87,6 +87,7 @@ class Upgrades:
         self._is_asked = False
         self._rehearsal: Rehearsal | None = None
         self._problem = ""
+        self._is_over = False
 
     # -- who asks -------------------------------------------------------------------------------
 
@@ -97,6 +98,9 @@ class Upgrades:
 
     def asked(self, caller: Caller, _: dict[str, Any]) -> None:
         """``pbus upgrade``: answered when the rehearsal is over, hung up on by the exec."""
+        if self._is_over:
+            caller.refuse("the bus is stopping", Exit.TEMPORARY)
+            return
         self._callers.append(caller)
         self.ask("asked")
 
@@ -136,7 +140,7 @@ class Upgrades:
     def stop(self) -> None:
         """The bus stops: nothing more comes of it."""
         self._rehearsals.give_up()
-        self._is_asked, self._rehearsal = False, None
+        self._is_asked, self._rehearsal, self._is_over = False, None, True
         self._answer_all(lambda caller: caller.refuse("the bus is stopping", Exit.TEMPORARY))
 
     def problems(self) -> list[str]:

@@ -125,12 +125,15 @@ def test_code_that_is_broken_touches_nothing(bus: Bus, code: Path) -> None:
     assert len(named(bus, "upgrade.failed")) == 4
 
 
-def test_a_stop_that_comes_while_it_is_executed_stops_it(bus: Bus, code: Path) -> None:
+def test_a_stop_and_a_death_while_it_is_executed_are_seen_after_it(bus: Bus, code: Path) -> None:
     change(code)
+    (one,) = consumers(bus)
     os.kill(master(bus), signal.SIGUSR2)
     until(lambda: named(bus, "upgrade.exec"), 10, lambda: f"it goes\n{bus.tail()}")
+    os.kill(one, signal.SIGKILL)
     os.kill(master(bus), signal.SIGTERM)
     assert bus.process is not None
     assert bus.process.wait(15) == 0, bus.tail()
-    assert named(bus, "upgrade.done")
-    assert named(bus, "master.stopped")
+    names = [event["event"] for event in bus.events()]
+    assert names.index("upgrade.exec") < names.index("upgrade.done") < names.index("master.stopping")
+    assert [event["status"] for event in named(bus, "child.exited") if event["child_pid"] == one] == [-signal.SIGKILL]
