@@ -469,7 +469,8 @@ class Children:
             if (role, path) in self.specs:
                 self.resize((role, path), indexes)
         for role, path, fields in state.histories:
-            self.histories[role, path] = History(self._policy, fields)
+            if (role, path) in self.specs:  # one that is gone has no places, and nobody to judge
+                self.histories[role, path] = History(self._policy, fields)
         self.past.resume(state.past)
         self.changes += 1
 

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbus.clock import SystemClock
+from pbus.config.schema import Backoff
 from pbus.supervisor import adoption, own_code, upgrade
+from pbus.supervisor.channel import Switchboard
+from pbus.supervisor.children import Children
 from pbus.supervisor.difference import between
 from pbus.supervisor.histograms import Histograms
 from pbus.supervisor.plan import Plan
@@ -175,3 +178,17 @@ def test_a_mark_of_the_code_is_another_one_when_a_file_is(tmp_path: Any) -> None
     assert own_code.mark(str(tmp_path)) == before
     (tmp_path / "b.py").write_text("1")
     assert own_code.mark(str(tmp_path)) != before
+
+
+def test_topic_that_was_given_up_and_is_gone_is_forgotten_the_other_is_not() -> None:
+    here = spec("q/here")
+    children = Children([here], Backoff(), Scoreboard(4), Switchboard(), lambda *_: None, SystemClock())
+    dead = {"fatal": "why", "in_a_row": 3}
+    histories = [["consumer", path, dead] for path in ("q/here", "q/gone")]
+    indexes = [["consumer", path, [0, 1]] for path in ("q/here", "q/gone")]
+    children.resume(state(histories=histories, indexes=indexes, restarts=[["consumer", "q/here", 0, 7]]))
+    wanted = children.wanted(1, 1.0, None)
+    assert set(wanted.fatal) == {("consumer", "q/here")}
+    assert wanted.places == (("consumer", "q/here", 0), ("consumer", "q/here", 1))
+    assert children.given_up() == {("consumer", "q/here"): "why"}
+    assert children.restarts(("consumer", "q/here", 0)) == 7
