@@ -100,9 +100,8 @@ class Master:
         self._switchboard = Switchboard()
         self._house = House(plan, self._clock)
         memory = Memory(plan, state, self._clock)
-        self._children = Children(
-            plan.roles, plan.backoff, memory.scoreboard, self._switchboard, self._hear, self._clock,
-        )
+        scoreboard = memory.scoreboard
+        self._children = Children(plan.roles, plan.backoff, scoreboard, self._switchboard, self._hear, self._clock)
         self._histograms = memory.histograms
         self._workforce = Workforce(self._children, self._clock)
         self._followers = Followers(lambda: self._children.answering(WATCH), self._clock)
@@ -123,22 +122,7 @@ class Master:
             command, self._question, self._carried, self._reloads, self._switchboard, self._notifier, self._signals,
             self._clock, state,
         )
-        restarts = Restarts(self._children, self._workforce, self._paths)
-        self._door = Door(plan.run_dir, self._switchboard, {
-            "ping": Request(self._pinged, reads=True),
-            "status": Request(self._asked_for_status, reads=True),
-            "watch": Request(self._followers.begin, reads=True),
-            "stop": Request(self._asked_to_stop),
-            "scale": Request(self._errands.send),
-            "restart": Request(restarts.begin),
-            "restarted": Request(restarts.ask, reads=True),
-            "reload": Request(self._reloads.asked),
-            "reloaded": Request(self._reloads.tell, reads=True),
-            "compare": Request(self._reloads.compare, reads=True),
-            "upgrade": Request(self._upgrades.asked),
-            "upgraded": Request(self._upgrades.tell, reads=True),
-            "deployed": Request(Deploys(self._children).told),
-        })
+        self._door = Door(plan.run_dir, self._switchboard, self._requests())
         self._own = health.Sample()
         self._generation = 1
         self._token_key = state.token_key if state is not None else os.urandom(32)
@@ -484,6 +468,25 @@ class Master:
         self._children.tell_all("logs")
 
     # -- callers ------------------------------------------------------------------------------
+
+    def _requests(self) -> dict[str, Request]:
+        """Who does what callers ask for."""
+        restarts = Restarts(self._children, self._workforce, self._paths)
+        return {
+            "ping": Request(self._pinged, reads=True),
+            "status": Request(self._asked_for_status, reads=True),
+            "watch": Request(self._followers.begin, reads=True),
+            "stop": Request(self._asked_to_stop),
+            "scale": Request(self._errands.send),
+            "restart": Request(restarts.begin),
+            "restarted": Request(restarts.ask, reads=True),
+            "reload": Request(self._reloads.asked),
+            "reloaded": Request(self._reloads.tell, reads=True),
+            "compare": Request(self._reloads.compare, reads=True),
+            "upgrade": Request(self._upgrades.asked),
+            "upgraded": Request(self._upgrades.tell, reads=True),
+            "deployed": Request(Deploys(self._children).told),
+        }
 
     def _asked_to_stop(self, caller: Caller, frame: dict[str, Any]) -> None:
         fast = bool(frame.get("fast"))
