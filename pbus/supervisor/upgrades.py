@@ -13,6 +13,7 @@ import base64
 import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -41,7 +42,8 @@ PATIENCE_S: Final = 28.0
 """Less than that of the process that waits for it, so that there is somebody to say so."""
 _SAID_LINES: Final = 6
 _SAID_BYTES: Final = 16 * 1024
-_MOST_BYTES: Final = 64 << 20
+MOST_BYTES: Final = 64 << 20
+"""What the new code may write in all, to whatever file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,22 +239,40 @@ def rehearse(command: Sequence[str], question: bytes) -> Rehearsal:
     Raises:
         Failed: it could not, and why.
     """
+    with os.fdopen(os.memfd_create("pbus-answer"), "rb") as out, os.fdopen(os.memfd_create("pbus-said"), "rb") as err:
+        status = _run(command, question, out.fileno(), err.fileno())
+        answer, said = os.pread(out.fileno(), MOST_BYTES, 0), _end_of(err.fileno())
+    try:
+        told = json.loads(answer.splitlines()[-1])
+        if "failed" in told:
+            raise Failed(str(told["failed"]), int(told["exit_status"]))
+        return Rehearsal(str(told["version"]), base64.b64decode(told["settings"]))
+    except (IndexError, KeyError, TypeError, ValueError):
+        text = said or f"it said nothing (exit status {status})"
+        raise Failed(f"the new code does not start: {text}", Exit.FAILED) from None
+
+
+def _run(command: Sequence[str], question: bytes, out: int, err: int) -> int:
+    """Its exit status; what it writes is in *out* and *err*."""
     environ = {name: value for name, value in os.environ.items() if name not in notify.OURS}
     try:
-        done = subprocess.run(
-            command, input=question, capture_output=True, timeout=PATIENCE_S, check=False,
-            env=environ | {REHEARSE: "1"}, preexec_fn=functools.partial(process.die_with_parent, signal.SIGKILL),
-        )
+        return subprocess.run(
+            command, input=question, stdout=out, stderr=err, timeout=PATIENCE_S, check=False,
+            env=environ | {REHEARSE: "1"}, preexec_fn=_bound,
+        ).returncode
     except subprocess.TimeoutExpired:
         raise Failed(f"the new code did not answer within {PATIENCE_S:g} s", Exit.FAILED) from None
     except (OSError, subprocess.SubprocessError) as error:
         raise Failed(f"{command[0]} could not be started: {error}", Exit.FAILED) from None
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1][:_MOST_BYTES])
-        if "failed" in answer:
-            raise Failed(str(answer["failed"]), int(answer["exit_status"]))
-        return Rehearsal(str(answer["version"]), base64.b64decode(answer["settings"]))
-    except (IndexError, KeyError, TypeError, ValueError):
-        said = done.stderr[-_SAID_BYTES:].decode(errors="replace").strip().splitlines()[-_SAID_LINES:]
-        text = "\n".join(said) or f"it said nothing (exit status {done.returncode})"
-        raise Failed(f"the new code does not start: {text}", Exit.FAILED) from None
+
+
+def _end_of(descriptor: int) -> str:
+    """Its last lines: of a traceback, those that say what is wrong."""
+    last = os.pread(descriptor, _SAID_BYTES, max(0, os.fstat(descriptor).st_size - _SAID_BYTES))
+    return "\n".join(last.decode(errors="replace").strip().splitlines()[-_SAID_LINES:])
+
+
+def _bound() -> None:
+    """In the process that becomes the new code: it ends with who waits for it, and cannot fill the memory."""
+    process.die_with_parent(signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))

@@ -89,6 +89,26 @@ def test_new_code_that_does_not_answer_is_none(program: str, says: str, monkeypa
     assert found.value.exit_status == 1
 
 
+def test_new_code_that_does_not_stop_talking_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrades, "MOST_BYTES", 100_000)
+    with pytest.raises(Failed, match="File too large"):
+        rehearse([sys.executable, "-S", "-c", "while True: print('x' * 1000)"], b"{}")
+
+
+def test_signals_that_are_held_come_later_and_those_that_were_carried_first() -> None:
+    signals = Signals()
+    before = signal.signal(signal.SIGUSR2, signals._note)
+    try:
+        mask, seen = signals.hold()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert (signals.take(), seen) == ([], [])
+        signals.let(mask, ["SIGTERM"])
+        assert signals.take() == [signal.SIGTERM, signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        signals.close()
+
+
 def test_new_code_whose_interpreter_is_gone_is_none(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="could not be started"):
         rehearse([str(tmp_path / "python")], b"{}")
