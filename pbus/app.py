@@ -18,9 +18,11 @@ from pbus.config.load import Loaded, load_with_origins
 from pbus.config.schema import CommandHandler, ConsumerProcess, PullHandler, Settings, Topic
 from pbus.config.standing import keep_standing
 from pbus.config.values import Address, address
+from pbus.errors import PbusError
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import TraceLimits
 from pbus.storage.traces_writer import TracePlan
+from pbus.supervisor import own_code
 from pbus.supervisor.plan import Plan, Rehearsed, TopicFact
 from pbus.supervisor.roles import AFTER_DRAIN, AFTER_END, RoleSpec
 from pbus.telemetry.redact import secrets_of
@@ -37,6 +39,7 @@ _DOOR, _WORK, _CLEANING = range(3)
 
 def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
     """What reads the files of *directory* again for a bus that was started with *running*."""
+    code = own_code.mark()
 
     def rehearse(before: Plan) -> Rehearsed:
         """
@@ -44,7 +47,10 @@ def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
 
         Raises:
             ConfigError: it cannot be taken over; carries every problem.
+            PbusError: it would be read by other code than runs.
         """
+        if own_code.mark() != code:
+            raise PbusError("the files of pbus itself are not those that this bus was started from: use 'pbus upgrade'")
         said = load_with_origins(directory)
         settings, waiting = keep_standing(said.settings, running)
         kept = Loaded(settings, said.tree)

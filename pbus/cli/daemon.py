@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 
 from pbus import app
 from pbus.cli.output import Output
+from pbus.cli.upgraded import command
 from pbus.config.load import Loaded
 from pbus.config.schema import Settings
 from pbus.errors import Exit, PbusError
@@ -109,7 +110,7 @@ def _be_master(loaded: Loaded, pipe: Pipe) -> NoReturn:
         settings = loaded.settings
         _leave_terminal(settings.node.log_dir)
         rehearse = app.rehearsal(loaded.tree.directory, settings)
-        status = Master(app.plan(loaded), pipe, rehearse=rehearse).run()
+        status = Master(app.plan(loaded), pipe, rehearse=rehearse, command=command(loaded.tree.directory)).run()
     except PbusError as error:
         status = error.exit_status
         pipe.tell(failed=str(error), exit_status=int(status))

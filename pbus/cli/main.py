@@ -35,6 +35,8 @@ COMMANDS: Final[dict[str, Entry]] = {
     "stop": Entry("pbus.cli.node:stop", "Stop the bus; running jobs may finish."),
     "restart": Entry("pbus.cli.node:restart", "Stop the bus and start it again."),
     "reload": Entry("pbus.cli.reload:reload", "Take over a changed configuration; nobody is disconnected."),
+    "deploy": Entry("pbus.cli.deploy:deploy", "Run a command while no job of the chosen topics runs."),
+    "upgrade": Entry("pbus.cli.upgrade:upgrade", "Have new code of pbus take over; nobody is disconnected."),
     "status": Entry("pbus.cli.node:status", "Show processes, topics and problems."),
     "top": Entry("pbus.cli.top:top", "Watch topics and processes, full screen."),
     "doctor": Entry("pbus.cli.doctor:doctor", "Look for what is wrong, with its effect and its repair."),

@@ -60,6 +60,7 @@ _SIGNALS: Final = {
     "TERM, INT": "stop: running jobs may finish (node.grace); once more: at once",
     "QUIT": "stop at once; every process writes to its standard error what it was doing",
     "HUP": "reload the configuration, as 'pbus reload'",
+    "USR2": "have the code on the disk take over, as 'pbus upgrade'",
     "USR1": "open the log files again, for logrotate",
     "TTIN, TTOU": "one ingest process more, one less, until the next reload or start",
 }

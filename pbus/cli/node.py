@@ -7,6 +7,7 @@ failed start has to say is printed where the person is, with ``--daemon`` too.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -29,14 +30,29 @@ _EVERY_S: Final = 0.05
 def start(context: Context, daemon: bool) -> int:
     """Start the bus, in the foreground or with --daemon."""
     from pbus import app
+    from pbus.cli import upgraded
     from pbus.cli.daemon import Foreground, start_daemon
     from pbus.supervisor.master import Master
 
+    if (asked := _asked_by_a_bus(context)) is not None:
+        return asked
     loaded = context.loaded()
     if daemon:
         return start_daemon(context.output, loaded)
-    plan, announcer = app.plan(loaded), Foreground(context.output, loaded.settings)
-    return Master(plan, announcer, rehearse=app.rehearsal(context.config_dir, loaded.settings)).run()
+    plan, announcer, directory = app.plan(loaded), Foreground(context.output, loaded.settings), context.config_dir
+    rehearse = app.rehearsal(directory, loaded.settings)
+    return Master(plan, announcer, rehearse=rehearse, command=upgraded.command(directory)).run()
+
+
+def _asked_by_a_bus(context: Context) -> int | None:
+    """A bus that runs wants this code to take it over, or to say whether it could; None: a person starts one."""
+    from pbus.cli import upgraded
+    from pbus.supervisor import upgrades
+
+    if os.environ.pop(upgrades.REHEARSE, ""):
+        return upgraded.rehearse(context)
+    descriptor = os.environ.pop(upgrades.ADOPT, "")
+    return upgraded.adopt(context, int(descriptor)) if descriptor else None
 
 
 @click.command()

@@ -13,17 +13,26 @@ from typing import TYPE_CHECKING
 
 from pbus.clock import SystemClock
 from pbus.errors import StorageError
+from pbus.storage import leases
 from pbus.storage.pauses import KIND, note
 
 if TYPE_CHECKING:
     from pbus.storage.driver import Driver
 
 
-def set_paused(driver: Driver, queue: str, topic: str, paused: bool, node: str) -> None:
-    """Pause a topic, or resume it; who did it is noted where that can be written."""
+def set_paused(driver: Driver, queue: str, topic: str, paused: bool, node: str, *, leased: bool = False) -> None:
+    """
+    Pause a topic, or resume it; who did it is noted where that can be written.
+
+    A deploy's hold on it is over with that, unless it is the deploy that does it (*leased*).
+    """
     path = f"{queue}/{topic}"
+    if paused and not leased:
+        leases.forget(driver, path)
     was = driver.numbers([queue]).get((queue, topic))
     driver.pause(queue, topic, paused)
+    if not paused:
+        leases.forget(driver, path)              # not before: if we die in between, the lease ends the pause
     if paused and was is not None and was.paused_ms:
         return
     with contextlib.suppress(StorageError):

@@ -38,7 +38,7 @@ def reload(context: Context, wait: bool) -> int:
     run_dir = context.run_dir()
     answer = call(run_dir, "reload", ASK_S)
     tell(context, answer)
-    return _follow(context, run_dir, int(answer["number"])) if wait else Exit.DONE
+    return follow(context, run_dir, int(answer["number"])) if wait else Exit.DONE
 
 
 def tell(context: Context, answer: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def _row(line: str) -> dict[str, str]:
     return {"sign": sign, "file": file, "key": key, "value": value}
 
 
-def _follow(context: Context, run_dir: str, number: int) -> int:
+def follow(context: Context, run_dir: str, number: int) -> int:
     """Until that reload is over and nobody old is left who hands over."""
     from pbus.clock import SystemClock
     from pbus.supervisor.control import call

@@ -87,6 +87,11 @@ class FrameReader:
         return frame
 
     @property
+    def pending(self) -> bytes:
+        """The beginning of a frame that is not complete yet; another reader that is fed it goes on from there."""
+        return bytes(self._buffer)
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes of a frame that is not complete yet."""
         return len(self._buffer)

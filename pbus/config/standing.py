@@ -7,7 +7,8 @@ Rule: of what is new nothing stands yet, so a new storage or queue is taken as i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pbus.config.build import key_of
@@ -52,3 +53,25 @@ def _section(now: Any, before: Any, path: KeyPath, waiting: list[KeyPath]) -> An
                 for name, each in value.items()
             }
     return dataclasses.replace(now, **changed) if changed else now
+
+
+def standing(settings: Settings) -> dict[str, str]:
+    """Key -> digest of its value, of all that only a restart takes over; for a bus of another version to compare."""
+    return dict(_standing(settings, ()))
+
+
+def differences(settings: Settings, before: Mapping[str, str]) -> list[str]:
+    """Keys that are in both and have another value in *settings* than ``standing`` has said."""
+    return sorted(key for key, digest in standing(settings).items() if before.get(key, digest) != digest)
+
+
+def _standing(now: Any, path: KeyPath) -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(now):
+        meta, value, here = field.metadata, getattr(now, field.name), (*path, key_of(field))
+        if meta["effect"] == "restart":
+            yield dotted(here), hashlib.sha256(repr(value).encode()).hexdigest()
+        elif dataclasses.is_dataclass(value):
+            yield from _standing(value, here)
+        elif meta["kind"] == "tables" and isinstance(value, Mapping):
+            for name, each in value.items():
+                yield from _standing(each, (*here, name))

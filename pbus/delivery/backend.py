@@ -430,6 +430,16 @@ class Backend:
         self.changed()
         self._serve()
 
+    def start_slowly(self) -> None:
+        """Somebody put other code there: on new connections, ask it what it takes, one call first, then more."""
+        for address in self.addresses:
+            address.close_parked()
+            address.window.begin_small(self._clock.monotonic_s())
+            for act in self._comebacks:
+                act(address)
+            self._adjust(address)
+        self.changed()
+
     def has_gone(self, address: Address) -> bool:
         """Whether the server behind *address* went away just now."""
         return self.watch is not None and self.watch.has_gone(address)

@@ -118,6 +118,11 @@ class CallLane:
         return "paused" if self._refusal else "running"
 
     @property
+    def backend(self) -> Backend:
+        """Where its handler is called."""
+        return self._backend
+
+    @property
     def reason(self) -> str:
         """Why it is not running; empty while it is."""
         return self._backend.reason if self._backend.is_down else self._refusal

@@ -4,6 +4,7 @@ How many calls at once an address is given when it says that it is short.
     busy answer        the window shrinks to seven tenths of what was in use, once a round trip
     one call, and busy a pause: what Retry-After says, or 0.1, 0.2 .. 5 s
     served             the window grows by one a round trip; by one a call after CALM_S without trouble
+    deployed           one call, then one more for each that is served
     measured           all of php-fpm's processes are busy and calls became slower: it shrinks to eight tenths
 
 Additive increase and multiplicative decrease (Chiu and Jain 1989) share an address fairly between
@@ -189,6 +190,11 @@ class Window:
         self._base_s = min(self._base_s * _BASE_RISES, self._latency_s) if self._base_s else self._latency_s
         if short and slower and in_use > 1:
             self._cut(now_s, in_use, SHRINK_GENTLY)
+
+    def begin_small(self, now_s: float) -> None:
+        """One call at first, then one more for each that is served: it doubles a round trip until there is trouble."""
+        self._size, self.limit, self.is_cut = 1.0, 1, True
+        self._cut_at_s = now_s - CALM_S - 1e-6
 
     def _cut(self, now_s: float, in_use: int, factor: float) -> None:
         size = min(self._size, float(in_use)) if self.is_cut else float(in_use)

@@ -105,6 +105,7 @@ class DeliveryChild:
         self._child.on_frame("logs", lambda _: self._report.reopen_logs())
         self._child.on_frame("shares", self._share)
         self._child.on_frame("expected", self._expect)
+        self._child.on_frame("deployed", self._deployed)
         if waits:
             self._child.ready()
             self._child.wait_turn()
@@ -218,6 +219,12 @@ class DeliveryChild:
                 if here and path in self._rates:
                     throttle, rate_per_s = self._rates[path]
                     throttle.change(rate_per_s * here / total)
+
+    def _deployed(self, frame: Mapping[str, Any]) -> None:
+        """What is called for these topics is other code now."""
+        lanes = [self._by_path.get(path) for path in frame["topics"]]
+        for backend in {lane.backend for lane in lanes if isinstance(lane, CallLane)}:
+            backend.start_slowly()
 
     def _tell_work(self) -> None:
         """At each full second: what attempts took, for whoever plans."""

@@ -33,6 +33,7 @@ from pbus.scheduler.boots import Boots
 from pbus.scheduler.bulletin import Teller
 from pbus.scheduler.due import Due
 from pbus.scheduler.fitness import Fitness
+from pbus.scheduler.leases import Leases
 from pbus.scheduler.looks import Looks
 from pbus.scheduler.nodes import Nodes
 from pbus.scheduler.numbers import Source, answer
@@ -188,7 +189,7 @@ class Scheduler:
             Replays(
                 store, str(child.owner), child.histograms.read, node.lost_after_s, child.clock, child.log, node.data_dir
             ),
-            self._watch.duty(store, looks),
+            self._watch.duty(store, looks), Leases(store, child.clock, child.log),
         ]
 
     def _teller(self, store: Store) -> list[Duty]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Final
 
 from pbus.config.values import Address
@@ -63,6 +63,15 @@ class Activation:
             self._files.add(wanted[door].path)
         self._passed = []
         return found
+
+    @property
+    def files(self) -> list[str]:
+        """Socket files that are the manager's."""
+        return sorted(path for path in self._files if path)
+
+    def has(self, files: Iterable[str]) -> None:
+        """These are the manager's, too: passed to who was here before an upgrade."""
+        self._files.update(files)
 
     def owns(self, path: str) -> bool:
         """Whether the file of the unix socket *path* is the manager's."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pbus.config.schema import Backoff
 
@@ -69,16 +69,26 @@ class Life:
 class History:
     """The deaths of one role and topic. One owner: the master."""
 
-    def __init__(self, policy: Backoff) -> None:
+    def __init__(self, policy: Backoff, carried: Mapping[str, Any] | None = None) -> None:
+        """A new one, or one that was ``carried`` through an upgrade."""
+        known = carried or {}
         self._policy = policy
-        self._useless: collections.deque[float] = collections.deque()
-        self._boots_failed = 0
-        self.in_a_row = 0
+        self._useless: collections.deque[float] = collections.deque(known.get("useless", ()))
+        self._boots_failed = int(known.get("boots_failed", 0))
+        self.in_a_row = int(known.get("in_a_row", 0))
         """Short lives since the last one that was not."""
-        self.last = ""
+        self.last = str(known.get("last", ""))
         """How the last life ended."""
-        self.fatal = ""
+        self.fatal = str(known.get("fatal", ""))
         """Why it is given up; empty while it is not."""
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """All of it, in numbers and texts."""
+        return {
+            "useless": list(self._useless), "boots_failed": self._boots_failed, "in_a_row": self.in_a_row,
+            "last": self.last, "fatal": self.fatal,
+        }
 
     def died(self, life: Life, now: float, draw: float) -> float:
         """

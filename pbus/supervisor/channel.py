@@ -118,6 +118,16 @@ class Channel:
             self.close()
         return arrived
 
+    @property
+    def on_its_way(self) -> tuple[bytes, bytes]:
+        """What has come of a frame that is not complete, and what has not left yet."""
+        return self._reader.pending, bytes(self._out)
+
+    def go_on(self, unread: bytes, unsent: bytes) -> None:
+        """Another object had this connection before, and that was ``on_its_way``."""
+        self._arrived += self._reader.feed(unread)
+        self._out += unsent
+
     def close(self) -> None:
         """
         It is over; idempotent.

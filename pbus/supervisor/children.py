@@ -27,6 +27,7 @@ from pbus.supervisor.reconcile import Action, Dump, Key, Kill, Place, Seen, Spaw
 from pbus.supervisor.roles import AFTER_DRAIN, AFTER_END, RoleSpec
 from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.spawn import Newborn, Nursery, spawn
+from pbus.supervisor.upgrade import State
 from pbus.telemetry import log as logs
 
 A_TURN: Final = 16
@@ -35,8 +36,8 @@ A_TURN: Final = 16
 LONG_WAIT_S: Final = 3.0
 """A place that stays empty for longer is a problem, whoever else does its work."""
 
-_FROM_CHILD_BYTES: Final = 64 * 1024 * 1024
-_TO_CHILD_BYTES: Final = 4 * 1024 * 1024
+FROM_CHILD_BYTES: Final = 64 * 1024 * 1024
+TO_CHILD_BYTES: Final = 4 * 1024 * 1024
 _NO_SLOT_WAIT_S: Final = 1.0
 _KEEPS_DYING: Final = 3
 
@@ -426,17 +427,52 @@ class Children:
             self._no_fork_why = error.strerror or str(error)
             self._log.error("child.not_forked", role=spec.role, err=str(error))
             return
-        channel = Channel(sock, send_bytes=_TO_CHILD_BYTES, receive_bytes=_FROM_CHILD_BYTES)
+        channel = Channel(sock, send_bytes=TO_CHILD_BYTES, receive_bytes=FROM_CHILD_BYTES)
         child = Handle(
             spec=spec, index=index, n=self._born, boot=nursery.boot, generation=generation, slot=slot, pid=pid,
             channel=channel, born_s=self._clock.monotonic_s(), column=column, waits=waits,
         )
-        if waits:
-            self._waiting.add(child.n)
-        self._handles[child.n] = self._by_pid[pid] = self._by_key[spec.key][child.n] = child
-        self._switchboard.connect(channel, lambda frame: self._hear(child, frame), lambda: None)
+        self.take_in(child)
         self.born(child)
         self._log.info("child.born", child=child.name, child_pid=pid, n=child.n)
+
+    def take_in(self, child: Handle) -> None:
+        """*child* lives, and is one of ours."""
+        if child.waits:
+            self._waiting.add(child.n)
+        self._handles[child.n] = self._by_pid[child.pid] = child
+        self._by_key.setdefault(child.spec.key, {})[child.n] = child
+        self._switchboard.connect(child.channel, lambda frame: self._hear(child, frame), lambda: None)
+
+    # -- an upgrade ---------------------------------------------------------------------------
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What goes through an upgrade, beside the children themselves; see ``State``."""
+        return {
+            "born": self._born,
+            "generations": [[*key, generation] for key, generation in self.generations.items()],
+            "indexes": [[*key, sorted(indexes)] for key, indexes in self._indexes.items()],
+            "restarts": [[*place, count] for place, count in self._restarts.items()],
+            "not_before": [[*place, when] for place, when in self._not_before.items()],
+            "histories": [[*key, history.carried] for key, history in self.histories.items()],
+            "past": self.past.carried,
+        }
+
+    def resume(self, state: State) -> None:
+        """Go on where *state* says; the children were taken in before."""
+        self._born = state.born
+        self.generations = {(role, path): generation for role, path, generation in state.generations}
+        self._restarts = {(role, path, index): count for role, path, index, count in state.restarts}
+        self._not_before = {(role, path, index): when for role, path, index, when in state.not_before}
+        for role, path, indexes in state.indexes:
+            if (role, path) in self.specs:
+                self.resize((role, path), indexes)
+        for role, path, fields in state.histories:
+            if (role, path) in self.specs:  # one that is gone has no places, and nobody to judge
+                self.histories[role, path] = History(self._policy, fields)
+        self.past.resume(state.past)
+        self.changes += 1
 
     def _free_column(self, columns: int) -> int:
         """The lowest that no living child counts in; -1: all are lent."""

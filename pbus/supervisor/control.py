@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -89,6 +89,19 @@ class Door:
         """
         for name, mode, group in ((CONTROL, 0o600, -1), (STATUS, 0o660, gid)):
             sock = listeners.bind_unix(self._paths[name], mode, uid, group)
+            self._socks.append(sock)
+            self._switchboard.listen(sock, functools.partial(self._come_in, name == CONTROL))
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Of control.sock and status.sock."""
+        return [sock.fileno() for sock in self._socks]
+
+    def adopt(self, descriptors: Sequence[int]) -> None:
+        """They have been bound by who was here before an upgrade; who knocked meanwhile is let in now."""
+        for name, descriptor in zip((CONTROL, STATUS), descriptors, strict=True):
+            sock = socket.socket(fileno=descriptor)
+            sock.setblocking(False)
             self._socks.append(sock)
             self._switchboard.listen(sock, functools.partial(self._come_in, name == CONTROL))
 

@@ -76,6 +76,11 @@ class DoorBook:
             if len(self._failed) > ROWS:
                 del self._failed[next(iter(self._failed))]
 
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What was counted so far, as a child would tell it."""
+        return {kind: dict(counts) for kind, counts in self._counts.items()}
+
     def view(self) -> dict[str, Any]:
         """
         ``refused`` (by word), ``closed`` (by reason), ``limited`` (by limit), ``failed_auths`` (the latest first).

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pbus.core.job import Delivery, Move, Settlement
+from pbus.supervisor.scoreboard import LayoutError
 from pbus.telemetry.metrics import BOUNDS
 
 VERSION: Final = 2
@@ -180,14 +181,22 @@ class Row:
 class Histograms:
     """All cells. The master makes it; children inherit the mapping by the fork."""
 
-    def __init__(self, topics: Iterable[tuple[str, str]], columns: int, rows: int = 0) -> None:
+    def __init__(self, topics: Iterable[tuple[str, str]], columns: int, rows: int = 0, fd: int = -1) -> None:
         """
         A fresh one for these (queue, topic) and so many writers (``fd`` survives an exec if it is let).
 
         *rows*: topics that there may be in all, some time (0: those of now); then columns are read that were lent.
+        *fd*: the one that is there already, instead.
+
+        Raises:
+            LayoutError: what is in *fd* has another layout.
         """
         named = list(dict.fromkeys(topics))
         self._rows: dict[tuple[str, str], int] = {}
+        if fd >= 0:
+            self._adopt(fd)
+            self.name(named)
+            return
         self._most = max(rows, len(named))
         self.columns = columns
         self._used_at = _HEADER_WORDS + self._most * _NAME_WORDS
@@ -201,6 +210,22 @@ class Histograms:
             self._words[place] = word
         self._words[_LENT_AT] = 0 if rows else columns
         self.name(named)
+
+    def _adopt(self, fd: int) -> None:
+        size = os.fstat(fd).st_size
+        data = memoryview(mmap.mmap(fd, size))
+        words = data.cast("q")
+        magic, version, most, columns, *sizes = words[:7].tolist()
+        if (magic, version, sizes) != (_MAGIC, VERSION, [_NAME_WORDS, CELL_WORDS, CLASSES]):
+            raise LayoutError(f"the histograms have layout {version}, this version has {VERSION}")
+        self.fd, self._bytes, self._words, self._most, self.columns = fd, data, words, most, columns
+        self._used_at = _HEADER_WORDS + most * _NAME_WORDS
+        self._cells_at = self._used_at + columns * most
+        for row in range(words[_USED_ROWS_AT]):
+            at = (_HEADER_WORDS + row * _NAME_WORDS) * _WORD
+            length = words[at // _WORD]
+            queue, _, topic = bytes(data[at + _WORD : at + _WORD + length]).decode().partition("/")
+            self._rows[queue, topic] = row
 
     def name(self, topics: Iterable[tuple[str, str]]) -> int:
         """

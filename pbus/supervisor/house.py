@@ -16,7 +16,7 @@ import pwd
 import socket
 import stat
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from pbus.clock import Clock
 from pbus.config.values import Address
@@ -26,6 +26,7 @@ from pbus.supervisor.activation import Activation
 from pbus.supervisor.lock import BootLocks, PidLock
 from pbus.supervisor.plan import Plan
 from pbus.supervisor.spawn import identity
+from pbus.supervisor.upgrade import State
 from pbus.telemetry import log as logs
 
 PORT_WAIT_S: Final = 10.0
@@ -88,6 +89,31 @@ class House:
         self._pid_lock = PidLock(plan.run_dir, self._clock)
         self._pid_lock.take()
         self._boots = BootLocks(plan.run_dir)
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What of it goes through an upgrade: boot, boot_fd, pid_fd, doors, passed; see ``State``."""
+        doors = [
+            [name, sock.fileno(), at.path, at.host, at.port]
+            for name, sock in self.doors.items() for at in (self.addresses[name],)
+        ]
+        return {
+            "boot": self.boot, "boot_fd": self.boot_lock_fd, "pid_fd": self._pid_lock.fd, "doors": doors,
+            "passed": self._passed.files,
+        }
+
+    def adopt(self, state: State) -> None:
+        """Live on in the house of who was here before an upgrade, its doors open and its locks held."""
+        self._pid_lock = PidLock(self._plan.run_dir, self._clock)
+        self._pid_lock.fd = state.pid_fd
+        self._boots = BootLocks(self._plan.run_dir)
+        self.boot, self.boot_lock_fd = state.boot, state.boot_fd
+        self._passed.has(state.passed)
+        self.doors, self.addresses = {}, {}
+        for name, descriptor, path, host, port in state.doors:
+            self.doors[name] = socket.socket(fileno=descriptor)
+            self.doors[name].setblocking(False)
+            self.addresses[name] = Address(path=path, host=host, port=port)
 
     def open(self) -> bool:
         """

@@ -74,6 +74,11 @@ def _bind_tcp(address: Address) -> socket.socket:
     return sock
 
 
+def stream(descriptor: int) -> socket.socket:
+    """One of our own unix sockets, by its number."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=descriptor)
+
+
 def bind_unix(path: str, mode: int, uid: int = -1, gid: int = -1) -> socket.socket:
     """
     A listening unix socket at *path*; a file that a dead process left there is replaced.

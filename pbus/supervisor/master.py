@@ -15,23 +15,26 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import setproctitle
 
 from pbus.clock import Clock, SystemClock
+from pbus.config.standing import standing
 from pbus.errors import BootError, Exit
-from pbus.supervisor import health, process, reconcile, signs
+from pbus import __version__
+from pbus.supervisor import adoption, health, process, reconcile, signs
+from pbus.supervisor.adoption import Adopts, Memory
 from pbus.supervisor.channel import Switchboard
 from pbus.supervisor.children import PROGRAM, Children
 from pbus.supervisor.control import Caller, Door, Request
+from pbus.supervisor.deploys import Deploys
 from pbus.supervisor.errands import ORDER, Errands
 from pbus.supervisor.exposed import exposed
 from pbus.supervisor.follow import HEARS as WATCH
 from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Death, Handle
-from pbus.supervisor.histograms import Histograms
 from pbus.supervisor.house import House
 from pbus.supervisor.notify import Notifier
 from pbus.supervisor.numbers import HEARS as NUMBERS
@@ -40,11 +43,12 @@ from pbus.supervisor.plan import Plan, Rehearsed
 from pbus.supervisor.relay import BOOTS, Relay
 from pbus.supervisor.reloads import Reloads
 from pbus.supervisor.restarts import Restarts
-from pbus.supervisor.scoreboard import Scoreboard
 from pbus.supervisor.signals import Signals
 from pbus.supervisor.spawn import Nursery, allow_descriptors
 from pbus.supervisor.status import Facts, build
 from pbus.supervisor.topics import Topics, without
+from pbus.supervisor.upgrade import VERSION as LAYOUT
+from pbus.supervisor.upgrades import Upgrades
 from pbus.supervisor.workforce import Workforce
 from pbus.telemetry import log as logs
 from pbus.telemetry.rotate import rotate
@@ -77,23 +81,28 @@ class Master:
 
     def __init__(
         self, plan: Plan, announcer: Announcer, clock: Clock | None = None,
-        rehearse: Callable[[Plan], Rehearsed] | None = None,
+        rehearse: Callable[[Plan], Rehearsed] | None = None, command: Sequence[str] = (), adopts: Adopts | None = None,
     ) -> None:
-        """*rehearse* reads the files again for a reload, in a process of its own; None: there are none."""
+        """
+        Args:
+            rehearse: Reads the files again for a reload, in a process of its own; None: there are none.
+            command: What starts this bus again, for an upgrade.
+            adopts: Of an upgrade: what this process had been handed when it became ours.
+        """
+        self._adopts = adopts
+        state = adopts.state if adopts is not None else None
         self._announcer = announcer
         self._clock = clock if clock is not None else SystemClock()
         logs.configure(plan.log, plan.log_dir, secrets=plan.secrets, clock=self._clock, node=plan.node, role="master")
         self._log = logs.get()
-        self._born_s = self._clock.monotonic_s()
+        self._born_s = state.born_s if state is not None else self._clock.monotonic_s()
         self._signals = Signals()
         self._switchboard = Switchboard()
         self._house = House(plan, self._clock)
-        self._children = Children(
-            plan.roles, plan.backoff, Scoreboard(plan.slots, self._clock), self._switchboard,
-            self._hear, self._clock,
-        )
-        topics = [(topic.queue, topic.topic) for topic in plan.topics]
-        self._histograms = Histograms(topics, plan.columns, plan.rows)
+        memory = Memory(plan, state, self._clock)
+        scoreboard = memory.scoreboard
+        self._children = Children(plan.roles, plan.backoff, scoreboard, self._switchboard, self._hear, self._clock)
+        self._histograms = memory.histograms
         self._workforce = Workforce(self._children, self._clock)
         self._followers = Followers(lambda: self._children.answering(WATCH), self._clock)
         self._numbers = NumberDesk(lambda: self._children.answering(NUMBERS), self._clock)
@@ -109,10 +118,14 @@ class Master:
             plan, rehearse, self._switchboard, self._house, self._children, self._workforce,
             self._topics, self._histograms, self._notifier, self._sentence, self._clock,
         )
+        self._upgrades = Upgrades(
+            command, self._question, self._carried, self._reloads, self._switchboard, self._notifier, self._signals,
+            self._clock, state,
+        )
         self._door = Door(plan.run_dir, self._switchboard, self._requests())
         self._own = health.Sample()
         self._generation = 1
-        self._token_key = os.urandom(32)
+        self._token_key = state.token_key if state is not None else os.urandom(32)
         self._files = 0
         self._started = False
         self._stopping_since: float | None = None
@@ -136,7 +149,8 @@ class Master:
         Raises:
             BootError: it could not start; everything is given back.
         """
-        self._house.move_in()
+        if self._adopts is None:
+            self._house.move_in()
         try:
             self._move_in()
             while not self._over:
@@ -166,6 +180,8 @@ class Master:
                 self._reopen_logs()
             elif signum == signal.SIGHUP:
                 self._reloads.ask("HUP")
+            elif signum == signal.SIGUSR2:
+                self._upgrades.ask("USR2")
             elif signum in (signal.SIGTTIN, signal.SIGTTOU):
                 self._resize_door(1 if signum == signal.SIGTTIN else -1)
 
@@ -186,6 +202,7 @@ class Master:
         self._errands.settle()
         self._workforce.settle()
         self._reloads.settle()
+        self._upgrades.settle()
         self._notifier.feed(self._all_alive)
         now = self._clock.monotonic_s()
         if now >= self._tick_at:
@@ -213,7 +230,7 @@ class Master:
             return
         due = min(
             self._tick_at, self._numbers.next_s, self._followers.next_s, self._errands.next_s, self._notifier.next_s,
-            self._reloads.next_s,
+            self._reloads.next_s, self._upgrades.next_s,
         )
         if self._house.boot:
             due = min(due, reconcile.due(self._wanted(), self._children.seen(), now))
@@ -230,11 +247,46 @@ class Master:
         self._files = allow_descriptors()
         self._signals.install()
         self._switchboard.watch(self._signals.fileno(), lambda: None)
-        self._door.open(self._house.uid, self._house.gid)
-        self._log.info("master.starting", run_dir=plan.run_dir)
+        if self._adopts is not None:
+            self._adopt(self._adopts)
+        else:
+            self._door.open(self._house.uid, self._house.gid)
+            self._log.info("master.starting", run_dir=plan.run_dir)
+        self._adopts = None
         self._house.give_logs_away()
         gc.collect()
         gc.freeze()  # children share these pages as long as no collection touches them
+
+    def _adopt(self, adopts: Adopts) -> None:
+        """Go on as who was here before the exec; nobody outside has noticed."""
+        state = adopts.state
+        self._files, self._started, self._generation = state.files, True, state.generation
+        self._house.adopt(state)
+        self._door.adopt(state.control)
+        adoption.restore(self._children, state, adopts.plan.roles)
+        self._workforce.rollouts.resume(state)
+        self._workforce.scaling.resume(state.decisions)
+        self._relay.resume(state.relay)
+        self._log.info(
+            "upgrade.done", before=state.code, version=__version__, children=len(state.children), count=state.upgrades,
+        )
+        self._upgrades.adopted(self._reloads.resume(state))
+        self._signals.let(state.mask, state.signals)
+
+    def _carried(self) -> dict[str, Any]:
+        """Fields of the State of this moment."""
+        scaling, rollouts = self._workforce.scaling, self._workforce.rollouts
+        return {
+            **self._house.carried, **self._children.carried, **rollouts.carried, **self._reloads.carried,
+            "children": adoption.collect(self._children), "born_s": self._born_s, "files": self._files,
+            "token_key": self._token_key, "scoreboard": self._children.scoreboard.fd, "histograms": self._histograms.fd,
+            "control": self._door.descriptors, "decisions": dict(scaling.decisions), "relay": self._relay.carried,
+        }
+
+    def _question(self) -> dict[str, Any]:
+        """What the new code has to know to say whether it can take over."""
+        settings = self._plan.settings
+        return {"layout": LAYOUT, "standing": standing(settings.settings) if settings is not None else {}}
 
     def _open(self) -> None:
         """One step towards the first children."""
@@ -290,6 +342,7 @@ class Master:
             self._children.stopping = True
             self._fast |= fast
             self._reloads.stop()
+            self._upgrades.stop()
             self._children.hurry()
             self._house.close_up()
             self._log.info("master.stopping", why=why, fast=fast, grace_s=self._grace_s)
@@ -396,7 +449,8 @@ class Master:
             self._notifier.status(f"stopping: {len(self._children)} processes, at most {left_s:.0f} s more")
         elif self._started:
             self._notifier.status(self._sentence())
-        if self._stopping_since is not None or not self._started or self._reloads.is_under_way:
+        changes = self._reloads.is_under_way or self._upgrades.is_under_way
+        if self._stopping_since is not None or not self._started or changes:
             self._notifier.ask_for_time()
 
     def _rotate(self) -> None:
@@ -416,7 +470,7 @@ class Master:
     # -- callers ------------------------------------------------------------------------------
 
     def _requests(self) -> dict[str, Request]:
-        """Everything that callers may ask for."""
+        """Who does what callers ask for."""
         restarts = Restarts(self._children, self._workforce, self._paths)
         return {
             "ping": Request(self._pinged, reads=True),
@@ -430,6 +484,9 @@ class Master:
             "reload": Request(self._reloads.asked),
             "reloaded": Request(self._reloads.tell, reads=True),
             "compare": Request(self._reloads.compare, reads=True),
+            "upgrade": Request(self._upgrades.asked),
+            "upgraded": Request(self._upgrades.tell, reads=True),
+            "deployed": Request(Deploys(self._children).told),
         }
 
     def _asked_to_stop(self, caller: Caller, frame: dict[str, Any]) -> None:
@@ -491,7 +548,8 @@ class Master:
         losses = f"master: {self._losses}" if self._losses else ""
         rollouts = self._workforce.rollouts.problems()
         found = [
-            *filter(None, (why, losses)), *self._reloads.problems(), *of_children.values(), *rollouts, *idle,
+            *filter(None, (why, losses)), *self._reloads.problems(), *self._upgrades.problems(),
+            *of_children.values(), *rollouts, *idle,
             *signs.silent(self._children, self._clock.monotonic_s()),
         ]
         # A shadow that does not run is told at its topic; nobody has to be woken, so the bus is not degraded.

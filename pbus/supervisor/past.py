@@ -29,6 +29,20 @@ class Past:
         self.cpu_s: dict[str, float] = {}
         self._calls: dict[str, collections.Counter[str]] = {}
 
+    @property
+    def carried(self) -> dict[str, Any]:
+        """All of it, for an upgrade."""
+        return {
+            "ended": [[*key, count] for key, count in self.ended.items()], "cpu_s": dict(self.cpu_s),
+            "calls": {name: dict(counts) for name, counts in self._calls.items()},
+        }
+
+    def resume(self, carried: Mapping[str, Any]) -> None:
+        """Go on from what was ``carried``."""
+        self.ended.update({(role, why): count for role, why, count in carried.get("ended", ())})
+        self.cpu_s.update(carried.get("cpu_s", {}))
+        self._calls = {name: collections.Counter(counts) for name, counts in carried.get("calls", {}).items()}
+
     def buried(self, death: Death, unasked: bool) -> None:
         """*death* is over; *unasked*: nobody had told it to end."""
         child = death.handle

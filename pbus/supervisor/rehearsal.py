@@ -51,7 +51,9 @@ Then = Callable[[Any], None]
 class Rehearsals:
     """At most one at a time. One owner: the master."""
 
-    def __init__(self, switchboard: Switchboard, clock: Clock) -> None:
+    def __init__(self, switchboard: Switchboard, clock: Clock, what: str = "the check of the configuration") -> None:
+        """*what* is tried, for people."""
+        self._what = what
         self._switchboard = switchboard
         self._clock = clock
         self._then: Then | None = None
@@ -97,7 +99,7 @@ class Rehearsals:
     def settle(self) -> None:
         """A duty of every turn: what takes too long is over."""
         if self._then is not None and self._clock.monotonic_s() >= self._until_s:
-            self._end(Failed(f"the check of the configuration took longer than {DEADLINE_S:g} s", Exit.TEMPORARY))
+            self._end(Failed(f"{self._what} took longer than {DEADLINE_S:g} s", Exit.TEMPORARY))
 
     def give_up(self) -> None:
         """Nobody waits for it any more; idempotent."""
@@ -111,11 +113,11 @@ class Rehearsals:
             except BlockingIOError:
                 return
             if not data:
-                self._end(_answer(bytes(self._data)))
+                self._end(_answer(bytes(self._data), self._what))
                 return
             self._data += data
             if len(self._data) > MOST_BYTES:
-                self._end(Failed(f"the configuration makes a plan of more than {MOST_BYTES >> 20} MiB", Exit.CONFIG))
+                self._end(Failed(f"{self._what} answers with more than {MOST_BYTES >> 20} MiB", Exit.CONFIG))
                 return
 
     def _end(self, answer: Any) -> None:
@@ -134,11 +136,11 @@ class Rehearsals:
         self._fd, self._pid, self._until_s, self._data = -1, 0, float("inf"), bytearray()
 
 
-def _answer(data: bytes) -> Any:
+def _answer(data: bytes, what: str) -> Any:
     try:
         return pickle.loads(data)  # from a fork of this very process, through a pipe of our own
     except Exception:  # noqa: BLE001 - cut off: it died
-        return Failed("the process that checked the configuration died; the log may say why", Exit.BUG)
+        return Failed(f"the process that did {what} died; the log may say why", Exit.BUG)
 
 
 def _rehearse(act: Callable[[], Any], write: int, master: int) -> NoReturn:
@@ -166,6 +168,8 @@ def _rehearse(act: Callable[[], Any], write: int, master: int) -> NoReturn:
 def _tried(act: Callable[[], Any]) -> bytes:
     try:
         return pickle.dumps(act(), pickle.HIGHEST_PROTOCOL)
+    except Failed as error:
+        return pickle.dumps(error)
     except PbusError as error:
         return pickle.dumps(Failed(str(error), int(error.exit_status)))
     except Exception as error:  # noqa: BLE001 - a bug of the check must not be one of the bus

@@ -42,6 +42,7 @@ from pbus.supervisor.children import Children
 from pbus.supervisor.door_book import DoorBook
 from pbus.supervisor.errands import Errands
 from pbus.supervisor.exposed import METRICS, PLEASE, SAMPLE, SAMPLED
+from pbus.supervisor.follow import HEARS as WATCH
 from pbus.supervisor.follow import Followers
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.house import House
@@ -116,6 +117,20 @@ class Relay:
             PLEASE: lambda child, _: self._tell_metrics(child),
             SAMPLED: self._sampled,
         }
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What is kept of the words of children, through an upgrade."""
+        return {"news": list(self._news.values()), "dropped": dict(self._dropped), "door": self.door.counts}
+
+    def resume(self, carried: Mapping[str, Any]) -> None:
+        """Go on from what was ``carried``; who still publishes events for followers that are gone is told to rest."""
+        self._news = {tuple(fields["about"]): fields for fields in carried.get("news", ())}
+        self._dropped.update(carried.get("dropped", {}))
+        self.door.heard(carried.get("door", {}))
+        for child in self._children:
+            if WATCH in child.spec.hears:
+                child.tell(WATCH, queues=[], id=0)
 
     def hear(self, child: Handle, frame: dict[str, Any]) -> None:
         """One frame of *child*."""

@@ -33,6 +33,7 @@ from pbus.supervisor.reconcile import Key, Place
 from pbus.supervisor.rehearsal import Failed, Rehearsals
 from pbus.supervisor.roles import RoleSpec
 from pbus.supervisor.topics import Topics
+from pbus.supervisor.upgrade import State
 from pbus.supervisor.workforce import Workforce
 from pbus.telemetry import log as logs
 
@@ -228,6 +229,24 @@ class Reloads:
         """When ``settle`` has something to do by itself (monotonic)."""
         due = min(self._rehearsals.next_s, self._comparisons.next_s)
         return due if self._held else min(due, rules.due_s(self._reload))
+
+    @property
+    def is_free(self) -> bool:
+        """The start is over, none is under way and none is asked for."""
+        return not (self._held or self._reload.is_under_way or self._reload.again or self._children.stopping)
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What goes through an upgrade; see ``State``."""
+        return {"generation": self.generation, "reloads": self._reload.number, "since_s": self._since_s}
+
+    def resume(self, state: State) -> int:
+        """Go on where *state* says, with a reload; its number."""
+        self.generation, self._since_s = state.generation, state.since_s
+        self._reload = rules.Reload(number=state.reloads)
+        self._held = False
+        self.ask("upgrade")
+        return self._reload.number
 
     @property
     def is_under_way(self) -> bool:

@@ -13,6 +13,7 @@ alone: it is not born again, and no crash loop is made of it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from pbus.supervisor.handle import Death, Handle
 from pbus.supervisor.reconcile import Key
 from pbus.supervisor.rollout import Member, Rollout
 from pbus.supervisor.scaling import Scaling
+from pbus.supervisor.upgrade import State
 from pbus.telemetry import log as logs
 
 WATCH: Final = "watch_files"
@@ -44,6 +46,22 @@ class Rollouts:
     def of(self, key: Key) -> Rollout:
         """How far that role and path is."""
         return self._rollouts.get(key, Rollout())
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """How far each is, and who watches: through an upgrade; see ``State``."""
+        return {
+            "rollouts": [[*key, dataclasses.asdict(rollout)] for key, rollout in self._rollouts.items()],
+            "watchers": [[*key, n] for key, n in self._watchers.items()],
+        }
+
+    def resume(self, state: State) -> None:
+        """Go on where *state* says."""
+        known = {each.name for each in dataclasses.fields(Rollout)}
+        for role, path, fields in state.rollouts:
+            said = {name: value for name, value in fields.items() if name in known}
+            self._rollouts[role, path] = Rollout(**said | {"files": tuple(said.get("files", ()))})
+        self._watchers = {(role, path): n for role, path, n in state.watchers}
 
     def replan(self) -> None:
         """Another configuration: what is not there any more is not rolled out."""

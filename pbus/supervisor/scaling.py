@@ -86,6 +86,10 @@ class Scaling:
         """What was decided last, by path."""
         return self._decisions
 
+    def resume(self, decisions: Mapping[str, Decision]) -> None:
+        """What was decided before an upgrade holds."""
+        self._decisions = dict(decisions)
+
     def decision(self, path: str) -> Decision:
         """What was decided about that topic last; empty: nothing yet."""
         return self._decisions.get(path, {})

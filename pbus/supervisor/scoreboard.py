@@ -282,6 +282,10 @@ class Slot:
         return copy[start : start + min(length, size * _WORD)].decode(errors="replace")
 
 
+class LayoutError(ValueError):
+    """That memory was laid out by another version."""
+
+
 class Scoreboard:
     """
     All rows. The master makes it; children inherit the mapping by the fork.
@@ -289,9 +293,19 @@ class Scoreboard:
     The rows of the dead stay readable until their slot is needed again, oldest death first.
     """
 
-    def __init__(self, slots: int, clock: Clock | None = None) -> None:
-        """A fresh one of *slots* rows, in memory of its own (``fd`` survives an exec if it is let)."""
+    def __init__(self, slots: int, clock: Clock | None = None, fd: int = -1) -> None:
+        """
+        A fresh one of *slots* rows, in memory of its own (``fd`` survives an exec if it is let), or the one in *fd*.
+
+        Raises:
+            LayoutError: what is in *fd* has another layout.
+        """
         self._clock = clock if clock is not None else SystemClock()
+        self._slots: list[Slot] = []  # as far as anybody has asked
+        self._dead: list[int] = []  # slots of the dead, oldest first; the master's
+        if fd >= 0:
+            self._adopt(fd)
+            return
         size = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES
         self.fd = os.memfd_create("pbus-scoreboard", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, size)
@@ -300,8 +314,23 @@ class Scoreboard:
         self._head[_MAGIC_AT], self._head[_VERSION_AT] = _MAGIC, VERSION
         self._head[_SLOTS_AT], self._head[_SLOT_BYTES_AT] = slots, _SLOT_BYTES
         self._most = slots
-        self._slots: list[Slot] = []  # as far as anybody has asked
-        self._dead: list[int] = []  # slots of the dead, oldest first; the master's
+
+    def _adopt(self, fd: int) -> None:
+        size = os.fstat(fd).st_size
+        memory = mmap.mmap(fd, size)
+        head = memoryview(memory)[: _HEADER_WORDS * _WORD].cast("q")
+        said = tuple(head[at] for at in (_MAGIC_AT, _VERSION_AT, _SLOT_BYTES_AT))
+        if said != (_MAGIC, VERSION, _SLOT_BYTES) or size < _HEADER_WORDS * _WORD + head[_SLOTS_AT] * _SLOT_BYTES:
+            raise LayoutError(f"the scoreboard has layout {said[1]}, this version has {VERSION}")
+        self.fd, self._memory, self._head, self._most = fd, memory, head, head[_SLOTS_AT]
+        self._dead = [slot.slot for slot in self._upto(head[_USED_AT]) if slot.state in ("dead", "free")]
+
+    def occupy(self, place: int, **fields: Any) -> None:
+        """Master only: somebody lives in that slot who cannot write there himself."""
+        used = self._head[_USED_AT]
+        self._dead = [each for each in (*self._dead, *range(used, place)) if each != place]
+        self._head[_USED_AT] = max(used, place + 1)
+        self.slot(place).update(**fields)
 
     def _upto(self, count: int) -> list[Slot]:
         """The first *count* slots."""

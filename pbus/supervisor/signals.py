@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 from typing import Final
 
 CAUGHT: Final = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD,
-    signal.SIGTTIN, signal.SIGTTOU,
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2,
 )
-_IGNORED: Final = (signal.SIGPIPE, signal.SIGUSR2)
-"""USR2 means nothing yet; its default would end the master."""
+_IGNORED: Final = (signal.SIGPIPE,)
 
 _AT_MOST: Final = 2
 
@@ -48,6 +48,22 @@ class Signals:
                 pass
         seen, self._seen = self._seen, []
         return seen
+
+    def hold(self) -> tuple[list[int], list[str]]:
+        """
+        From now on no signal comes through, and none is lost: who is executed in our place gets them.
+
+        Returns:
+            What was held back before, and the names of those that came and were not taken.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        return sorted(map(int, before)), [signum.name for signum in self.take()]
+
+    def let(self, mask: Iterable[int], seen: Iterable[str]) -> None:
+        """Go on after ``hold``, in this process or in who it has become: *seen* come first."""
+        for name in seen:
+            self._note(signal.Signals[name], None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, list(mask))
 
     def close(self) -> None:
         """For a forked child."""

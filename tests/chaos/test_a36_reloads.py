@@ -1,6 +1,7 @@
 """
-A36: reloads while everybody is at it: 200 producers that stay, 200 that connect for each job, 20 readers with open
-claims, 10 blocked pops. Nobody is refused or cut off, nothing is lost, nothing comes twice; what is new counts soon.
+A36: reloads and an upgrade while everybody is at it: 200 producers that stay, 200 that connect for each job, 20 readers
+with open claims, 10 blocked pops. Nobody is refused or cut off, nothing is lost, nothing comes twice; what is new
+counts soon.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.alone
 
 RELOADS = figure(5, nightly=20)
+UPGRADES = figure(1, nightly=3)
 APART_S = 1.6
 BASE_S = 2.0
 EFFECT_S = 2.0
@@ -44,6 +46,10 @@ def test_no_client_notices_a_reload(store: str, tmp_path: Path, bus_factory: Bus
             began = time.monotonic()
             effects_s.append(_reload(bus, number))
             time.sleep(max(0.0, began + APART_S - time.monotonic()))
+            stalls_ms.append(crowd.mark())
+        for _ in range(UPGRADES):
+            told = bus.cli("upgrade", "--wait")
+            assert told.returncode == 0, told.stderr
             stalls_ms.append(crowd.mark())
         seen = crowd.end()
     _judge(bus, seen, effects_s)
@@ -75,7 +81,7 @@ def _judge(bus: Bus, seen: dict[str, Any], effects_s: list[float]) -> None:
     assert (seen["lost"], seen["twice"], seen["strange"]) == (0, 0, 0), seen
     assert seen["pushed"] > 1000
     assert max(effects_s) <= EFFECT_S
-    assert bus.status()["generation"] == 1 + RELOADS
+    assert bus.status()["generation"] == 1 + RELOADS + UPGRADES
     assert not {event["event"] for event in bus.events()} & {"handover.broken", "handover.back", "drain.cut"}
 
 

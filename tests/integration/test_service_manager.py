@@ -68,7 +68,13 @@ def test_manager_is_told_of_start_reload_life_and_stop(bus_factory: BusFactory, 
     asked = manager.wait("RELOADING=1")
     (reloading,) = [lines for _, lines in manager.told if "RELOADING=1" in lines]
     assert reloading[1].startswith("MONOTONIC_USEC="), "in the same message"
-    manager.wait("READY=1", after=asked)
+    ready_s = manager.wait("READY=1", after=asked)
+
+    told = bus.cli("upgrade", "--wait")
+    assert told.returncode == 0, told.stderr
+    executed = manager.wait("READY=1", after=manager.wait("RELOADING=1", after=ready_s))
+    assert all(lines[1] == ready[1] for at, lines in manager.told if "READY=1" in lines), "the pid stays"
+    manager.wait("WATCHDOG=1", after=executed)
 
     bus.kill("ingest", signal.SIGSTOP)
     until(lambda: time.monotonic() - manager.heard("WATCHDOG=1")[-1] > WATCHDOG_S, 20, "the watchdog starves")
@@ -128,6 +134,7 @@ def test_sockets_of_the_manager_are_served_and_outlive_the_bus(bus_factory: BusF
         bus.wait()
         with urllib.request.urlopen(f"http://{dashboard['listen']}/-/livez", timeout=10) as answer:
             assert answer.status == 200
+        assert bus.cli("upgrade", "--wait").returncode == 0
         assert bus.stop() == 0
         with socket.socket(socket.AF_UNIX) as later:
             later.connect(str(path))  # the file is still there, and the manager's socket still listens

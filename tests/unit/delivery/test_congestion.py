@@ -234,3 +234,14 @@ def test_other_pages_are_no_status_pages(broken):
 )
 def test_pool_is_short_when_who_comes_waits(pool, short):
     assert pool.is_short is short
+
+
+def test_window_after_a_deploy_begins_with_one_call_and_doubles() -> None:
+    window, now_s, rounds = Window(), 0.0, []
+    window.begin_small(now_s)
+    while window.is_cut:
+        rounds.append(window.limit)
+        now_s += RUN_S
+        for _ in range(window.limit):
+            window.served(now_s, RUN_S, window.limit, 16)
+    assert rounds == [1, 2, 4, 8]
