@@ -57,7 +57,7 @@ def run(child: Child) -> None:
     args = child.spec.args
     queues: Mapping[str, Queue] = args["queues"]
     certificates = certificates_of(child, args["ingest"])
-    directory = Directory(queues, args["systems"])
+    directory = Directory(queues, args["systems"], args.get("gone", frozenset()))
     stores = {name: _store(child, target, queues, directory) for name, target in args["stores"].items()}
     for store in stores.values():
         store.start()

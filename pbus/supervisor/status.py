@@ -40,6 +40,7 @@ class TopicFact:
         at_least, at_most: Bounds of its concurrency.
         has_consumers: It is run by processes of its own.
         pulled: Its jobs are fetched; nothing of ours runs them.
+        orphaned: It is not in the files any more and finishes what it has.
     """
 
     queue: str
@@ -48,6 +49,7 @@ class TopicFact:
     at_most: int
     has_consumers: bool = False
     pulled: bool = False
+    orphaned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ def build(facts: Facts) -> dict[str, Any]:
     problems = [
         *(problem for problem in facts.problems if not problem.startswith(quiet)),
         *([facts.numbers.problem] if facts.numbers.problem else []),
-        *(f"{row['queue']}/{row['topic']} {ORPHANED}: {row['reason']}" for row in orphans),
+        *(f"{row['queue']}/{row['topic']} {ORPHANED}: {row['reason']}" for row in [*topics, *orphans]
+          if row["state"] == ORPHANED),
     ]
     state = "degraded" if facts.state == "running" and problems else facts.state
     return {
@@ -162,6 +165,8 @@ def _topic(facts: Facts, topic: TopicFact, consumers: Sequence[Handle], lanes: S
     if topic.has_consumers and wanted and not lanes and not any(child.ready_s is not None for child in staying):
         lanes = [_NOBODY]
     state = _topic_state(facts, path, lanes, bool(known.get("paused_ms")))
+    if topic.orphaned and state == "running":
+        state = ORPHANED
     now = len(staying) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
     return {
         **_numbers(name, state, known),
@@ -173,6 +178,7 @@ def _topic(facts: Facts, topic: TopicFact, consumers: Sequence[Handle], lanes: S
         "reason": _reason(facts, state, path, known, worst(lanes)[1]),
         "scaling": {name: value for name, value in facts.decisions.get(path, {}).items() if name in _SCALING},
         "rollout": dict(facts.rollouts.get((CONSUMER, path), {})),
+        **({"served": True} if topic.orphaned else {}),
     }
 
 
@@ -219,6 +225,9 @@ def _reason(facts: Facts, state: str, path: str, known: Mapping[str, Any], said:
         minutes = int(max(0.0, facts.wall_s - known["paused_ms"] / 1000) // 60)
         when = f"{minutes} min ago" if minutes else "just now"
         said = f"by 'pbus topic pause' {when}, 'pbus topic resume {path}' ends it"
+    if state == ORPHANED:
+        left = known.get("ready", 0) + known.get("running", 0) + known.get("delayed", 0)
+        return f"it is not in the configuration, {left} jobs are finished first; 'pbus topic rm {path} --purge' ends it"
     if state == "rollout-failed":
         said = str(facts.rollouts[CONSUMER, path]["reason"])
     if state == "fatal":
