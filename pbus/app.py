@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from pbus.config import orphans
 from pbus.config.difference import changes, touched
 from pbus.config.load import Loaded, load_with_origins
 from pbus.config.schema import CommandHandler, ConsumerProcess, PullHandler, Settings, Topic
@@ -60,14 +61,20 @@ def rehearsal(directory: str, running: Settings) -> Callable[[Plan], Rehearsed]:
         try_out(before, after, _folders(settings))
         if before.settings is None:
             return Rehearsed(plan=after)
-        found = tuple(str(change) for change in changes(before.settings, said))
-        return Rehearsed(plan=after, changes=found, touched=touched(before.settings, kept))
+        assert after.settings is not None
+        found = tuple(str(change) for change in changes(orphans.said(before.settings), said))
+        return Rehearsed(plan=after, changes=found, touched=touched(before.settings, after.settings))
 
     return rehearse
 
 
 def plan(loaded: Loaded, waiting: tuple[str, ...] = ()) -> Plan:
-    """Everything the master needs to run *loaded*; *waiting*: keys that files say otherwise, see ``Plan``."""
+    """
+    Everything the master needs to run *loaded*, and topics that are gone from it and still hold jobs.
+
+    *waiting*: keys that files say otherwise, see ``Plan``.
+    """
+    loaded = orphans.adopted(loaded)
     settings = loaded.settings
     node = settings.node
     return Plan(
@@ -81,9 +88,9 @@ def plan(loaded: Loaded, waiting: tuple[str, ...] = ()) -> Plan:
         backoff=settings.supervise.backoff,
         log=settings.log,
         secrets=tuple(secrets_of(settings)),
-        roles=tuple(_roles(settings)),
+        roles=tuple(_roles(loaded)),
         doors=_doors(settings),
-        topics=tuple(_fact(queue, name, topic) for queue, name, topic in _topics(settings)),
+        topics=tuple(_fact(loaded, queue, name, topic) for queue, name, topic in _topics(settings)),
         settings=loaded,
         waiting=waiting,
     )
@@ -103,7 +110,8 @@ def listening(settings: Settings) -> list[str]:
     return [*doors, *web]
 
 
-def _roles(settings: Settings) -> list[RoleSpec]:
+def _roles(loaded: Loaded) -> list[RoleSpec]:
+    settings = loaded.settings
     shared: dict[str, Any] = {
         "queues": settings.queue, "stores": stores(settings), "node": settings.node, "traces": traces(settings),
     }
@@ -112,7 +120,10 @@ def _roles(settings: Settings) -> list[RoleSpec]:
         RoleSpec(
             role=INGEST, module="pbus.ingest.main", title="ingest {index}", count=_processes(settings.ingest.processes),
             keeps=(f"{INGEST}.*", f"{HANDOVER}.{{index}}"), hands_over=True,
-            args={"ingest": settings.ingest, "systems": settings.system, "otel": otel, **shared},
+            args={
+                "ingest": settings.ingest, "systems": settings.system, "otel": otel, "gone": orphans.gone(loaded),
+                **shared,
+            },
             drain_stage=_DOOR, holds_claims=True, checks_tokens=True, measures=True, hears=("watch",), turn=AFTER_DRAIN,
         ),
         RoleSpec(
@@ -129,7 +140,7 @@ def _roles(settings: Settings) -> list[RoleSpec]:
             role="scheduler", module="pbus.scheduler.main", title="scheduler",
             args={
                 "log": settings.log, "backends": settings.backend, "systems": settings.system,
-                "alarm": settings.alarm, "notify": settings.notify, **shared,
+                "alarm": settings.alarm, "notify": settings.notify, "orphans": _orphans(loaded), **shared,
             },
             drain_stage=_CLEANING, turn=AFTER_END,
             hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
@@ -142,6 +153,13 @@ def _roles(settings: Settings) -> list[RoleSpec]:
             args={"dashboard": settings.dashboard, "systems": settings.system, **shared},
         ))
     return [*roles, *_consumers(settings), *_programs(settings)]
+
+
+def _orphans(loaded: Loaded) -> Mapping[str, Any]:
+    """What the scheduler has to know to see them off."""
+    return {
+        "topics": loaded.orphans, "gone": orphans.gone(loaded), "over": loaded.over, "tables": orphans.to_keep(loaded),
+    }
 
 
 def _consumers(settings: Settings) -> list[RoleSpec]:
@@ -254,8 +272,9 @@ def _topics(settings: Settings) -> list[tuple[str, str, Topic]]:
     return [(queue, name, topic) for queue, section in settings.queue.items() for name, topic in section.topic.items()]
 
 
-def _fact(queue: str, name: str, topic: Topic) -> TopicFact:
+def _fact(loaded: Loaded, queue: str, name: str, topic: Topic) -> TopicFact:
     return TopicFact(
+        orphaned=(queue, name) in loaded.orphans,
         queue=queue, topic=name, at_least=topic.concurrency.min, at_most=topic.concurrency.max,
         has_consumers=_has_consumers(topic), pulled=isinstance(topic.handler, PullHandler),
         shadow_of=topic.shadow_of,

@@ -145,7 +145,7 @@ def _is_running(settings: Settings) -> None:
     try:
         call(settings.node.run_dir, "ping", _ASK_S, reads=True)
     except NotRunning as error:
-        raise NotRunning(f"{error}; nothing of it runs: 'pbus start' after the deploy is enough") from None
+        raise NotRunning(f"{error}; so no job runs here: run the command itself, then 'pbus start'") from None
 
 
 def _look(settings: Settings, paths: Sequence[str]) -> list[str]:

@@ -352,14 +352,14 @@ def _set_paused(context: Context, paths: Sequence[str], paused: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @pass_context
 def rm(context: Context, path: str, purge: bool, yes: bool, dry_run: bool) -> int:
-    """Remove a topic from the store that is not in the configuration any more."""
+    """Remove a topic from the store that is not in the configuration any more; a bus that still runs it stops that."""
     from pbus.cli.stores import Refused, queue_driver, take_stock
 
     stock = take_stock(context.settings())
     name = stock.topic(path)
     path = "/".join(name)
     if stock.topic_section(name) is not None:
-        todo = "take it out and 'pbus restart' first"
+        todo = "take it out and 'pbus reload' first"
         raise Refused(f"{path} is in the configuration, the bus would make it again: {todo}")
     numbers = stock.topics[name]
     holds = f"{numbers.ready + numbers.running + numbers.delayed} jobs and {numbers.dead} dead letters"
@@ -371,8 +371,38 @@ def rm(context: Context, path: str, purge: bool, yes: bool, dry_run: bool) -> in
         raise Refused(f"{path} holds {holds}: --purge destroys them")
     if not empty and not yes:
         raise Refused(f"{path} holds {holds} that would be destroyed: say --yes")
+    _let_go(context, name)
     with queue_driver(stock, name[0]) as driver:
         driver.drop_topic(*name)
         forget(driver, name)
     context.output.say(f"removed {path}" + ("" if empty else f" with {holds}"))
     return Exit.DONE
+
+
+def _let_go(context: Context, name: tuple[str, str]) -> None:
+    """
+    A bus that goes on with the topic stops that, by a reload that takes over nothing else.
+
+    Raises:
+        Refused: the files have changed in other ways, too. PbusError: it did not take.
+    """
+    from pbus.cli.reload import ASK_S, follow
+    from pbus.cli.stores import Refused
+    from pbus.config import orphans
+    from pbus.errors import NotRunning, PbusError
+    from pbus.supervisor.control import call
+
+    node, path = context.settings().node, "/".join(name)
+    try:
+        rows = call(node.run_dir, "status", ASK_S, reads=True)["status"]["topics"]
+    except NotRunning:
+        orphans.forget(node.data_dir, [name])
+        return
+    if not any((row["queue"], row["topic"]) == name and row.get("served") for row in rows):
+        return
+    if call(node.run_dir, "compare", ASK_S, reads=True)["changes"]:
+        raise Refused(f"{path} is still run, and the files have other changes, too: 'pbus reload' first")
+    orphans.forget(node.data_dir, [name])
+    number = int(call(node.run_dir, "reload", ASK_S)["number"])
+    if follow(context, node.run_dir, number) != Exit.DONE:
+        raise PbusError(f"{path} is still run: the bus could not be reloaded")

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -29,10 +29,20 @@ SYSTEM_WIDE: Final = {"run_dir": "/run/pbus", "data_dir": "/var/lib/pbus", "log_
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Valid settings, and the tree that still knows which file each key came from."""
+    """
+    Valid settings, and the tree that still knows which file each key came from.
+
+    Attributes:
+        orphans: (queue, topic) in the settings that are not in the files any more (``config.orphans``).
+        kept: Their tables, as the files said them.
+        over: Orphans that had nothing left.
+    """
 
     settings: Settings
     tree: Tree
+    orphans: tuple[tuple[str, str], ...] = ()
+    kept: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    over: tuple[tuple[str, str], ...] = ()
 
 
 def load(directory: str) -> Settings:

@@ -130,9 +130,13 @@ class Directory:
 
     Args:
         queues, systems: As configured.
+        gone: Queues that are not configured any more, and only finish what they have.
     """
 
-    def __init__(self, queues: Mapping[str, Queue], systems: Mapping[str, System]) -> None:
+    def __init__(
+        self, queues: Mapping[str, Queue], systems: Mapping[str, System], gone: frozenset[str] = frozenset()
+    ) -> None:
+        self.gone = gone
         self.queues = {name: _entry(name, queue) for name, queue in queues.items()}
         self._names: dict[bytes, QueueEntry] = {}
         self._passwords: dict[str, tuple[Kind, tuple[bytes, ...]]] = {}

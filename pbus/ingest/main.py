@@ -59,7 +59,7 @@ def run(child: Child) -> None:
     args = child.spec.args
     queues: Mapping[str, Queue] = args["queues"]
     certificates = certificates_of(child, args["ingest"])
-    directory = Directory(queues, args["systems"])
+    directory = Directory(queues, args["systems"], args.get("gone", frozenset()))
     spans = _spans(child)
     stores = {name: _store(child, target, queues, directory, spans) for name, target in args["stores"].items()}
     for store in stores.values():

@@ -328,6 +328,9 @@ def _checked(connection: Connection, queue: QueueEntry) -> QueueEntry:
         if access.kind == "pepper":
             raise Refused(f"NOPERM the token of {access.name} may not push to {queue.name}: not stored")
         raise Refused(f"NOPERM {access.name} may not push to {queue.name}: not stored")
+    if queue.name in connection.server.directory.gone:
+        why = "is not in the configuration any more, what it has is finished"
+        raise Refused(f"NOQUEUE '{queue.name}' {why}: not stored")
     if not queue.topics:
         text = f"NOTOPIC {queue.name} has no topic, nobody would get the job: not stored"
         raise Refused(f"{text}, add [queue.{queue.name}.topic.NAME] to the configuration")

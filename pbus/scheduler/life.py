@@ -38,6 +38,7 @@ from pbus.scheduler.looks import Looks
 from pbus.scheduler.nodes import Nodes
 from pbus.scheduler.numbers import Source, answer
 from pbus.scheduler.orders import Orders
+from pbus.scheduler.orphans import Orphans
 from pbus.scheduler.planner import Planner
 from pbus.scheduler.reclaim import Reclaim
 from pbus.scheduler.recorder import Recorder
@@ -100,6 +101,7 @@ class Scheduler:
         self._fitness: dict[str, Fitness] = {}
         self._processor = Processor(child.clock)
         self._statistics: dict[str, Statistics] = {}
+        self._orphans = Orphans.noted(args.get("orphans"), self._node, child.run_dir, child.log)
         self._watch = Watch(args, child.owner, child.histograms.read, child.clock, child.log)
         self._rosters = [
             Roster(store, self._duties(store), child.clock, child.log, child.problem, self._fenced)
@@ -190,6 +192,7 @@ class Scheduler:
                 store, str(child.owner), child.histograms.read, node.lost_after_s, child.clock, child.log, node.data_dir
             ),
             self._watch.duty(store, looks), Leases(store, child.clock, child.log),
+            *self._orphans.duties(store, living, child.clock),
         ]
 
     def _teller(self, store: Store) -> list[Duty]:

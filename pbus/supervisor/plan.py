@@ -37,6 +37,7 @@ class TopicFact:
         has_consumers: It is run by processes of its own.
         pulled: Its jobs are fetched; nothing of ours runs them.
         shadow_of: The topic of its queue that it shadows, or empty.
+        orphaned: It is not in the files any more and finishes what it has.
     """
 
     queue: str
@@ -46,6 +47,7 @@ class TopicFact:
     has_consumers: bool = False
     pulled: bool = False
     shadow_of: str = ""
+    orphaned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

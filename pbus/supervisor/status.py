@@ -80,7 +80,8 @@ def build(facts: Facts) -> dict[str, Any]:
     problems = [
         *(problem for problem in facts.problems if not problem.startswith(quiet)),
         *([facts.numbers.problem] if facts.numbers.problem else []),
-        *(f"{row['queue']}/{row['topic']} {ORPHANED}: {row['reason']}" for row in orphans),
+        *(f"{row['queue']}/{row['topic']} {ORPHANED}: {row['reason']}" for row in [*topics, *orphans]
+          if row["state"] == ORPHANED),
     ]
     state = "degraded" if facts.state == "running" and problems else facts.state
     return {
@@ -145,6 +146,8 @@ def _topic(facts: Facts, topic: TopicFact, consumers: Sequence[Handle], lanes: S
     if topic.has_consumers and wanted and not lanes and not any(child.ready_s is not None for child in staying):
         lanes = [_NOBODY]
     state = _topic_state(facts, path, lanes, bool(known.get("paused_ms")))
+    if topic.orphaned and state == "running":
+        state = ORPHANED
     now = len(staying) if topic.has_consumers else sum(int(lane.get("concurrency") or 0) for lane in lanes)
     return {
         **_numbers(name, state, known),
@@ -157,6 +160,7 @@ def _topic(facts: Facts, topic: TopicFact, consumers: Sequence[Handle], lanes: S
         "scaling": {name: value for name, value in facts.decisions.get(path, {}).items() if name in _SCALING},
         "rollout": dict(facts.rollouts.get((CONSUMER, path), {})),
         **({"shadow_of": topic.shadow_of} if topic.shadow_of else {}),
+        **({"served": True} if topic.orphaned else {}),
     }
 
 
@@ -204,6 +208,9 @@ def _reason(facts: Facts, state: str, path: str, known: Mapping[str, Any], said:
         when = f"{minutes} min ago" if minutes else "just now"
         who = known.get("paused_by") or "'pbus topic pause'"
         said = f"by {who} {when}, 'pbus topic resume {path}' ends it"
+    if state == ORPHANED:
+        left = known.get("ready", 0) + known.get("running", 0) + known.get("delayed", 0)
+        return f"it is not in the configuration, {left} jobs are finished first; 'pbus topic rm {path} --purge' ends it"
     if state == "rollout-failed":
         said = str(facts.rollouts[CONSUMER, path]["reason"])
     if state == "fatal":
