@@ -352,7 +352,7 @@ RULES: Final[tuple[Rule, ...]] = (
         check="orphaned", of=Topic, severity=WARNING, when="a topic is in the store, not in the configuration",
         holds=lambda it: not it.is_configured, what="it is not in the configuration, {it.waiting} wait in it",
         effect="nobody takes them, and the backlog of {it.queue} grows up to its bound",
-        fix="put it back and 'pbus restart', or 'pbus topic rm {it.path} --purge'",
+        fix="put it back and 'pbus reload', or 'pbus topic rm {it.path} --purge'",
     ),
     Rule(
         check="nobody-fetches", of=Topic, severity=WARNING,

@@ -348,7 +348,7 @@ RULES: Final[tuple[Rule[Facts], ...]] = (
     ),
     Rule(
         "orphaned", lambda f: not f.handler, "{path} is not in the configuration, nobody takes its {ready}",
-        "put it back and 'pbus restart', or 'pbus topic rm {path} --purge'", ends=True, holds_up=True,
+        "put it back and 'pbus reload', or 'pbus topic rm {path} --purge'", ends=True, holds_up=True,
     ),
     Rule(
         "full", _full, "{queue} is full: it holds {backlog} of {bound} jobs, pushes are refused",
