@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pbus.cli.output import brief, escape
-from pbus.core.why import Address, Facts, FailedAuth, Reason, reasons
+from pbus.core.why import STORED, Address, Facts, FailedAuth, Reason, reasons
 from pbus.errors import Exit, NotFound, NotRunning, PbusError, StorageError
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ def _places(stock: Stock, name: tuple[str, str], row: Mapping[str, Any]) -> dict
     """What runs its jobs, and how much of that there may be."""
     from pbus.cli.topic import handler_of
 
-    section = stock.topic_section(name)
+    section, slots = stock.topic_section(name), row.get("concurrency") or {}
     if section is None:
-        return {"handler": ""}
-    slots = row.get("concurrency") or {}
+        kept = {"handler": STORED, "slots": int(slots.get("now") or 0), "most": int(slots.get("max") or 0)}
+        return kept if row.get("served") else {"handler": ""}
     most = section.pull.max_open if section.pull is not None else slots.get("max") or section.concurrency.max
     limit = str((row.get("capacity") or {}).get("limited_by") or "")
     return {

@@ -16,6 +16,8 @@ from typing import Final, Generic, TypeVar
 
 FAILED_MANY: Final = 3
 """So many failed AUTHs of one address within ten minutes are worth the first line."""
+STORED: Final = "stored"
+"""Handler of a topic that has left the configuration and finishes what it has."""
 _MOST_ADDRESSES: Final = 3
 
 F = TypeVar("F")
@@ -63,7 +65,8 @@ class Facts:
 
     Attributes:
         queue, topic, system: Its name, and whose its queue is.
-        handler: ``fastcgi``, ``http``, ``python``, ``command``, ``pull``; empty: it is not in the configuration.
+        handler: ``fastcgi``, ``http``, ``python``, ``command``, ``pull``; empty: it is not in the configuration;
+            STORED: the same, and the handler that it had last goes on.
         bus: ``running``, ``starting``, ``stopping``, ``stopped``, or ``unknown``: it does not answer us.
         store_away: Why the store cannot be read; empty: it can.
         state, reason: Of the topic, as ``pbus status`` says.
@@ -349,6 +352,11 @@ RULES: Final[tuple[Rule[Facts], ...]] = (
     Rule(
         "orphaned", lambda f: not f.handler, "{path} is not in the configuration, nobody takes its {ready}",
         "put it back and 'pbus reload', or 'pbus topic rm {path} --purge'", ends=True, holds_up=True,
+    ),
+    Rule(
+        "finishing", lambda f: f.handler == STORED,
+        "{path} is not in the configuration any more: what it has is finished by the handler that it had",
+        "'pbus topic rm {path} --purge' ends it",
     ),
     Rule(
         "full", _full, "{queue} is full: it holds {backlog} of {bound} jobs, pushes are refused",

@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bus": {"bus": "stopping", "state": "stopping"},
     "store": {"store_away": "connection refused", **UNKNOWN},
     "orphaned": {"handler": "", "state": "orphaned", "ready": 3},
+    "finishing": {"handler": "stored", "state": "orphaned", "ready": 3},
     "full": {"backlog": 10, "max_backlog": 10, "ready": 10, "running": 1},
     "paused": {"paused": True, "state": "paused", "ready": 5},
     "fatal": {"state": "fatal", "reason": "exit status 1", "ready": 5},
