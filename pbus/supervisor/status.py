@@ -20,7 +20,7 @@ from pbus.supervisor.plan import TopicFact
 from pbus.supervisor.reconcile import Key
 from pbus.supervisor.rollout import FAILED, ROLLING
 from pbus.supervisor.scoreboard import SlotView
-from pbus.supervisor.topics import badness, reason_of, worst
+from pbus.supervisor.topics import badness, reason_of, standing, worst
 
 ORPHANED: Final = "orphaned"
 INGEST: Final = "ingest"
@@ -73,7 +73,10 @@ def build(facts: Facts) -> dict[str, Any]:
     orphans = _orphans(facts)
     crew, lanes = _by_topic(facts.children)
     topics = [
-        _topic(facts, topic, crew.get(f"{topic.queue}/{topic.topic}", []), lanes.get((topic.queue, topic.topic), []))
+        _topic(
+            facts, topic, crew.get(f"{topic.queue}/{topic.topic}", []),
+            standing(lanes.get((topic.queue, topic.topic), []), topic.has_consumers),
+        )
         for topic in facts.topics
     ]
     quiet = tuple(f"{row['queue']}/{row['topic']} braked: " for row in topics if row["state"] == "paused")
@@ -123,18 +126,17 @@ def _connections(children: Sequence[Handle]) -> int:
     return sum(child.slot.read().connections for child in children if child.spec.role == INGEST)
 
 
-def _by_topic(children: Sequence[Handle]) -> tuple[dict[str, list[Handle]], dict[tuple[str, str], list[Lane]]]:
-    """Consumers of each path, and lanes of each topic."""
+def _by_topic(
+    children: Sequence[Handle]
+) -> tuple[dict[str, list[Handle]], dict[tuple[str, str], list[tuple[bool, Lane]]]]:
+    """Consumers of each path, and lanes of each topic (whether its child stays, and what it said)."""
     crew: dict[str, list[Handle]] = {}
-    lanes: dict[tuple[str, str], list[Lane]] = {}
+    lanes: dict[tuple[str, str], list[tuple[bool, Lane]]] = {}
     for child in children:
         if child.spec.role == CONSUMER:
             crew.setdefault(child.spec.path, []).append(child)
-    staying = [child for child in children if child.stays]
-    for child in children:
         for name, lane in child.lanes.items():
-            if child.stays or not any(name in other.lanes for other in staying):  # who drains stands for nothing
-                lanes.setdefault(name, []).append(lane)
+            lanes.setdefault(name, []).append((child.stays, lane))
     return crew, lanes
 
 

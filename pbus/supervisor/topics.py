@@ -52,7 +52,7 @@ class Topics:
     def look(self, name: Name) -> None:
         """A lane of that topic has changed, or may be gone."""
         all_lanes = [(child.stays, child.lanes[name]) for child in self._children if name in child.lanes]
-        lanes = [lane for stays, lane in all_lanes if stays] or [lane for _, lane in all_lanes]
+        lanes = standing(all_lanes, name in self.of_consumers)
         if not lanes:
             return  # its child is being replaced; the next one will say
         state, reason = worst(lanes)
@@ -102,6 +102,24 @@ def without(problems: Iterable[str], paths: Iterable[str]) -> list[str]:
     """Those of *problems* that are not about one of these topics (*paths*) or about its consumers."""
     begins = tuple(f"{who}{end}" for path in paths for who in (path, f"consumer {path}") for end in " :")
     return [problem for problem in problems if not problem.startswith(begins)]
+
+
+def standing(lanes: Sequence[tuple[bool, Mapping[str, Any]]], of_consumers: bool) -> list[Mapping[str, Any]]:
+    """
+    Which of a topic's lanes tell how it stands: those of children that stay, else all of them.
+
+    After a reload its processes may all be in a long job that they finish with a child that drains: then its lanes
+    tell, and that nobody has come to the new child yet is no trouble.
+
+    Args:
+        lanes: Whether its child stays, and what it said.
+        of_consumers: It is run by processes of its own.
+    """
+    staying = [lane for stays, lane in lanes if stays]
+    leaving = [lane for stays, lane in lanes if not stays]
+    if of_consumers and all(lane["state"] == "down" and not lane.get("concurrency") for lane in staying):
+        return [lane for lane in leaving if lane.get("concurrency")] or staying or leaving
+    return staying or leaving
 
 
 def worst(lanes: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from pbus.supervisor.leftovers import Leftovers
 from pbus.supervisor.machine import Machine
 from pbus.supervisor.rollouts import Rollouts
 from pbus.supervisor.scaling import Scaling
-from pbus.supervisor.topics import badness, worst
+from pbus.supervisor.topics import badness, standing, worst
 from pbus.telemetry import log as logs
 
 MACHINE: Final = "machine"
@@ -120,18 +120,19 @@ class Workforce:
         ``stopped``: path -> state and reason; ``circuits``: backend -> why it is left alone, unless shadows alone
         call it; ``callers``: backend -> some of its topics; ``codes``: path -> how often its code has changed.
         """
-        lanes: dict[str, list[Mapping[str, Any]]] = {}
+        lanes: dict[str, list[tuple[bool, Mapping[str, Any]]]] = {}
         circuits: dict[str, str] = {}
         callers: dict[str, list[str]] = {}
         for child in children:
             for (queue, topic), lane in child.lanes.items():
-                lanes.setdefault(f"{queue}/{topic}", []).append(lane)
+                lanes.setdefault(f"{queue}/{topic}", []).append((child.stays, lane))
             for (backend, address), row in child.backends.items():
-                if row["state"] in _LEFT_ALONE and not row.get("shadows"):
+                if child.stays and row["state"] in _LEFT_ALONE and not row.get("shadows"):
                     name = backend or address         # one that a topic names itself is its own
                     circuits[name] = f"{address}: {row.get('reason') or row['state']}"
                     callers[name] = sorted({*callers.get(name, ()), *row.get("topics", ())})[:_CALLERS]
-        stopped = {path: worst(of_topic) for path, of_topic in lanes.items()}
+        specs = self._children.specs
+        stopped = {path: worst(standing(each, (CONSUMER, path) in specs)) for path, each in lanes.items()}
         stopped |= {path: ("fatal", why) for (role, path), why in self._children.given_up().items() if role == CONSUMER}
         return {
             "stopped": {path: list(each) for path, each in stopped.items() if badness(each[0]) > badness("draining")},

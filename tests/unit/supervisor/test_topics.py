@@ -14,7 +14,7 @@ from pbus.clock import FakeClock
 from pbus.config.schema import Log
 from pbus.supervisor.handle import Handle
 from pbus.supervisor.scoreboard import Scoreboard
-from pbus.supervisor.topics import Topics, without
+from pbus.supervisor.topics import Topics, standing, without
 from pbus.telemetry import log as logs
 from tests.unit.supervisor.fakes import Wire, handle
 
@@ -113,3 +113,18 @@ def test_problems_of_some_topics_are_left_out_and_those_of_their_namesakes_are_n
 
     assert without([*about, *others], ["gift/new"]) == others
     assert without(about, []) == about
+
+
+@pytest.mark.parametrize(("lanes", "of_consumers", "told"), [
+    ([(True, "down", 0), (False, "running", 1)], True, ["running"]),
+    ([(True, "down", 0), (False, "down", 0)], True, ["down"]),
+    ([(True, "running", 1), (False, "braked", 1)], True, ["running"]),
+    ([(True, "down", 0), (False, "running", 1)], False, ["down"]),
+    ([(False, "draining", 0)], True, ["draining"]),
+    ([], True, []),
+])
+def test_processes_that_finish_a_job_with_who_drains_are_not_missed(
+    lanes: list[tuple[bool, str, int]], of_consumers: bool, told: list[str]
+) -> None:
+    said = [(stays, {"state": state, "concurrency": count}) for stays, state, count in lanes]
+    assert [lane["state"] for lane in standing(said, of_consumers)] == told
