@@ -31,6 +31,7 @@ class Pair:
 
     def __init__(self, old: Door, new: Door) -> None:
         self.old, self.new = old, new
+        self.silent: list[Link] = []                  # ends that say nothing more; open until the test is over
         path = os.path.join(old.folder.name, "handover.sock")
         self.listener = gevent.socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
@@ -54,6 +55,8 @@ class Pair:
     def close(self) -> None:
         self.arrivals.close()
         self.listener.close()
+        for link in self.silent:
+            link.close()
 
 
 @pytest.fixture
@@ -136,10 +139,10 @@ def _bad_child(pair: Pair, *answers: dict[str, Any]) -> None:
     def serve() -> None:
         sock, _ = pair.listener.accept()
         link = Link(sock)
+        pair.silent.append(link)
         for answer in answers:
             link.hear()
             link.say(**answer)
-        gevent.sleep(30)
     gevent.spawn(serve)
 
 
