@@ -143,7 +143,7 @@ def _roles(loaded: Loaded) -> list[RoleSpec]:
                 "alarm": settings.alarm, "notify": settings.notify, "orphans": _orphans(loaded), **shared,
             },
             drain_stage=_CLEANING, turn=AFTER_END,
-            hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please"),
+            hears=("boots", "numbers", "delayed", "work", "machine", "order", "sample_please", "deployed"),
         ),
     ]
     if settings.dashboard.listen:

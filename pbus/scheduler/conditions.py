@@ -76,6 +76,11 @@ class Conditions:
             {name: [str(path) for path in paths] for name, paths in frame.get("callers", {}).items()},
         )
 
+    def hear_of_deploy(self, frame: Mapping[str, Any]) -> None:
+        """A frame ``deployed``: ``pbus deploy`` has put other code behind these topics."""
+        for path in frame["topics"]:
+            self.deployed_s[str(path)] = self._clock.wall_s()
+
 
 class Shared:
     """The conditions of all nodes of a store. One owner: the duty of that store."""

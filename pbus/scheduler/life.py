@@ -142,6 +142,7 @@ class Scheduler:
         child.on_frame("machine", self._sampler.machine)
         child.on_frame("machine", self._processor.hear)
         child.on_frame("machine", self._watch.conditions.hear)
+        child.on_frame("deployed", self._watch.conditions.hear_of_deploy)
         child.on_frame("order", self._hear_order)
         child.on_frame("sample_please", lambda _: child.tell("sampled", **self._sampled()))
         child.on_drain(self._go)

@@ -1,4 +1,7 @@
-"""A ``pbus deploy`` has put other code behind topics: the events have it, and who calls that code begins gently."""
+"""
+A ``pbus deploy`` has put other code behind topics: the events have it, who calls that code begins gently, and
+alarms that fire soon after it name it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pbus.supervisor.children import Children
 from pbus.supervisor.control import Caller
 from pbus.telemetry import log as logs
 
-_DELIVERY: Final = "delivery"
+_TOLD: Final = ("delivery", "scheduler")
 _COMMAND_CHARACTERS: Final = 300
 
 
@@ -29,6 +32,6 @@ class Deploys:
             status=status, took_s=took_s,
         )
         for child in self._children:
-            if child.spec.role == _DELIVERY:
+            if child.spec.role in _TOLD:
                 child.tell("deployed", topics=topics)
         caller.answer()

@@ -17,6 +17,14 @@ def test_code_that_changed_is_noted_and_what_there_was_before_is_not() -> None:
     assert conditions.deployed_s == {"gift/mail": clock.wall_s()}
 
 
+def test_a_deploy_is_new_code_of_its_topics() -> None:
+    clock = FakeClock()
+    conditions = Conditions("n1", "b1", clock)
+    conditions.hear_of_deploy({"topics": ["gift/credit"]})
+
+    assert conditions.deployed_s == {"gift/credit": clock.wall_s()}
+
+
 def test_condition_comes_back_as_it_was() -> None:
     told = Condition("n1", "b1", {"gift/credit": ("fatal", "it ends")}, {"php": "unix:/x: refused"},
                      callers={"php": ["gift/credit"]})
