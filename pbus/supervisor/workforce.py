@@ -11,7 +11,7 @@ Rule: assembles; the parts decide.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pbus.clock import Clock
@@ -121,16 +121,10 @@ class Workforce:
         call it; ``callers``: backend -> some of its topics; ``codes``: path -> how often its code has changed.
         """
         lanes: dict[str, list[tuple[bool, Mapping[str, Any]]]] = {}
-        circuits: dict[str, str] = {}
-        callers: dict[str, list[str]] = {}
         for child in children:
             for (queue, topic), lane in child.lanes.items():
                 lanes.setdefault(f"{queue}/{topic}", []).append((child.stays, lane))
-            for (backend, address), row in child.backends.items():
-                if child.stays and row["state"] in _LEFT_ALONE and not row.get("shadows"):
-                    name = backend or address         # one that a topic names itself is its own
-                    circuits[name] = f"{address}: {row.get('reason') or row['state']}"
-                    callers[name] = sorted({*callers.get(name, ()), *row.get("topics", ())})[:_CALLERS]
+        circuits, callers = circuits_of(children)
         specs = self._children.specs
         stopped = {path: worst(standing(each, (CONSUMER, path) in specs)) for path, each in lanes.items()}
         stopped |= {path: ("fatal", why) for (role, path), why in self._children.given_up().items() if role == CONSUMER}
@@ -139,6 +133,22 @@ class Workforce:
             "circuits": circuits, "callers": callers,
             "codes": {path: code for (_, path), code in self.rollouts.codes.items()},
         }
+
+
+def circuits_of(children: Iterable[Handle]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """
+    The backends that are left alone by those who stay (who drains calls nobody any more, and would say so for ever),
+    and some of the topics that call each.
+    """
+    circuits: dict[str, str] = {}
+    callers: dict[str, list[str]] = {}
+    for child in children:
+        for (backend, address), row in child.backends.items() if child.stays else ():
+            if row["state"] in _LEFT_ALONE and not row.get("shadows"):
+                name = backend or address             # one that a topic names itself is its own
+                circuits[name] = f"{address}: {row.get('reason') or row['state']}"
+                callers[name] = sorted({*callers.get(name, ()), *row.get("topics", ())})[:_CALLERS]
+    return circuits, callers
 
 
 def hard_limit(max_rss_bytes: int) -> int:
