@@ -28,7 +28,12 @@ from pbus.storage.sqlite_trust import LogWitness, make_or_trust, make_private, r
 _STATEMENTS_CACHED: Final = 2000        # a handful per queue, hundreds of queues
 _CACHE_KIB: Final = 4096
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-_WAL_LIMIT_PAGES: Final = 16_384
+_PAGE_BYTES: Final = 2048
+"""
+A write costs whole pages, most of them for a counter or two. Jobs of 200 bytes, pushed and run 32 at a time, write 7.4
+times their bodies with these, 10.8 times with pages of 4 KiB (6.7 with 1 KiB, but a tenth more of the processor); one at
+a time 97 and 168 times.
+"""
 
 
 @dataclass(slots=True)
@@ -54,6 +59,7 @@ class SqliteFile:
         self._inode = (0, 0)
         self._durable: bool | None = None
         self._wal_pages = 0
+        self._page_bytes = _PAGE_BYTES
         self._damage = DamageReport(path)
 
     def open(self) -> None:
@@ -111,7 +117,7 @@ class SqliteFile:
                     raise
                 if write.rings and self.doorbell:
                     self.doorbell.count(write.rings)
-                if self._wal_pages > _WAL_LIMIT_PAGES:
+                if self._wal_pages * self._page_bytes > _WAL_LIMIT_BYTES:
                     # The scheduler, whose duty it is, is away or slow. Whatever goes wrong with it,
                     # this write is committed: the next one meets a failing disk by itself.
                     self._make_room()
@@ -181,6 +187,7 @@ class SqliteFile:
         try:
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # what is refused is not touched
             db.set_busy_timeout(int(self._timeout_s * 1000))
+            db.pragma("page_size", _PAGE_BYTES)  # of a new file; one that is there keeps its own
             db.pragma("journal_mode", "wal")
             db.pragma("wal_autocheckpoint", 0)
             db.set_wal_hook(self._note_wal)  # after that pragma, which takes any hook away
@@ -194,6 +201,7 @@ class SqliteFile:
                 witness.compare(db)
             make_or_trust(db, self.path, first)
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            self._page_bytes = db.pragma("page_size")
             status = os.stat(self.path)
         except BaseException:
             db.close()
@@ -236,8 +244,7 @@ class SqliteFile:
     def _free_inside(self) -> int:
         db = self._connection()
         pages: int = db.pragma("freelist_count")
-        page_bytes: int = db.pragma("page_size")
-        return pages * page_bytes
+        return pages * self._page_bytes
 
     def _note_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
