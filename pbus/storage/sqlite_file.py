@@ -30,9 +30,9 @@ _CACHE_KIB: Final = 4096
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 _PAGE_BYTES: Final = 2048
 """
-A write costs whole pages, most of them for a counter or two. Jobs of 200 bytes, pushed and run 32 at a time, write 7.4
-times their bodies with these, 10.8 times with pages of 4 KiB (6.7 with 1 KiB, but a tenth more of the processor); one at
-a time 97 and 168 times.
+A write costs whole pages, most of them for a counter or two. Jobs of 200 bytes, pushed and run 32 at a time, write
+7.4 times their bodies with these, 10.8 times with pages of 4 KiB (6.7 with 1 KiB, but a tenth more of the processor);
+one at a time 97 and 168 times.
 """
 
 
