@@ -214,9 +214,9 @@ class SqliteDriver:
                 dropped += count
         return dropped
 
-    def checkpoint(self) -> None:
+    def checkpoint(self) -> int:
         """See ``Driver.checkpoint``."""
-        self._file.checkpoint()
+        return self._file.checkpoint()
 
     def backlog(self, queue: str) -> int:
         """See ``Driver.backlog``."""

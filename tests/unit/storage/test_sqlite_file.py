@@ -419,6 +419,15 @@ def test_checkpoint_moves_pages_into_the_file_and_the_log_starts_anew(path: Path
     assert wal.stat().st_size == size < 300_000
 
 
+def test_checkpoint_tells_how_much_there_was_to_copy(store: SqliteDriver) -> None:
+    store.checkpoint()
+    push(store, 1, bytes(1_000_000))
+
+    assert 1_000_000 < store.checkpoint() < 1_100_000
+    push(store, 2, b"a")
+    assert 0 < store.checkpoint() < 100_000
+
+
 def test_a_write_that_is_stored_is_not_refused_because_somebody_else_checkpoints(
     path: Path, store: SqliteDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
