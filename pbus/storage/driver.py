@@ -399,8 +399,13 @@ class Driver(KeepsStatistics, KeepsDocuments, KeepsHalves, Protocol):
         again while it is not 0. Safe from several nodes at once.
         """
 
-    def checkpoint(self) -> None:
-        """Housekeeping of the store's files (SQLite: WAL checkpoint). May do nothing."""
+    def checkpoint(self) -> int:
+        """
+        Housekeeping of the store's files (SQLite: WAL checkpoint). May do nothing.
+
+        Returns:
+            How large the log file had become, bytes: the larger, the sooner the next call should come.
+        """
 
     def backlog(self, queue: str) -> int:
         """

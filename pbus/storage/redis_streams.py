@@ -87,8 +87,9 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalv
         used, most = int(fields.get("used_memory", 0)), int(fields.get("maxmemory", 0))
         return Fill(min(1.0, used / most), max(0, most - used)) if most else Fill()
 
-    def checkpoint(self) -> None:
+    def checkpoint(self) -> int:
         """Nothing: the server keeps its own files."""
+        return 0
 
     def _policy_problem(self) -> str:
         """Why this server would throw jobs away, or nothing."""

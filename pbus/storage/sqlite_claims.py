@@ -81,14 +81,17 @@ class _Topic:
         self.born: int = row[1]
         self.born_ms: int = row[2]
         self.sample: int = row[3]
-        self.now = _Counters(*row[4:])
+        self._before: tuple[int, ...] = row[4:]
+        self.now = _Counters(*self._before)
 
     def write(self, db: apsw.Connection) -> None:
         now = self.now
-        db.execute(_WRITE_TOPIC, (
+        values = (
             now.cursor, now.passed, now.holes, now.taken, now.taken_bytes, now.again, now.waiting, now.delayed,
-            now.running, now.redelivered_total, now.expired_total, self.tid,
-        ))
+            now.running, now.redelivered_total, now.expired_total,
+        )
+        if values != self._before:
+            db.execute(_WRITE_TOPIC, (*values, self.tid))
 
 
 @dataclass(slots=True)

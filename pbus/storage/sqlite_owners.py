@@ -76,15 +76,15 @@ def pushing(db: apsw.Connection, name: str) -> OwnerRow:
     return OwnerRow(*own)
 
 
-def claiming(db: apsw.Connection, names: Iterable[str]) -> dict[str, int]:
+def claiming(db: apsw.Connection, names: Iterable[str]) -> tuple[dict[str, int], int]:
     """
-    Numbers of owners, made for those that are new.
+    Numbers of owners, made for those that are new, and the version of the store's catalog.
 
     Raises:
         Conflict: the boot of one of them was fenced.
     """
-    known, _ = settling(db, names)
-    return {name: known[name] if name in known else _make(db, name) for name in names}
+    known, version = settling(db, names)
+    return {name: known[name] if name in known else _make(db, name) for name in names}, version
 
 
 def settling(db: apsw.Connection, names: Iterable[str], *, dead: bool = False) -> tuple[dict[str, int], int]:

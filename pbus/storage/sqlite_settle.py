@@ -12,7 +12,7 @@ import collections
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -33,6 +33,15 @@ _END_TOGETHER = (
     f"DELETE FROM claims WHERE {_TOGETHER} AND "
     f"(SELECT count(*) FROM claims WHERE {_TOGETHER} AND NOT aside AND key = '') = ?4"
 )
+_PLAIN = "NOT aside AND key = ''"
+_LISTED = {
+    size: f"DELETE FROM claims WHERE oid = ?1 AND tid = ?2 AND {_PLAIN} AND id IN "
+          f"({', '.join(f'?{place + 3}' for place in range(size))})"
+    for size in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+}
+"""Less than half of what JSON costs. For so many claims, or less: the last one may be named several times."""
+_LONGEST_LIST = max(_LISTED)
+_END_MANY = f"DELETE FROM claims WHERE {_TOGETHER} AND {_PLAIN}"
 _REASSIGN = f"UPDATE claims SET oid = ?4 WHERE {_TOGETHER}"
 _HELD_OF = f"SELECT id FROM claims WHERE {_TOGETHER}"
 _COUNT_MOVES = (
@@ -111,17 +120,39 @@ class _Settling:
                 self.rests_ms[tid, key] = round(one.key_rest_s * 1000)
 
 
+class NotAlike(Exception):
+    """Claims that were to end together, and did not: one is not its owner's, has a key, or its body aside."""
+
+
+class Known(NamedTuple):
+    """
+    What a call knows beforehand.
+
+    Attributes:
+        oids: Numbers of the owners.
+        careful: Look at claims before they end together; else ``NotAlike`` may be raised.
+    """
+
+    catalog: Catalog
+    oids: dict[str, int]
+    careful: bool
+
+
 def settle(
-    db: apsw.Connection, catalog: Catalog, settlements: Sequence[Settlement], oids: dict[str, int], now_ms: int
+    db: apsw.Connection, known: Known, settlements: Sequence[Settlement], now_ms: int
 ) -> tuple[list[bool], set[int]]:
     """
-    End claims, each if its owner (a number of *oids*) still holds it.
+    End claims, each if its owner still holds it.
 
     Returns:
         Per settlement whether it took effect; queues (qid) that have something ready by it.
+
+    Raises:
+        NotAlike: undo everything, then call again and be careful.
     """
+    catalog, oids, _ = known
     settling = _Settling(now_ms)
-    answers = _ack_together(db, catalog, settlements, oids, settling)
+    answers = _ack_together(db, known, settlements, settling)
     for at, one in enumerate(settlements):
         if answers[at]:
             continue
@@ -140,8 +171,7 @@ def settle(
 
 
 def _ack_together(
-    db: apsw.Connection, catalog: Catalog, settlements: Sequence[Settlement], oids: dict[str, int],
-    settling: _Settling,
+    db: apsw.Connection, known: Known, settlements: Sequence[Settlement], settling: _Settling
 ) -> list[bool]:
     """
     The usual case in one statement: an owner is done with deliveries of a topic, all of them its own.
@@ -158,16 +188,34 @@ def _ack_together(
         if one.move is Move.ACK:
             groups[one.owner, one.queue, one.topic].append(at)
     for (owner, queue, topic), places in groups.items():
-        tid = catalog.topic_number(db, queue, topic)
-        numbers = str([id_number(settlements[at].id) for at in places])
-        row = (oids.get(owner, -1), tid, numbers, len(places))
-        db.execute(_END_TOGETHER, row)
-        # None: one was settled before, is somebody else's, came twice, has a key, or its body aside.
-        if db.changes() == len(places) or _end_with_keys(db, settling, tid, row):
+        tid = known.catalog.topic_number(db, queue, topic)
+        numbers = [id_number(settlements[at].id) for at in places]
+        if _end_together(db, known, settling, (known.oids.get(owner, -1), tid, numbers)):
             settling.tallies[tid].acked += len(places)
             for at in places:
                 answers[at] = True
     return answers
+
+
+def _end_together(
+    db: apsw.Connection, known: Known, settling: _Settling, these: tuple[int, int, list[int]]
+) -> bool:
+    """Whether *these* (owner, topic, ids) have ended: all of them or none."""
+    oid, tid, numbers = these
+    count = len(numbers)
+    if known.careful:
+        row = (oid, tid, str(numbers), count)
+        db.execute(_END_TOGETHER, row)
+        # None: one was settled before, is somebody else's, came twice, has a key, or its body aside.
+        return db.changes() == count or _end_with_keys(db, settling, tid, row)
+    if count > _LONGEST_LIST:
+        db.execute(_END_MANY, (oid, tid, str(numbers)))
+    else:
+        size = 1 << (count - 1).bit_length()
+        db.execute(_LISTED[size], (oid, tid, *numbers, *numbers[-1:] * (size - count)))
+    if db.changes() != count:
+        raise NotAlike
+    return True
 
 
 def _end_with_keys(db: apsw.Connection, settling: _Settling, tid: int, row: tuple[int, int, str, int]) -> bool:

@@ -98,8 +98,9 @@ class Threaded:
         answer: int = self._apply(self._driver.trim, ())
         return answer
 
-    def checkpoint(self) -> None:
-        self._apply(self._driver.checkpoint, ())
+    def checkpoint(self) -> int:
+        answer: int = self._apply(self._driver.checkpoint, ())
+        return answer
 
     def backlog(self, queue: str) -> int:
         answer: int = self._apply(self._driver.backlog, (queue,))

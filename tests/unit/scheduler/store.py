@@ -43,6 +43,7 @@ class SchedulerStore(MemoryStore):
         self.forgotten: list[str] = []
         self.given_back: list[tuple[str, Settlement]] = []
         self.promoted: list[Promoted] = [Promoted()]
+        self.log_bytes = 0
         self.dropped: list[int] = [0]
         self.known: dict[tuple[str, str], TopicNumbers] = {("gift", "credit"): TopicNumbers(ready=1)}
         self.put_rows: list[tuple[int, Sequence[Bucket], Mapping[tuple[str, str], Known]]] = []
@@ -91,8 +92,9 @@ class SchedulerStore(MemoryStore):
         self._enter("trim")
         return self.dropped.pop(0) if len(self.dropped) > 1 else self.dropped[0]
 
-    def checkpoint(self) -> None:
+    def checkpoint(self) -> int:
         self._enter("checkpoint")
+        return self.log_bytes
 
     def numbers(self, queues: Sequence[str] | None = None) -> dict[tuple[str, str], TopicNumbers]:
         self._enter("numbers")

@@ -48,6 +48,16 @@ def test_checkpoint_is_the_drivers() -> None:
     assert driver.calls == ["checkpoint"]
 
 
+def test_checkpoint_comes_sooner_while_much_is_written() -> None:
+    driver = SchedulerStore()
+    duty = trim.Checkpoint(prepared(driver))
+    waits = []
+    for driver.log_bytes in (30 << 20, 10 << 20, 1 << 20):
+        waits.append(duty.turn())
+    assert waits == sorted(set(waits))
+    assert waits[-1] == trim.CHECKPOINT_S
+
+
 def test_unfit_store_is_a_problem_and_not_an_interruption() -> None:
     driver, problems = SchedulerStore(), {}
     duty = fitness.Fitness(prepared(driver), problems.__setitem__)

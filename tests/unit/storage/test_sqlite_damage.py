@@ -149,7 +149,7 @@ def test_damage_met_while_running_is_said_once_and_the_rest_goes_on(store: Sqlit
     db = store._file._db
     assert db is not None
     root = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'log_1'").get
-    damage(tmp_path / "pbus.db", (root - 1) * 4096, 300)
+    damage(tmp_path / "pbus.db", (root - 1) * db.pragma("page_size"), 300)
     db.pragma("shrink_memory")  # what it read before it has forgotten
 
     with structlog.testing.capture_logs() as lines:

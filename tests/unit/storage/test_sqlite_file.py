@@ -400,11 +400,11 @@ def test_pushes_and_deaths_are_synced_and_the_rest_is_not(store: SqliteDriver) -
 def test_log_file_stays_bounded_when_nobody_checkpoints(
     path: Path, store: SqliteDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_file, "_WAL_LIMIT_PAGES", 200)
+    monkeypatch.setattr(sqlite_file, "_WAL_LIMIT_BYTES", 1_000_000)
     for batch in range(1, 41):
         push(store, batch, bytes(100_000))
 
-    assert path.with_name("pbus.db-wal").stat().st_size < 3 * 200 * 4096
+    assert path.with_name("pbus.db-wal").stat().st_size < 3_000_000
 
 
 def test_checkpoint_moves_pages_into_the_file_and_the_log_starts_anew(path: Path, store: SqliteDriver) -> None:
@@ -419,10 +419,19 @@ def test_checkpoint_moves_pages_into_the_file_and_the_log_starts_anew(path: Path
     assert wal.stat().st_size == size < 300_000
 
 
+def test_checkpoint_tells_how_much_there_was_to_copy(store: SqliteDriver) -> None:
+    store.checkpoint()
+    push(store, 1, bytes(1_000_000))
+
+    assert 1_000_000 < store.checkpoint() < 1_100_000
+    push(store, 2, b"a")
+    assert 0 < store.checkpoint() < 100_000
+
+
 def test_a_write_that_is_stored_is_not_refused_because_somebody_else_checkpoints(
     path: Path, store: SqliteDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_file, "_WAL_LIMIT_PAGES", 0)
+    monkeypatch.setattr(sqlite_file, "_WAL_LIMIT_BYTES", 0)
     with checkpointing(path):
         ids = [push(store, batch, b"x") for batch in (1, 2)]
         store.checkpoint()
@@ -461,8 +470,22 @@ def test_last_close_leaves_one_whole_file(path: Path) -> None:
     store.close()
 
 
+def test_file_of_larger_pages_is_opened_and_keeps_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(sqlite_file, "_PAGE_BYTES", 4096)
+        closed(path, b"a")
+
+    store = driver(path)
+    store.open()
+    push(store, 2, b"b")
+
+    assert bodies(store) == [b"a", b"b"]
+    store.close()
+    assert path.read_bytes()[16:18] == (4096).to_bytes(2, "big")
+
+
 def overwrite(path: Path, page: int, data: bytes) -> None:
     """Damage the beginning of a page."""
     with path.open("r+b") as stream:
-        stream.seek((page - 1) * 4096)
+        stream.seek((page - 1) * sqlite_file._PAGE_BYTES)
         stream.write(data)

@@ -79,3 +79,42 @@ def test_look_that_finds_nothing_is_one_statement(store: SqliteDriver) -> None:
 
     assert got == []
     assert count <= 2  # a row and its end
+
+
+def test_busy_topic_is_claimed_without_a_look_before(store: SqliteDriver) -> None:
+    push_and_claim(store, 1, 10, 6)     # it makes its owner
+    assert len(store.claim([Want(OWNER, "gift", "credit", 6)])) == 4    # there is no more
+    store.append(OWNER, 2, [Push("gift", b"x")] * 10)
+
+    first, looking = steps(store, lambda: store.claim([Want(OWNER, "gift", "credit", 5)]))
+    second, busy = steps(store, lambda: store.claim([Want(OWNER, "gift", "credit", 5)]))
+
+    assert len(first) == len(second) == 5
+    assert busy == looking - 3  # a row and its end; and the pragma after a push
+
+
+def push_and_claim(store: SqliteDriver, batch: int, pushed: int, wanted: int) -> None:
+    store.append(OWNER, batch, [Push("gift", b"x")] * pushed)
+    assert len(store.claim([Want(OWNER, "gift", "credit", wanted)])) == min(pushed, wanted)
+
+
+def test_claims_that_do_not_end_alike_end_each_as_it_must(store: SqliteDriver) -> None:
+    store.append(OWNER, 1, [Push("gift", b"x")] * 4)
+    got = store.claim([Want(OWNER, "gift", "credit", 4)])
+    assert store.settle([done(got[1])]) == [True]
+
+    assert store.settle([done(one) for one in (*got, got[0])]) == [True, False, True, True, False]
+    assert store.numbers()["gift", "credit"].running == 0
+    assert store.numbers()["gift", "credit"].done_total == 4
+
+
+def test_topic_of_an_older_catalog_that_seemed_busy_is_looked_up_again(store: SqliteDriver, tmp_path: Path) -> None:
+    push_and_claim(store, 1, 10, 5)
+    other = SqliteDriver(StoreTarget("main", f"sqlite:{tmp_path}/pbus.db", "", 5.0, "n1"))
+    other.open()
+    assert other.drop_topic("gift", "credit")
+    other.declare([QueueSpec("gift", (TopicSpec("credit"),), 3600.0, 1 << 30, 100_000, 1 << 30)])
+    other.append("n1/b1/2.1", 1, [Push("gift", b"new")])
+    other.close()
+
+    assert [one.body for one in store.claim([Want(OWNER, "gift", "credit", 5)])] == [b"new"]
