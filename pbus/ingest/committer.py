@@ -363,7 +363,7 @@ class Committer:
             else:
                 reply = replies.get(form)
                 if reply is None:
-                    reply = replies[form] = form.stored(appended[:1], True)
+                    reply = replies[form] = form.stored(appended[-1:], True)
                 ticket.reply = reply * ticket.count
             at = end
         if len({ticket.connection for ticket in batch}) == len(batch):
