@@ -47,7 +47,15 @@ CUT: Final = 0.6
 _TICKS: Final = 8
 """Looks at the clock during PATIENCE, while a write runs."""
 GATHER_SHARE: Final = 0.7
-"""Of the time of a write: the longest wait for company before the next one."""
+"""
+Of the time of a write: the longest wait for company before the next one. It begins before those of the last one are
+answered: with 0.3 it was over before 50 clients had come back, and every second batch was half of one.
+"""
+GATHER_ELSEWHERE: Final = 200
+"""
+Pushes that wait for no company where another process writes them: it works while they are parsed (pipelines of 32 on
+Redis: 1.16 times as many a second, SQLite 0.95 times).
+"""
 GATHER_MOST_S: Final = 0.02
 """However long writes took lately: they may have been slow for once."""
 _SMOOTHING: Final = 0.1
@@ -172,6 +180,7 @@ class Committer:
         gate: Closed while a write is far too slow, or too much waits for the next one.
         call_timeout_s: Of the storage; nobody waits longer.
         clock: For how long a write takes.
+        elsewhere: Another process does the writing, on a processor of its own.
 
     Attributes:
         full: So much waits that nothing more should be read.
@@ -184,7 +193,7 @@ class Committer:
     def __init__(
         self, storage: str, append: Callable[[int, Sequence[Push]], Sequence[Appended]],
         lost: Callable[[StorageError], None], full: Callable[[str, Appended, int], str], gate: Gate,
-        call_timeout_s: float, clock: Clock,
+        call_timeout_s: float, clock: Clock, *, elsewhere: bool = False,
     ) -> None:
         self.full = False
         self.stored_total = 0
@@ -198,6 +207,7 @@ class Committer:
         self.spans: Spanning | None = None
         self._gate = gate
         self._clock = clock
+        self._gather_pushes = GATHER_ELSEWHERE if elsewhere else BATCH_PUSHES
         self._patience_s = PATIENCE * call_timeout_s
         self._cut_s = CUT * call_timeout_s
         self._ticker = gevent.get_hub().loop.timer(self._patience_s / _TICKS, self._patience_s / _TICKS)
@@ -271,9 +281,9 @@ class Committer:
     def _gather(self) -> None:
         """
         Wait a little for those who were in the last batch: half the clients in each of two batches
-        cost twice the fsyncs of all of them in one (measured: 24 us of processor a push, or 17).
+        cost twice the fsyncs of all of them in one (measured: 27 us of processor a push, or 17).
         """
-        if len(self._waiting) < self._company:
+        if len(self._waiting) < self._company and self._pushes < self._gather_pushes:
             self._gathered.clear()
             self._gathered.wait(min(self._write_s * GATHER_SHARE, GATHER_MOST_S))
 
