@@ -74,6 +74,18 @@ def test_run_of_a_chunk_is_what_feeding_it_gives(stream: tuple[list[list[bytes]]
     assert taken == plain([*commands])
 
 
+def test_run_of_takes_nothing_while_something_else_is_at_hand() -> None:
+    push = encode_command([b"LPUSH", b"gift", b"a"])
+    begun, behind, broken = parser(), parser(), parser()
+    for reader, fed in ((begun, push + push[:10]), (behind, push * 3), (broken, push + b"*x\r\n")):
+        reader.feed(fed)
+        reader.parse(2)
+
+    assert [reader.run_of(push, 9) for reader in (begun, behind, broken)] == [None, None, None]
+    assert behind.parse(9)
+    assert behind.run_of(push, 9) is not None
+
+
 def test_run_of_keeps_to_the_limits_of_now() -> None:
     reader, push = parser(), encode_command([b"LPUSH", b"gift", b"x" * 70])
     reader.feed(push)

@@ -485,6 +485,18 @@ def test_mixed_pushes_of_many_clients_in_one_append_are_answered_each_in_its_own
         assert own == [f"{number}{letter}" for letter in "aabbcde"]
 
 
+def test_push_that_comes_while_one_is_written_is_answered_after_it(door: Door, client: Client) -> None:
+    assert client.ask("LPUSH", "gift", "a") == 1
+    door.driver.held_back = True
+    for body in ("b", "c"):
+        client.command("LPUSH", "gift", body)
+        gevent.sleep(0.01)
+
+    door.driver.go.set()
+
+    assert [client.read(), client.read(), client.ask("PING")] == [2, 3, "PONG"]
+
+
 def test_pushes_like_the_last_one_take_the_short_way_and_are_the_same(door: Door, client: Client) -> None:
     assert client.ask("LPUSH", "gift", "a") == 1
     assert client.ask("LPUSH", "gift", "b") == 2      # begins like the last one
