@@ -31,6 +31,8 @@ SKIP_BYTES: Final = 64 * 1024 * 1024
 """A refused command up to this size is read to its end, so that its sender sees the error."""
 SKIP_ELEMENTS: Final = 1024 * 1024
 """Redis' own bound; a command that announces more is garbage."""
+RUN_BYTES: Final = 16 * 1024
+"""More than that seldom ends where a command does."""
 HEAD_BYTES: Final = 512
 """Longest beginning of a command that is remembered."""
 
@@ -123,6 +125,7 @@ class RequestParser:
 
     __slots__ = (
         "_args",
+        "_between",
         "_data",
         "_dead",
         "_head",
@@ -134,6 +137,7 @@ class RequestParser:
         "_refusal",
         "_short",
         "_skip",
+        "_width",
         "limits",
         "partial",
         "unparsed_bytes",
@@ -154,6 +158,8 @@ class RequestParser:
         self._skip = 0                              # bytes of a refused argument still to come
         self._head = b""                            # how the last command began, up to its last '$'
         self._head_args: list[bytes] = []           # that command, without its last argument
+        self._width = b"", 0                        # the line "N" of the last body of a run, and that number
+        self._between = True                        # everything that was fed is used up, by whole commands
         self._dead = False
 
     @property
@@ -184,6 +190,7 @@ class RequestParser:
         """Take what the socket gave; nothing is parsed yet. After a ProtocolError it is dropped."""
         if self._dead:
             return
+        self._between = False
         short = self._short
         if short is not None:
             short += data
@@ -226,7 +233,18 @@ class RequestParser:
         self.unparsed_bytes = len(self._data) - self._pos
         if not self.unparsed_bytes:
             self._data, self._pos = b"", 0          # who says nothing more costs nothing more
+            self._between = not (self.partial or self._dead)
         return events
+
+    def run_of(self, data: bytes, most: int) -> Run | None:
+        """
+        What ``feed`` and ``parse`` would make of *data*, when all of it is complete commands that begin like the last
+        one; None, and nothing has changed: it is anything else, or more than *most*.
+        """
+        if not self._between or len(data) > RUN_BYTES:
+            return None
+        lasts, end = self._lasts(data, 0, most)
+        return Run(self._head_args, lasts) if lasts and end == len(data) else None
 
     def _keep(self, need: int) -> None:
         """What is left is part of an element: collect at least *need* bytes before the next try."""
@@ -237,12 +255,23 @@ class RequestParser:
 
     def _run(self, events: list[Event], most: int) -> int:
         """Complete commands that begin like the last one; how many (0: somebody else's case)."""
-        data, pos, head, limits = self._data, self._pos, self._head, self.limits
+        lasts, pos = self._lasts(self._data, self._pos, most)
+        if not lasts:
+            return 0
+        self._pos = pos
+        events.append(Run(self._head_args, lasts))
+        return len(lasts)
+
+    def _lasts(self, data: bytes, pos: int, most: int) -> tuple[list[bytes], int]:
+        """Last arguments of complete commands from *pos* on that begin like the last one, and where they end."""
+        head, limits = self._head, self.limits
         find, startswith, size = data.find, data.startswith, len(head)
         longest = min(limits.bulk_bytes, limits.command_bytes - size)
         lasts: list[bytes] = []
         keep = lasts.append
-        width, length = b"", 0
+        width, length = self._width
+        if length > longest:
+            width = b""
         while most and size and startswith(head, pos):
             at = pos + size
             if width and startswith(width, at):       # mostly as long as the one before
@@ -254,17 +283,14 @@ class RequestParser:
                     break
                 begin = line + 2
                 length, width = int(digits), data[at:begin]
+                self._width = width, length
             end = begin + length
             if data[end:end + 2] != CRLF:
                 break
             keep(data[begin:end])
             pos = end + 2
             most -= 1
-        if not lasts:
-            return 0
-        self._pos = pos
-        events.append(Run(self._head_args, lasts))
-        return len(lasts)
+        return lasts, pos
 
     def _plain(self, events: list[Event], most: int) -> int:
         """

@@ -22,7 +22,7 @@ from pbus.codec.resp import Event, Limits, RequestParser, Run, TooBig
 from pbus.codec.resp_reply import error
 from pbus.core.outcome import Verdict
 from pbus.errors import ProtocolError
-from pbus.ingest import commands, pulls, pushes, wire
+from pbus.ingest import commands, pulls, pushes, short, wire
 from pbus.ingest.access import Access
 from pbus.ingest.claims import Claim, Reader
 from pbus.ingest.committer import Committer, Ticket
@@ -31,6 +31,7 @@ from pbus.ingest.pops import Pop
 from pbus.ingest.portable import Portable
 from pbus.ingest.puller import Puller
 from pbus.ingest.sent import OnSent, Unread
+from pbus.ingest.short import IN_FLIGHT_BYTES
 
 if TYPE_CHECKING:
     from pbus.ingest.parents import Parent
@@ -42,8 +43,6 @@ COMMANDS_A_TURN: Final = 64
 RECV_BYTES: Final = 64 * 1024
 UNPARSED_BYTES: Final = 64 * 1024
 """Input kept while what was read before waits for something."""
-IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024
-"""Pushes of one connection that wait for the store, beyond which it is not read from."""
 LINGER_S: Final = 1.0
 """How long a refused connection is still read from, so that its last reply is not lost to a reset."""
 _NO_ROUTES: Final[Mapping[bytes, Any]] = {}
@@ -313,6 +312,12 @@ class Connection(Portable):
         if not pending:
             self._pending = None
 
+    def settled(self, ticket: Ticket) -> None:
+        """``answered`` and ``proceed`` at once."""
+        if not short.answer(self, ticket):
+            self.answered(ticket)
+            self.proceed()
+
     def proceed(self) -> None:
         """Something it waited for has come: go on."""
         self._paused = self._postponed = False
@@ -458,16 +463,21 @@ class Connection(Portable):
         if self._state is State.SHUT:
             return
         try:
-            parser = self._parser
-            parser.feed(data)
-            if not (self._waiting or self._postponed):
-                self._work()
-            if parser.partial or parser.unparsed_bytes or self.held_bytes:
-                self.account()
-            if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
-                self._regulate()
+            if not short.take(self, data):
+                self._take_in(data)
         except Exception:  # noqa: BLE001 - a bug ends one connection, and the log has it
             self.failed()
+
+    def _take_in(self, data: bytes) -> None:
+        """Parse what came, and do what is complete."""
+        parser = self._parser
+        parser.feed(data)
+        if not (self._waiting or self._postponed):
+            self._work()
+        if parser.partial or parser.unparsed_bytes or self.held_bytes:
+            self.account()
+        if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
+            self._regulate()
 
     def _lost(self, unread: bool) -> None:
         """The client has gone: without having read the reply in question, or after it."""

@@ -27,6 +27,7 @@ from pbus.ingest.access import Directory
 from pbus.ingest.arrivals import Arrivals
 from pbus.ingest.committer import WRITE
 from pbus.ingest.departures import Departures
+from pbus.ingest.hop import Hop
 from pbus.ingest.server import Server
 from pbus.ingest.store import Store
 from pbus.ingest.tls import certificates_of
@@ -102,7 +103,7 @@ def _store(
     # A push may have waited before it is written, and its producer waits no longer than call_timeout in all.
     driver: Driver = make(dataclasses.replace(target, call_timeout_s=WRITE * target.call_timeout_s))
     if driver.capabilities.blocking:
-        driver = Threaded(driver, gevent.threadpool.ThreadPool(1).apply)
+        driver = Threaded(driver, Hop().apply)
     kept = queue_specs(queues, target.name)
     pulls = [
         spec.name for spec in kept if any(topic.pull is not None for topic in queues[spec.name].topic.values())

@@ -19,6 +19,7 @@ from pbus.codec.resp import Run, TooBig
 from pbus.codec.resp_reply import bulk, error, integer
 from pbus.core.job import Push, PushOptions
 from pbus.core.names import is_name
+from pbus.core.plain import Plain
 from pbus.ingest import options, programs
 from pbus.ingest.access import QueueEntry
 from pbus.ingest.committer import Form, Ticket
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 class Backlog:
     """An integer: the queue's backlog after the write."""
 
+    alike = True
+
     def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
         # One append computes the backlog once a queue, after all of its pushes.
         reply = integer(appended[-1].backlog)
@@ -46,6 +49,8 @@ class Backlog:
 
 class Ids(Backlog):
     """The job's id."""
+
+    alike = False
 
     def stored(self, appended: Sequence[Appended], each: bool) -> bytes:
         return b"".join([bulk(one.id.encode()) for one in appended])
@@ -65,6 +70,8 @@ class PepperJson:
     Attributes:
         traceparent: Of this one command: its jobs are one trace.
     """
+
+    alike = False
 
     def __init__(self) -> None:
         self._trace = os.urandom(16).hex()
@@ -144,11 +151,8 @@ def run(connection: Connection, commands: Run) -> bool:
         ttl = route.ttl
         pushes = [Push(queue, body, options=ttl) for body in bodies]
         ticket = Ticket(connection, pushes, sum(map(len, bodies)), True, form)
-    elif len(bodies) == 1:
-        body = bodies[0]
-        ticket = Ticket(connection, [Push(queue, body)], len(body), True, form)
     else:
-        ticket = Ticket(connection, [Push(queue, body) for body in bodies], sum(map(len, bodies)), True, form)
+        ticket = Ticket(connection, Plain(queue, bodies), sum(map(len, bodies)), True, form)
     connection.submit(ticket, route.store.committer)
     return True
 

@@ -50,7 +50,7 @@ class IngestSpans:
         end_ns = int(self._clock.wall_s() * 1e9)
         times_ns, at = (end_ns - int(took_s * 1e9), end_ns), 0
         for ticket in batch:
-            end = at + len(ticket.pushes)
+            end = at + ticket.count
             try:
                 self._received(ticket, appended[at:end], times_ns)
             except Exception:  # noqa: BLE001 - a bug here is a missing span

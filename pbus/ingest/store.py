@@ -97,7 +97,8 @@ class Store:
         self._glance = Glance(self._look, child.clock)
         self._full_s = float("-inf")
         self.committer = Committer(
-            self.name, self._append, self.lost, self._fullness.text, self.gate, target.call_timeout_s, child.clock
+            self.name, self._append, self.lost, self._fullness.text, self.gate, target.call_timeout_s, child.clock,
+            elsewhere=not driver.capabilities.blocking,
         )
         self._programs = sorted({topic.queue for topic in programs})
         self._traces = traces

@@ -11,6 +11,7 @@ Rule: lossy and bounded, and after the replies: no producer waits for it.
 from __future__ import annotations
 
 import json
+from itertools import chain
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from pbus.clock import Clock
 from pbus.core import index
 from pbus.core.job import Delivery, Move, Push, Settlement
 from pbus.core.outcome import Outcome
+from pbus.core.plain import Plain, bodies_of
 from pbus.core.trace import Received, Run, Shelf, Stored, decision, is_run
 from pbus.ingest.whole import Whole
 from pbus.storage.driver import Appended
@@ -72,20 +74,21 @@ class Stories:
         queue = ""
         group: list[Ticket] = []
         for ticket in batch:
-            pushes = ticket.pushes
-            if not pushes:
+            pushes, count = ticket.pushes, ticket.count
+            if not count:
                 continue
+            name = pushes.queue if type(pushes) is Plain else pushes[0].queue
             if not all_stored or type(ticket) is Whole:
-                self._received_some(ticket, appended[at : at + len(pushes)])
-            elif group and pushes[0].queue == queue:
+                self._received_some(ticket, appended[at : at + count])
+            elif group and name == queue:
                 group.append(ticket)
-                at += len(pushes)
+                at += count
                 continue
             if group:
                 self._received_group(queue, group, appended[begin:at])
             plain = all_stored and type(ticket) is not Whole
-            queue, group, begin = pushes[0].queue, [ticket] if plain else [], at
-            at += len(pushes)
+            queue, group, begin = name, [ticket] if plain else [], at
+            at += count
         if group:
             self._received_group(queue, group, appended[begin:at])
 
@@ -94,18 +97,18 @@ class Stories:
         count = len(appended)
         first, last = appended[0].id, appended[count - 1].id
         if is_run(first, last, count):
-            parts = [(peer_of(ticket.connection), len(ticket.pushes)) for ticket in group]
+            parts = [(peer_of(ticket.connection), ticket.count) for ticket in group]
             self._tell(queue, Stored(first, parts), size=_PART_BYTES * len(parts))
             runs = [Run(first, count)]
         else:
             ids, at = [one.id for one in appended], 0
             for ticket in group:
-                end = at + len(ticket.pushes)
+                end = at + ticket.count
                 self._tell(queue, Received(ids[at], ids[end - 1], peer_of(ticket.connection)))
                 at = end
             runs = [Run(job, 1) for job in ids]
         if queue in self._columns:
-            self._mark(queue, (push.body for ticket in group for push in ticket.pushes), runs)
+            self._mark(queue, chain.from_iterable(bodies_of(ticket.pushes) for ticket in group), runs)
 
     def _received_some(self, ticket: Ticket, appended: Sequence[Appended]) -> None:
         """Of several queues, or not all of them: those that were stored now, one by one."""

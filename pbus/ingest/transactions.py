@@ -262,6 +262,10 @@ class Transaction:
     def proceed(self) -> None:
         """Its connection goes on by itself, when EXEC is answered."""
 
+    def settled(self, ticket: Ticket) -> None:
+        """The same as ``answered``."""
+        self.answered(ticket)
+
     def _go_on(self) -> None:
         """The pushes are stored: do the others."""
         self._name_parents()

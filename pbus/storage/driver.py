@@ -315,6 +315,7 @@ class Driver(KeepsStatistics, KeepsDocuments, KeepsHalves, Protocol):
         Idempotent by (owner, batch): a repeated call with the same number answers what the first one stored, and
         the driver itself repeats after a lost reply. *batch* grows by one per call of an owner; calls of one owner
         do not overlap.
+        *pushes* is a ``core.plain.Plain`` where they are bodies of one queue and nothing else.
         If we die here: what was stored is stored, nobody was told.
 
         Returns:

@@ -14,12 +14,15 @@ States and letters: see keys. The scripts write them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from pbus.core.job import Delivery, Push
+from pbus.core.plain import Plain
 from pbus.storage import origin
 from pbus.storage.driver import CLAIM_BYTES, Appended, DeadGroup, DeadLetter, Entry, JobRecord, Place, Want
+from pbus.storage.stored_run import StoredRun
 
 NEVER_BACK = b""
 """State of a delivery of a plain job that was never handed out before."""
@@ -52,6 +55,8 @@ class Packed:
 
 def packed(pushes: Sequence[Push]) -> Packed:
     """The pushes of one queue in one append."""
+    if type(pushes) is Plain:
+        return _packed_plain(pushes.bodies)
     envelopes: list[bytes] = []
     rows: list[Any] = []
     offset, with_options = 0, False
@@ -72,6 +77,12 @@ def packed(pushes: Sequence[Push]) -> Packed:
         elif push.span > 1:
             rows += (len(envelopes) - 1, push.span, 0, 0, "", "", "", 0)
     return Packed(envelopes, offset, with_options, rows)
+
+
+def _packed_plain(bodies: Sequence[bytes]) -> Packed:
+    sizes = list(map(len, bodies))
+    starts = accumulate(sizes, initial=0)
+    return Packed([b"%d:0:0:%b" % pair for pair in zip(starts, bodies, strict=False)], sum(sizes), False, [])
 
 
 def groups(pushes: Sequence[Push]) -> list[int]:
@@ -126,13 +137,30 @@ def open_packed(packed_body: bytes) -> tuple[int, str, bytes]:
     return int(ttl), key.decode("utf-8", "surrogateescape"), rest[int(length) :]
 
 
-def appended(answer: bytes, count: int) -> list[Appended]:
+class AppendedRun(StoredRun):
+    """``StoredRun`` by the ids of a stream."""
+
+    __slots__ = ("first", "ms")
+
+    def __init__(self, ms: int, first: int, size: int, backlog: int, topics: int) -> None:
+        super().__init__(size, backlog, topics)
+        self.ms = ms
+        self.first = first
+
+    def _id(self, place: int) -> str:
+        return f"{self.ms}-{self.first + place}"
+
+    def _part(self, start: int, size: int) -> AppendedRun:
+        return AppendedRun(self.ms, self.first + start, size, self.backlog, self.topics)
+
+
+def appended(answer: bytes, count: int) -> Sequence[Appended]:
     """One entry a push of a queue (*count*), from ``batch ms seq stored backlog topics``, then what was not stored."""
     _, ms, seq, stored, backlog, topics, *gaps = answer.split()
     first, waiting, to = int(seq), int(backlog), int(topics)
     prefix = ms.decode() + "-"
     if not gaps:
-        return [Appended(f"{prefix}{number}", waiting, to) for number in range(first, first + int(stored))]
+        return AppendedRun(int(ms), first, int(stored), waiting, to)
     missing = {int(place): what.decode() for place, _, what in (gap.partition(b":") for gap in gaps)}
     answers = []
     for place in range(count):

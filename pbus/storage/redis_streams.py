@@ -11,12 +11,13 @@ Durability is the server's: what it forgets after a power failure (appendfsync e
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Push, Settlement
+from pbus.core.plain import Plain
 from pbus.errors import BootError, Conflict, Exit, MaybeStored, StorageError, Unavailable
 from pbus.storage import keys, redis_codec
 from pbus.storage.driver import (
@@ -103,16 +104,13 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalv
 
     # --- jobs -------------------------------------------------------------------------------------
 
-    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> list[Appended]:
+    def append(self, owner: str, batch: int, pushes: Sequence[Push]) -> Sequence[Appended]:
         """One script for all queues of the call: all of it is stored, or nothing."""
         if not pushes:
             return []
-        by_queue: dict[str, list[Push]] = {}
-        for push in pushes:
-            by_queue.setdefault(push.queue, []).append(push)
+        by_queue, has_groups = _by_queue(pushes)
         parts = [(self._queue(queue), redis_codec.packed(of_queue)) for queue, of_queue in by_queue.items()]
-        heads = [push for push in pushes if push.whole]
-        groups = redis_codec.groups(pushes) if heads else ()
+        groups = redis_codec.groups(pushes) if has_groups else ()
         try:
             answers = self._of_queue(self._scripts.append(owner, batch, parts, groups))
         except Unknown as error:
@@ -127,7 +125,7 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalv
             for (queue, of_queue), answer in zip(by_queue.items(), answers, strict=True)
         }
         if len(stored) == 1:
-            return stored[pushes[0].queue]
+            return next(iter(stored.values()))
         following = {queue: iter(items) for queue, items in stored.items()}
         return [next(following[push.queue]) for push in pushes]
 
@@ -351,3 +349,14 @@ class RedisStreamsDriver(RedisPeople, RedisStatistics, RedisDocuments, RedisHalv
     def forget(self, boot: str) -> None:
         self._calls.one(self._scripts.forget(boot, map(self._queue, self._catalogue())))
 
+
+def _by_queue(pushes: Sequence[Push]) -> tuple[Mapping[str, Sequence[Push]], bool]:
+    """The pushes of each queue, in their order, and whether there are groups among them."""
+    if type(pushes) is Plain:
+        return {pushes.queue: pushes}, False
+    by_queue: dict[str, list[Push]] = {}
+    whole = 0
+    for push in pushes:
+        by_queue.setdefault(push.queue, []).append(push)
+        whole |= push.whole
+    return by_queue, bool(whole)

@@ -19,6 +19,7 @@ from typing import Final
 
 from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery, Move, Push, Settlement
+from pbus.core.plain import bodies_of
 from pbus.core.statistics import Bucket
 from pbus.errors import MaybeStored, StorageError, Unavailable
 from pbus.storage import (
@@ -95,7 +96,7 @@ class SqliteDriver:
             answer = sqlite_log.answered(own, batch, pushes)
             if answer is not None:
                 return answer
-            self._file.space.need(sum([len(push.body) for push in pushes]))
+            self._file.space.need(sum(map(len, bodies_of(pushes))))
             runs = sqlite_log.runs(self._catalog, write.db, pushes)
             answers = sqlite_spans.append(write.db, runs, pushes, self._now_ms())
             for queue, _ in runs:

@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import ClassVar, NamedTuple, Self, overload
+from typing import NamedTuple, Self
 
 import apsw
 
 from pbus.core.job import Push
+from pbus.core.plain import Plain
 from pbus.errors import Conflict
 from pbus.storage.driver import Appended
 from pbus.storage.sqlite_catalog import BLOCK, SEQUENCE_BITS, SIZE_BITS, Catalog, QueueRow, id_number, id_text
 from pbus.storage.sqlite_owners import OwnerRow
+from pbus.storage.stored_run import StoredRun
 
 _READ_STATE = (
     "SELECT q.last_id, q.pushed, q.pushed_bytes, q.plain, q.max_backlog, q.max_backlog_bytes, q.dedupe_window_ms, "
@@ -90,39 +92,20 @@ class QueueState:
         return self.pushed - self.taken if self.topics else stored
 
 
-@dataclass(slots=True)
-class AppendedRun(Sequence[Appended]):
-    """
-    The answer for pushes of one queue; most callers look at one entry of many, so none is made before.
+class AppendedRun(StoredRun):
+    """``StoredRun`` by the store's own ids."""
 
-    Read-only by agreement, as ``Appended`` is: parts of it are cut for every client of a batch.
-    """
+    __slots__ = ("first",)
 
-    all_stored: ClassVar[bool] = True
-    """None of them is refused or a duplicate: nobody has to look."""
+    def __init__(self, first: int, size: int, backlog: int, topics: int) -> None:
+        super().__init__(size, backlog, topics)
+        self.first = first
 
-    first: int
-    size: int
-    backlog: int
-    topics: int
+    def _id(self, place: int) -> str:
+        return id_text(self.first + place)
 
-    def __len__(self) -> int:
-        return self.size
-
-    @overload
-    def __getitem__(self, index: int) -> Appended: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Appended]: ...
-    def __getitem__(self, index: int | slice) -> Appended | Sequence[Appended]:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(self.size)
-            if step != 1:
-                return [self[place] for place in range(start, stop, step)]
-            return AppendedRun(self.first + start, max(0, stop - start), self.backlog, self.topics)
-        place = index + self.size if index < 0 else index
-        if not 0 <= place < self.size:
-            raise IndexError(index)
-        return Appended(id_text(self.first + place), self.backlog, self.topics)
+    def _part(self, start: int, size: int) -> AppendedRun:
+        return AppendedRun(self.first + start, size, self.backlog, self.topics)
 
 
 class Part(NamedTuple):
@@ -244,7 +227,9 @@ def _insert_rest(
 
 def runs(catalog: Catalog, db: apsw.Connection, pushes: Sequence[Push]) -> list[tuple[QueueRow, Sequence[Push]]]:
     """The pushes of each queue, in their order."""
-    names = dict.fromkeys(push.queue for push in pushes)
+    if type(pushes) is Plain:
+        return [(catalog.queue(db, pushes.queue), pushes)]
+    names = dict.fromkeys([push.queue for push in pushes])
     if len(names) == 1:
         return [(catalog.queue(db, pushes[0].queue), pushes)]
     return [(catalog.queue(db, name), [push for push in pushes if push.queue == name]) for name in names]

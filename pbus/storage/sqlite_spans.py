@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from pbus.core.job import Push
+from pbus.core.plain import Plain, bodies_of
 from pbus.storage import origin, sqlite_shadows
 from pbus.storage.sqlite_catalog import ONLY_MS, SIZE_BITS, QueueRow, id_ms, kept_text
 from pbus.storage.sqlite_log import Part, QueueAnswer, QueueState, append_plain, is_plain
@@ -254,10 +255,10 @@ def _append(
     db: apsw.Connection, queue: QueueRow, pushes: Sequence[Push], state: QueueState, now_ms: int
 ) -> QueueAnswer:
     """Store what may be stored in one queue; no group of others is refused."""
-    bodies = [push.body for push in pushes]
+    bodies = bodies_of(pushes)
     size = sum(map(len, bodies))
     fits = state.fits(len(bodies), size)
-    if fits and is_plain(pushes):
+    if fits and (type(pushes) is Plain or is_plain(pushes)):
         return append_plain(db, queue, state, bodies, size, now_ms)
     run, has_keys = _run(db, queue, pushes, state, now_ms)
     if fits and not has_keys:

@@ -6,6 +6,7 @@ import pytest
 
 from pbus.core.job import Push
 from pbus.core.names import JOB_ID, job_id_ms
+from pbus.core.plain import Plain
 from pbus.errors import Conflict, Unavailable
 from pbus.storage.driver import QueueSpec
 from tests.conformance.storage.world import ALICE, BOB, CAROL, World, gift, pushes
@@ -71,6 +72,29 @@ def test_append_spread_over_queues_answers_in_the_order_of_the_pushes(world: Wor
     assert [one.id for one in answer] == [gifts[0].id, orders[0].id, gifts[1].id, orders[1].id]
     assert [one.body for one in gifts + orders] == [b"1", b"3", b"2", b"4"]
     assert [one.backlog for one in answer] == [2, 2, 2, 2]
+
+
+def test_pushes_without_objects_are_stored_like_any_others(world: World) -> None:
+    plain = Plain("gift", [b"a", b"", bytes(range(256))])
+    first = world.store.append(ALICE, 1, plain)
+
+    again = world.store.append(ALICE, 1, plain)
+    more = world.store.append(ALICE, 2, plain[1:])
+
+    claimed = world.claim(9)
+    assert list(again) == list(first)
+    assert [one.body for one in claimed] == [*plain.bodies, *plain.bodies[1:]]
+    assert [one.id for one in claimed] == [one.id for one in [*first, *more]]
+    assert [one.backlog for one in more] == [5, 5]
+
+
+def test_pushes_without_objects_keep_to_the_bound_of_their_queue(world: World) -> None:
+    world.declare(gift(max_backlog=2))
+
+    answer = world.store.append(ALICE, 1, Plain("gift", [b"a", b"b", b"c"]))
+
+    assert [one.refused for one in answer] == ["", "", "jobs"]
+    assert world.bodies() == ["a", "b"]
 
 
 def test_append_of_nothing_answers_nothing(world: World) -> None:

@@ -62,6 +62,41 @@ def test_random_bytes_never_raise_and_keep_little(chunks: list[bytes]) -> None:
             pass
         assert len(reader.unread() or b"") <= 256
 
+@given(streams(), st.integers(1, 9))
+def test_run_of_a_chunk_is_what_feeding_it_gives(stream: tuple[list[list[bytes]], list[bytes]], most: int) -> None:
+    commands, chunks = stream
+    reader, taken = parser(), []
+
+    for chunk in chunks:
+        run = reader.run_of(chunk, most)
+        taken += plain([run]) if run is not None else take(reader, [chunk], most)
+
+    assert taken == plain([*commands])
+
+
+def test_run_of_takes_nothing_while_something_else_is_at_hand() -> None:
+    push = encode_command([b"LPUSH", b"gift", b"a"])
+    begun, behind, broken = parser(), parser(), parser()
+    for reader, fed in ((begun, push + push[:10]), (behind, push * 3), (broken, push + b"*x\r\n")):
+        reader.feed(fed)
+        reader.parse(2)
+
+    assert [reader.run_of(push, 9) for reader in (begun, behind, broken)] == [None, None, None]
+    assert behind.parse(9)
+    assert behind.run_of(push, 9) is not None
+
+
+def test_run_of_keeps_to_the_limits_of_now() -> None:
+    reader, push = parser(), encode_command([b"LPUSH", b"gift", b"x" * 70])
+    reader.feed(push)
+    reader.parse(1)
+    assert reader.run_of(push, 1) is not None
+
+    reader.limits = parser(**SMALL).limits
+
+    assert reader.run_of(push, 1) is None
+
+
 def test_pipeline_of_pushes_is_one_run() -> None:
     reader = parser()
     reader.feed(encode_command([b"LPUSH", b"gift", b"a"]) * 10)

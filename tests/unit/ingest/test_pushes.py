@@ -450,3 +450,62 @@ def test_store_away_at_the_start_is_told_and_waited_for() -> None:
     door.until(lambda: not door.store.away)
     assert client.ask("LPUSH", "gift", "a") == 1
     door.close()
+
+
+def test_mixed_pushes_of_many_clients_in_one_append_are_answered_each_in_its_own_way(door: Door) -> None:
+    clients = [door.client() for _ in range(6)]
+    for number, each in enumerate(clients):
+        assert each.ask("LPUSH", "gift", f"first {number}") == number + 1
+    door.driver.held_back = True
+    opener = door.client().command("LPUSH", "gift", "opens")   # while this is written the others come together
+    gevent.sleep(0.01)
+
+    for number, each in enumerate(clients):
+        queue, other = ("gift", "mail") if number % 2 else ("mail", "gift")
+        each.send(encode("LPUSH", queue, f"{number}a") * 2 + encode("PBUS.ADD", other, f"{number}b") * 2)
+        each.send(encode("XADD", queue, "*", "body", f"{number}c", "key", "k") + encode("PING"))
+        each.command("LPUSH", queue, f"{number}d", f"{number}e")
+    gevent.sleep(0.01)
+    door.driver.held_back = False
+    door.driver.go.set()
+
+    assert opener.read() == 7
+    replies = [[each.read() for _ in range(7)] for each in clients]
+    ids = {push.body: push for append in door.driver.appends for push in append}
+    assert len(ids) == 7 + 6 * 5
+    for backlog, again, first_id, second_id, typed, pong, more in replies:
+        assert isinstance(backlog, int)
+        assert backlog == again
+        assert len({first_id, second_id, typed}) == 3
+        assert pong == "PONG"
+        assert more > backlog
+    pushed = [push for append in door.driver.appends[7:] for push in append]
+    for number in range(6):
+        own = [push.body.decode() for push in pushed if push.body.startswith(b"%d" % number)]
+        assert own == [f"{number}{letter}" for letter in "aabbcde"]
+
+
+def test_push_that_comes_while_one_is_written_is_answered_after_it(door: Door, client: Client) -> None:
+    assert client.ask("LPUSH", "gift", "a") == 1
+    door.driver.held_back = True
+    for body in ("b", "c"):
+        client.command("LPUSH", "gift", body)
+        gevent.sleep(0.01)
+
+    door.driver.go.set()
+
+    assert [client.read(), client.read(), client.ask("PING")] == [2, 3, "PONG"]
+
+
+def test_pushes_like_the_last_one_take_the_short_way_and_are_the_same(door: Door, client: Client) -> None:
+    assert client.ask("LPUSH", "gift", "a") == 1
+    assert client.ask("LPUSH", "gift", "b") == 2      # begins like the last one
+    assert client.send(encode("LPUSH", "gift", "c") * 3).read() == 5
+    assert [client.read(), client.read()] == [5, 5]
+    half = encode("LPUSH", "gift", "d")
+    client.send(half + half[:10])
+    assert client.read() == 6
+    client.send(half[10:] + encode("PING"))
+
+    assert [client.read(), client.read()] == [7, "PONG"]
+    assert bodies(door) == [b"a", b"b", b"c", b"c", b"c", b"d", b"d"]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbus.core.job import Push, PushOptions
+from pbus.core.plain import Plain
 from pbus.storage import redis_codec
 from pbus.storage.driver import Appended, DeadLetter, Entry, Want
 
@@ -115,3 +116,9 @@ def test_dead_letter_keeps_colons_and_bytes_that_are_no_text() -> None:
 )
 def test_entry_of_the_log(fields: list[bytes], wanted: Entry) -> None:
     assert redis_codec.entry(b"5-1", fields) == wanted
+
+
+def test_pushes_without_objects_are_packed_like_the_same_pushes() -> None:
+    plain = Plain("gift", [b"a", b"", b"bcd", b"e"])
+
+    assert redis_codec.packed(plain) == redis_codec.packed(list(plain))
