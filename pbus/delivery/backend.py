@@ -362,6 +362,23 @@ class Backend:
                 if not self._move(seat):
                     raise HandlerUnavailable(self.reason) from error
 
+    def is_ready(self, seat: Seat) -> bool:
+        """Its connection can carry another call, and does from now on; False: ``open`` knows what is to be done."""
+        connection = seat.connection
+        if connection is None or self._is_old(connection) or not connection.is_quiet():
+            return False
+        connection.hot_since_s = connection.hot_since_s or self._clock.monotonic_s()
+        return True
+
+    def stays(self, connection: Connection) -> bool:
+        """
+        A connection whose answer has just been read can carry another call.
+
+        Sending to a unix socket whose peer has closed fails before anything is sent, so nobody has to look; a TCP
+        connection would take it.
+        """
+        return not self._is_old(connection) and (not connection.is_tcp or connection.is_quiet())
+
     def _is_old(self, connection: Connection) -> bool:
         since_s = connection.hot_since_s
         return since_s > 0.0 and self._clock.monotonic_s() - since_s > HOT_S
