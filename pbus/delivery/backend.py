@@ -370,14 +370,14 @@ class Backend:
         connection.hot_since_s = connection.hot_since_s or self._clock.monotonic_s()
         return True
 
-    def stays(self, connection: Connection) -> bool:
+    def stays(self, connection: Connection, now_s: float) -> bool:
         """
         A connection whose answer has just been read can carry another call.
 
         Sending to a unix socket whose peer has closed fails before anything is sent, so nobody has to look; a TCP
         connection would take it.
         """
-        return not self._is_old(connection) and (not connection.is_tcp or connection.is_quiet())
+        return now_s - connection.hot_since_s <= HOT_S and (not connection.is_tcp or connection.is_quiet())
 
     def _is_old(self, connection: Connection) -> bool:
         since_s = connection.hot_since_s

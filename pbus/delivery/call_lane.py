@@ -244,7 +244,7 @@ class CallLane:
                 if seat is None:
                     seat = self._backend.take(self._flow)
                     continue  # what waited may have been released meanwhile
-                last = self._caller.attempts(self._next(), seat, self._follow)
+                last = self._caller.attempts(self._next(), seat, self)
                 if last is not None and not self._ended(*last, seat.address):
                     gevent.sleep(_AGAIN_S)
                     continue
@@ -263,12 +263,15 @@ class CallLane:
         self._running[delivery.id] = delivery
         return delivery
 
-    def _follow(self, delivery: Delivery, outcome: Outcome, seat: Seat, stays: bool) -> Delivery | None:
-        """See ``relay.Follow``."""
-        self._finish(delivery, outcome, seat.address)
-        if not stays or not self._waiting or len(self._slots) > self._concurrency or self._backend.must_yield(seat):
+    def following(self, seat: Seat) -> Delivery | None:
+        """See ``relay.Source``."""
+        if not self._waiting or len(self._slots) > self._concurrency or self._backend.must_yield(seat):
             return None
         return self._next()
+
+    def done(self, delivery: Delivery, outcome: Outcome, seat: Seat) -> None:
+        """See ``relay.Source``."""
+        self._finish(delivery, outcome, seat.address)
 
     def _ended(self, delivery: Delivery, outcome: Outcome, where: Address) -> bool:
         """Report; False: it goes first again, a moment later."""

@@ -16,7 +16,7 @@ from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.address import Address, Seat
 from pbus.delivery.backend import Backend
 from pbus.delivery.exchange import Begun, Exchange, exchange
-from pbus.delivery.relay import Follow, Relay
+from pbus.delivery.relay import Relay, Source
 from pbus.errors import HandlerRejected, HandlerUnavailable
 
 PING_TIMEOUT_S: Final = 10.0
@@ -74,17 +74,17 @@ class Caller:
         """Where it runs, for people."""
         return self._client.target
 
-    def attempts(self, delivery: Delivery, seat: Seat, follow: Follow) -> tuple[Delivery, Outcome] | None:
+    def attempts(self, delivery: Delivery, seat: Seat, source: Source) -> tuple[Delivery, Outcome] | None:
         """
-        Call for *delivery* on *seat*, which stays with the caller, and for what *follow* says as long as all goes well.
+        Call for *delivery* on *seat*, which stays with the caller, and for what *source* says as long as all goes well.
 
         Returns:
-            The last delivery and its outcome; None: *follow* has had it.
+            The last delivery and its outcome; None: *source* was told.
         """
         begun: Begun | None = None
         if not self._hold and self._backend.is_ready(seat):
             relay = Relay(
-                self._client, self._backend, seat, timeout_s=self._timeout_s, clock=self._clock, follow=follow
+                self._client, self._backend, seat, timeout_s=self._timeout_s, clock=self._clock, source=source
             )
             left = relay.run(delivery)
             if left is None:

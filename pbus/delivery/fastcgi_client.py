@@ -65,7 +65,7 @@ class FastcgiClient:
         self._script_until_s = 0.0
         self._requests = fastcgi.Requests(b"", ())
         self._last_block = b""
-        self._done: bytes | None = None  # the last whole answer that said done, and what it says
+        self._done: bytes | None = None  # what the last one wrote that was done, and what it says
         self._done_answer: tuple[str, Mapping[str, str], bytes] = "", {}, b""
         self._last_fields: Mapping[str, str] = {}
         self.target = ""
@@ -78,7 +78,7 @@ class FastcgiClient:
         Raises:
             HandlerRejected: the form is larger than the backend's ``max_post``.
         """
-        form, traceparent = self._form.call(delivery, self._clock.wall_s())
+        form, traceparent = self._form.call(delivery, self._clock.wall_s() if delivery.first_ms else 0.0)
         if len(form) > self._max_post_bytes:
             raise HandlerRejected(answers.too_large(len(form), self._max_post_bytes))
         more = _REDELIVERED if delivery.redelivered else b""
@@ -157,19 +157,19 @@ class FastcgiClient:
         """
         The outcome, if *data* is a whole answer that says done; None: nobody knows yet.
 
-        A script says done in the same bytes again and again: they are read once (0.9 us instead of 7).
+        A script says done in the same words again and again: they are read once.
         """
-        if data != self._done:
-            found = fastcgi.at_once(data)
-            if found is None or found[1] != fastcgi.REQUEST_COMPLETE:
-                return None
-            return self._read_done(data, found[0], sent_bytes, run_s)
+        found = fastcgi.at_once(data)
+        if found is None or found[1] != fastcgi.REQUEST_COMPLETE:
+            return None
+        if found[0] != self._done:
+            return self._read_done(found[0], sent_bytes, run_s)
         status, fields, body = self._done_answer
         return Outcome(
             verdict=Verdict.DONE, run_s=run_s, status=status, headers=fields, output=body, target=self.target
         )
 
-    def _read_done(self, data: bytes, stdout: bytes, sent_bytes: int, run_s: float) -> Outcome | None:
+    def _read_done(self, stdout: bytes, sent_bytes: int, run_s: float) -> Outcome | None:
         try:
             block, body = fastcgi.cgi_answer(stdout)
             fields = self._parsed(block)
@@ -178,8 +178,8 @@ class FastcgiClient:
         answer = answers.Answer(headers=fields, body=body, sent_bytes=sent_bytes, run_s=run_s, target=self.target)
         if not answers.is_done(answer):
             return None
-        if len(data) <= _KEPT_BYTES and not answers.may_be_oversize(body):
-            self._done, self._done_answer = data, (fields["code"], fields, body)
+        if len(stdout) <= _KEPT_BYTES and not answers.may_be_oversize(body):
+            self._done, self._done_answer = stdout, (fields["code"], fields, body)
         return answer.outcome(Verdict.DONE, status=fields["code"])
 
     def _parsed(self, block: bytes) -> Mapping[str, str]:

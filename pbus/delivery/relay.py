@@ -13,9 +13,8 @@ and the next request, in which php-fpm has nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import gevent
 from gevent.hub import Waiter
@@ -32,11 +31,14 @@ RECEIVE_BYTES: Final = 16 * 1024
 
 _LEAST_S: Final = 0.0001
 
-Follow = Callable[[Delivery, Outcome, Seat, bool], Delivery | None]
-"""
-Called with a delivery that is done, its outcome, the seat, and whether that can carry another call: reports it, and
-answers what is called for next. Never blocks.
-"""
+class Source(Protocol):
+    """Whoever knows the jobs (``CallLane``). Nothing here blocks or switches."""
+
+    def following(self, seat: Seat) -> Delivery | None:
+        """What is called for next on that seat; None: nothing, or others want it."""
+
+    def done(self, delivery: Delivery, outcome: Outcome, seat: Seat) -> None:
+        """That one is done."""
 
 
 @dataclass(slots=True)
@@ -62,16 +64,16 @@ class Relay:
         backend, seat: Where; the seat has a connection that can carry a call.
         timeout_s: Bound of each attempt; 0: none.
         clock: The clock to use.
-        follow: Knows what is next.
+        source: Knows what is next.
     """
 
     __slots__ = (
-        "_backend", "_begun_s", "_client", "_clock", "_connection", "_delivery", "_follow", "_hub", "_reader", "_recv",
-        "_request", "_seat", "_send", "_size", "_timeout_s", "_timer", "_waiter",
+        "_backend", "_begun_s", "_client", "_clock", "_connection", "_delivery", "_hub", "_reader", "_recv",
+        "_request", "_seat", "_send", "_size", "_source", "_timeout_s", "_timer", "_waiter",
     )
 
     def __init__(
-        self, client: Any, backend: Backend, seat: Seat, *, timeout_s: float, clock: Clock, follow: Follow
+        self, client: Any, backend: Backend, seat: Seat, *, timeout_s: float, clock: Clock, source: Source
     ) -> None:
         assert seat.connection is not None
         self._client = client
@@ -82,7 +84,7 @@ class Relay:
         self._send = seat.connection.sock.send
         self._timeout_s = timeout_s
         self._clock = clock
-        self._follow = follow
+        self._source = source
         self._hub: Any = gevent.get_hub()
         self._waiter: Any = Waiter(self._hub)
         self._timer: Any = None
@@ -102,24 +104,23 @@ class Relay:
         connection = self._connection
         connection.watch(self._readable)
         try:
-            self._begin(delivery)
-            if self._timeout_s:
-                self._look_in(self._timeout_s)
-            left: Left | None = self._waiter.get()
+            left = self._begin(delivery)
+            if left is None:
+                if self._timeout_s:
+                    self._look_in(self._timeout_s)
+                left = self._waiter.get()
             return left
         finally:
-            connection.unwatch()
-            if self._timer is not None:
-                self._timer.close()
+            self._stop()
 
     # -- a call -----------------------------------------------------------------------------------------
 
-    def _begin(self, delivery: Delivery) -> None:
+    def _begin(self, delivery: Delivery) -> Left | None:
+        """Send; what the slot has to go on with, None: the answer is waited for."""
         try:
             request, self._size = self._client.encode(delivery)
         except Exception:  # noqa: BLE001 it is not sent: the slot will meet the same, and says what it means
-            self._leave(Left(delivery))
-            return
+            return Left(delivery)
         self._delivery, self._request, self._reader = delivery, request, None
         self._begun_s = self._clock.monotonic_s()
         connection = self._connection
@@ -127,14 +128,14 @@ class Relay:
         try:
             sent = connection.sent = self._send(request)
         except BlockingIOError:
-            sent = 0
+            return self._left()
         except OSError as error:
-            self._hand_back(error)
-            return
+            return self._left(error)
         if sent < len(request):
-            self._hand_back()
-        elif connection.is_tcp:
+            return self._left()
+        if connection.is_tcp:
             connection.acknowledge()
+        return None
 
     def _readable(self) -> None:
         """Something came, in the loop's callback."""
@@ -143,26 +144,33 @@ class Relay:
         except BlockingIOError:
             return
         except OSError as error:
-            self._hand_back(error, is_over=True)
+            self._leave(self._left(error, is_over=True))
             return
-        delivery, run_s = self._delivery, self._clock.monotonic_s() - self._begun_s
-        assert delivery is not None
+        now_s = self._clock.monotonic_s()
+        run_s = now_s - self._begun_s
         try:
             outcome = self._client.done_at_once(data, self._size, run_s) if data and self._reader is None else None
             if outcome is None:
                 outcome = self._in_pieces(data, run_s)
-                if outcome is None:
-                    return
-            self._backend.served(self._seat.address, run_s)
-            following = self._follow(delivery, outcome, self._seat, self._backend.stays(self._connection))
+            if outcome is not None:
+                self._go_on(outcome, now_s)
         except Exception as bug:  # noqa: BLE001 it is the slot's, not the loop's
             self._stop()
             self._waiter.throw(bug)
-            return
-        if following is None:
-            self._leave(None)
-        else:
-            self._begin(following)
+
+    def _go_on(self, outcome: Outcome, now_s: float) -> None:
+        """That call is done: the next one first, so that its handler works while this one is told."""
+        delivery, seat, backend = self._delivery, self._seat, self._backend
+        assert delivery is not None
+        following, left = None, None
+        if backend.stays(self._connection, now_s):
+            following = self._source.following(seat)
+            if following is not None:
+                left = self._begin(following)
+        backend.served(seat.address, outcome.run_s)
+        self._source.done(delivery, outcome, seat)
+        if following is None or left is not None:
+            self._leave(left)
 
     def _in_pieces(self, data: bytes, run_s: float) -> Outcome | None:
         """The outcome, if that ends an answer that says done; else it is waited for more, or the slot goes on."""
@@ -171,12 +179,12 @@ class Relay:
             reader = self._reader = self._client.new_reader()
         if not data:
             reader.eof()
-            self._hand_back(is_over=True)
+            self._leave(self._left(is_over=True))
             return None
         try:
             reader.feed(data)
         except ValueError as error:
-            self._hand_back(error, is_over=True)
+            self._leave(self._left(error, is_over=True))
             return None
         if not reader.complete:
             if self._connection.is_tcp:
@@ -186,7 +194,7 @@ class Relay:
             outcome: Outcome = self._client.read(Exchange(reader), self._size, run_s)
             if outcome.verdict is Verdict.DONE:
                 return outcome
-        self._hand_back(is_over=True)
+        self._leave(self._left(is_over=True))
         return None
 
     # -- time -------------------------------------------------------------------------------------------
@@ -203,22 +211,23 @@ class Relay:
         if left_s > 0.0:
             self._look_in(left_s)
         else:
-            self._hand_back()
-
-    # -- the end ----------------------------------------------------------------------------------------
-
-    def _hand_back(self, failure: Exception | None = None, *, is_over: bool = False) -> None:
-        """The slot goes on with the call under way."""
-        assert self._delivery is not None
-        left_s = max(_LEAST_S, self._left_s()) if self._timeout_s else 0.0
-        reader = self._reader or self._client.new_reader()
-        begun = Begun(self._request, self._size, self._begun_s, left_s, reader, failure, is_over)
-        self._leave(Left(self._delivery, begun))
+            self._leave(self._left())
 
     def _left_s(self) -> float:
         return self._begun_s + self._timeout_s - self._clock.monotonic_s()
 
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def _left(self, failure: Exception | None = None, *, is_over: bool = False) -> Left:
+        """The call under way, for the slot."""
+        assert self._delivery is not None
+        left_s = max(_LEAST_S, self._left_s()) if self._timeout_s else 0.0
+        reader = self._reader or self._client.new_reader()
+        begun = Begun(self._request, self._size, self._begun_s, left_s, reader, failure, is_over)
+        return Left(self._delivery, begun)
+
     def _leave(self, left: Left | None) -> None:
+        """The slot's greenlet goes on, now."""
         self._stop()
         self._waiter.switch(left)
 
@@ -226,4 +235,5 @@ class Relay:
         """No callback comes any more."""
         self._connection.unwatch()
         if self._timer is not None:
-            self._timer.stop()
+            self._timer.close()
+            self._timer = None
