@@ -150,7 +150,7 @@ def _run(
                 run.broken, run.error = Verdict.UNSURE, f"the connection ended without an answer: {failure or 'closed'}"
                 return
             run.resent, request = True, again()
-        seat.close()
+        backend.recycled(seat)
         run.reader = new_reader()
 
 

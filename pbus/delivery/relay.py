@@ -110,6 +110,9 @@ class Relay:
                     self._look_in(self._timeout_s)
                 left = self._waiter.get()
             return left
+        except BaseException:  # killed, or a mistake of ours: what the connection would carry next is unknown
+            self._seat.close()
+            raise
         finally:
             self._stop()
 
@@ -163,7 +166,7 @@ class Relay:
         delivery, seat, backend = self._delivery, self._seat, self._backend
         assert delivery is not None
         following, left = None, None
-        if backend.stays(self._connection, now_s):
+        if backend.stays(seat, now_s):
             following = self._source.following(seat)
             if following is not None:
                 left = self._begin(following)
