@@ -7,7 +7,8 @@ The lane of a FastCGI or HTTP topic: calls at once up to its concurrency, each o
 
 Rules
 -----
-* A slot is a greenlet that lives while there is work; concurrency 1 is one slot, so order holds.
+* A slot is a greenlet that lives while there is work; concurrency 1 is one slot, so order holds. While all goes as
+  usual its calls follow each other in the loop's callbacks (``relay``), and it only waits.
 * Prefetch is about 40 ms of work at the measured rate, so that slots never wait for a claim
   and a slow topic hoards nothing.
 * A topic of the pepper contract is pinged before it is consumed, and again after ``404`` and
