@@ -19,7 +19,7 @@ is a ReplyError: after it nothing on the connection can be trusted. Source: Fast
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from pbus.codec import headers
@@ -125,6 +125,56 @@ def stdin(body: bytes) -> bytes:
         parts += (_HEAD.pack(VERSION, STDIN, REQUEST_ID, len(piece), 0, 0), piece)
     parts.append(STDIN_END)
     return b"".join(parts)
+
+
+class Requests:
+    """
+    Requests that differ in the values of a few parameters and in their bodies: what is the same is encoded once.
+
+    Args:
+        constant: What each begins with: BEGIN_REQUEST and PARAMS records.
+        names: The parameters that differ, in their order, each of at most 127 bytes; ``request`` is given their values.
+    """
+
+    def __init__(self, constant: bytes, names: tuple[bytes, ...]) -> None:
+        self._constant = constant
+        self._names = names
+        pairs = b"".join(_literal(b"%c" % len(name)) + b"%c" + _literal(name) + b"%b" for name in names)
+        self._template = b"".join((
+            _literal(constant), _literal(record(PARAMS)[:4]), b"%c%c\0\0", pairs, b"%b", _literal(PARAMS_END),
+            _literal(record(STDIN)[:4]), b"%c%c\0\0%b", _literal(STDIN_END),
+        ))
+        self._fixed = sum(2 + len(name) for name in names)
+        if any(len(name) > 127 for name in names):
+            raise ValueError("a name has at most 127 bytes here")
+
+    def request(self, values: Sequence[bytes], body: bytes, more: bytes = b"") -> bytes:
+        """
+        A whole request.
+
+        Args:
+            values: As many as there are names.
+            body: What goes to STDIN.
+            more: Pairs that few requests have, as ``name_value`` makes them.
+
+        Raises:
+            ValueError: the parameters do not fit into one record.
+        """
+        size, content = len(body), self._fixed + len(more)
+        short = 0 < size <= MAX_CONTENT
+        cells: list[int | bytes] = []
+        for value in values:
+            content += len(value)
+            short = short and len(value) < 128
+            cells += (len(value), value)
+        if short and content <= MAX_CONTENT:  # nearly every one: one formatting is a third of the time of all parts
+            return self._template % (content >> 8, content & 255, *cells, more, size >> 8, size & 255, body)
+        pairs = b"".join(map(name_value, self._names, values))
+        return b"".join((self._constant, record(PARAMS, pairs + more), PARAMS_END, stdin(body)))
+
+
+def _literal(data: bytes) -> bytes:
+    return data.replace(b"%", b"%%")
 
 
 def request_parts(request: bytes) -> tuple[dict[str, str], bytes]:
@@ -270,6 +320,26 @@ class ReplyReader:
             if not self._content:
                 self.app_status, self.protocol_status = _END_BODY.unpack(self._end)
                 self.complete = True
+
+
+_STDOUT_HEAD: Final = _HEAD.pack(VERSION, STDOUT, REQUEST_ID, 0, 0, 0)[:4]
+_END_HEAD: Final = _HEAD.pack(VERSION, END_REQUEST, REQUEST_ID, _END_BODY.size, 0, 0)
+
+
+def at_once(data: bytes) -> tuple[bytes, int] | None:
+    """
+    An answer that came whole and is the usual one: one STDOUT record and END_REQUEST, nothing else.
+
+    Returns:
+        What the application wrote, and the protocol status; None: another one, or not all of it (``ReplyReader``).
+    """
+    if len(data) < 24 or data[:4] != _STDOUT_HEAD:
+        return None
+    end = 8 + (data[4] << 8) + data[5]
+    at = end + data[6]
+    if len(data) != at + 16 or data[at : at + 8] != _END_HEAD:
+        return None
+    return data[8:end], data[at + 12]
 
 
 def cgi_answer(stdout: bytes | bytearray) -> tuple[bytes, bytes]:

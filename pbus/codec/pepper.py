@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from pbus.core.job import Delivery
@@ -35,23 +36,47 @@ def _form_byte(byte: int) -> bytes:
     return b"+" if char == b" " else b"%%%02X" % byte
 
 
-# WHATWG URL standard, application/x-www-form-urlencoded percent-encode set. A table and one join
-# take half the time of urllib's quote_plus.
+# WHATWG URL standard, application/x-www-form-urlencoded percent-encode set.
 _FORM: Final = tuple(_form_byte(byte) for byte in range(256))
+_PLAIN: Final = bytes(byte for byte in range(256) if len(_FORM[byte]) == 1 and byte != 0x20)
+_SINGLE: Final = tuple(bytes((byte,)) for byte in range(256))
+_FEW: Final = 20
 
 
 def form_value(data: bytes) -> bytes:
-    """*data* as a value of a form."""
-    return b"".join([_FORM[byte] for byte in data])
+    """
+    *data* as a value of a form.
+
+    What bodies are made of has few kinds of special bytes: each is replaced in one pass of C (200 plain bytes: 0.6 us
+    instead of 3.7 with a table; JSON the half). Other text goes through the table, half the time of urllib's.
+    """
+    kinds = set(data.translate(None, _PLAIN))
+    if len(kinds) > _FEW:
+        return b"".join([_FORM[byte] for byte in data])
+    if 0x25 in kinds:  # before what the others become, as the plus is before the space
+        kinds.discard(0x25)
+        data = data.replace(b"%", b"%25")
+    if 0x2B in kinds:
+        kinds.discard(0x2B)
+        data = data.replace(b"+", b"%2B")
+    for byte in kinds:
+        data = data.replace(_SINGLE[byte], _FORM[byte])
+    return data
 
 
 def traceparent_of(delivery: Delivery) -> str:
     """The W3C trace context for a call: of the attempt, of the producer, or made of the job's id (not sampled)."""
-    if delivery.span:
-        return delivery.span
-    if PATTERN.match(delivery.traceparent):
-        return delivery.traceparent
-    return f"00-{trace_id('', delivery.id)}-{attempt_trace_id(delivery)[:16]}-00"
+    return _traces(delivery)[1]
+
+
+def _traces(delivery: Delivery) -> tuple[str, str, str]:
+    """``trace_id``, ``traceparent_of`` and ``attempt_trace_id`` of a delivery; each digest is made once."""
+    attempt, given = attempt_trace_id(delivery), delivery.traceparent
+    match = PATTERN.match(given) if given else None
+    if match is not None:
+        return match[1], delivery.span or given, attempt
+    trace = trace_id("", delivery.id)
+    return trace, delivery.span or f"00-{trace}-{attempt[:16]}-00", attempt
 
 
 def attempt_trace_id(delivery: Delivery) -> str:
@@ -112,15 +137,21 @@ def dumps(value: object) -> bytes:
     return _JSON.encode(value).encode("utf-8")
 
 
-def _template() -> bytes:
-    """The encoded ``jobs`` field of one job, with ``%b`` where its values go."""
-    names = ("content", "retrying", "RetryTimes", "RetryTime", "IsRetry", "BeginRetry", "RetryResidueTime")
-    values = ",".join(f'"{name}":\0' for name in names)
-    encoded = form_value(f'[{{"id":"\0","inTraceId":"\0",{values}}}]'.encode())
-    return encoded.replace(b"%", b"%%").replace(b"%%00", b"%b")
+def _template(names: bytes, retry: RetryPolicy) -> bytes:
+    """The form of a call that hands over one job, with ``%b`` where the job's values go."""
+    values = {
+        "id": '"\0"', "inTraceId": '"\0"', "content": "\0", "retrying": "\0", "RetryTimes": "\0",
+        "RetryTime": str(int(retry.for_s)), "IsRetry": str(retry.attempts > 1).lower(), "BeginRetry": "\0",
+        "RetryResidueTime": "\0",
+    }
+    jobs = form_value(f"[{{{','.join(f'{json.dumps(name)}:{value}' for name, value in values.items())}}}]".encode())
+    return _fields(b"data", b"%00", names + jobs).replace(b"%", b"%%").replace(b"%%00", b"%b")
 
 
-_JOB: Final = _template()
+def _fields(kind: bytes, trace: bytes, rest: bytes) -> bytes:
+    return b"type=%b&IS_PEPPER_BUS_REQUEST=true&outTraceId=%b%b" % (kind, trace, rest)
+
+
 _BOOL: Final = (b"false", b"true")
 
 
@@ -136,39 +167,36 @@ class Form:
     def __init__(self, queue: str, topic: str, retry: RetryPolicy) -> None:
         self._retry = retry
         self._names = b"&queue=" + form_value(queue.encode()) + b"&topic=" + form_value(topic.encode()) + b"&jobs="
+        self._template = _template(self._names, retry)
+        self._for_s = b"%d" % int(retry.for_s)
 
     def data(self, delivery: Delivery, now_s: float) -> bytes:
-        """
-        The body of the call that hands over one job: ``job_object``, as JSON, as a form.
+        """The body of the call that hands over one job: ``job_object``, as JSON, as a form."""
+        return self.call(delivery, now_s)[0]
 
-        The fields around the content are filled into a template: a third of the time.
+    def call(self, delivery: Delivery, now_s: float) -> tuple[bytes, str]:
         """
-        return self._fields(b"data", attempt_trace_id(delivery)) + self._jobs(delivery, now_s)
+        The body of that call, and the trace context that goes with it (``traceparent_of``).
 
-    def _jobs(self, delivery: Delivery, now_s: float) -> bytes:
-        retry = self._retry
+        The job's own values are filled into a template: a third of the time of encoding all of it.
+        """
+        trace, traceparent, attempt = _traces(delivery)
         try:
-            content = _JSON.encode(delivery.body.decode("utf-8"))
+            content = encode_basestring(delivery.body.decode())
         except UnicodeDecodeError:
-            return form_value(dumps([job_object(delivery, retry, now_s)]))
-        return _JOB % (
-            delivery.id.encode(),
-            trace_id(delivery.traceparent, delivery.id).encode(),
-            form_value(content.encode("utf-8")),
-            _BOOL[delivery.attempt > 1],
-            b"%d" % delivery.attempt,
-            b"%d" % int(retry.for_s),
-            _BOOL[retry.attempts > 1],
-            b"%d" % (delivery.first_ms // 1000),
-            b"%d" % _residue_s(delivery, retry, now_s),
+            jobs = form_value(dumps([job_object(delivery, self._retry, now_s)]))
+            return _fields(b"data", attempt.encode(), self._names + jobs), traceparent
+        first_ms = delivery.first_ms
+        form = self._template % (
+            attempt.encode(), delivery.id.encode(), trace.encode(), form_value(content.encode()),
+            _BOOL[delivery.attempt > 1], b"%d" % delivery.attempt, b"%d" % (first_ms // 1000),
+            b"%d" % _residue_s(delivery, self._retry, now_s) if first_ms else self._for_s,
         )
+        return form, traceparent
 
     def ping(self, trace: str) -> bytes:
         """The body of the call that asks whether the handler takes this topic."""
-        return self._fields(b"ping", trace) + form_value(b"[]")
-
-    def _fields(self, kind: bytes, trace: str) -> bytes:
-        return b"type=%b&IS_PEPPER_BUS_REQUEST=true&outTraceId=%b%b" % (kind, trace.encode(), self._names)
+        return _fields(b"ping", trace.encode(), self._names + form_value(b"[]"))
 
 
 def consume_topics(headers: Mapping[str, str], body: bytes) -> frozenset[str] | None:

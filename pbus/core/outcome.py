@@ -55,10 +55,10 @@ class Verdict(enum.StrEnum):
     UNSURE = "unsure"                   # it may have run, and that is no fault of its own: back, redelivered
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
     """
-    One attempt as it was seen.
+    One attempt as it was seen; read-only by agreement (freezing it doubles the cost of making one).
 
     Attributes:
         verdict: The class of the observation.

@@ -7,6 +7,7 @@ Rule: state only. Who gets a seat is decided by the backend, when to probe by it
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import deque
 from typing import Any
 
@@ -36,6 +37,8 @@ class Address:
             limit has sunk: as soon as calls end).
         turn: Number of the last seat that was given out, over all addresses of the backend.
         problem: Why it was not reached last time; empty while it is.
+        recycled_s: When a kept connection was found closed, monotonic seconds; its server ends processes after so many
+            requests, or went away.
         parked: (since, connection) that nobody uses now, the oldest first.
         errands: Calls of our own (pings, status page) that wait for a seat at this address.
         gauge: Finds the size of the pool.
@@ -54,6 +57,7 @@ class Address:
         self.taken = 0
         self.turn = 0
         self.problem = ""
+        self.recycled_s = -math.inf
         self.parked: deque[tuple[float, Connection]] = deque()
         self.errands: deque[Any] = deque()
         self.gauge = Gauge()

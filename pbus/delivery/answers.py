@@ -56,6 +56,17 @@ class Answer:
         )
 
 
+def is_done(answer: Answer) -> bool:
+    """What ``pepper`` answers would be DONE."""
+    code = answer.headers.get("code")
+    return code is not None and of_pepper_code(code) is Verdict.DONE and not _oversize(answer)
+
+
+def may_be_oversize(body: bytes) -> bool:
+    """It may say that its request was too large: what that means depends on the request."""
+    return _OVERSIZE.search(body) is not None
+
+
 def pepper(answer: Answer, wall_s: float) -> Outcome:
     """
     What a handler of the Pepperbus contract answered: the header ``Code`` alone counts.

@@ -7,7 +7,8 @@ The lane of a FastCGI or HTTP topic: calls at once up to its concurrency, each o
 
 Rules
 -----
-* A slot is a greenlet that lives while there is work; concurrency 1 is one slot, so order holds.
+* A slot is a greenlet that lives while there is work; concurrency 1 is one slot, so order holds. While all goes as
+  usual its calls follow each other in the loop's callbacks (``relay``), and it only waits.
 * Prefetch is about 40 ms of work at the measured rate, so that slots never wait for a claim
   and a slow topic hoards nothing.
 * A topic of the pepper contract is pinged before it is consumed, and again after ``404`` and
@@ -244,16 +245,10 @@ class CallLane:
                 if seat is None:
                     seat = self._backend.take(self._flow)
                     continue  # what waited may have been released meanwhile
-                delivery = self._waiting.popleft()
-                self._running[delivery.id] = delivery
-                outcome = self._caller.attempt(delivery, seat)
-                where = seat.address
-                if self._exclusive and outcome.verdict is Verdict.DOWN and self._is_first_again(delivery):
+                last = self._caller.attempts(self._next(), seat, self)
+                if last is not None and not self._ended(*last, seat.address):
                     gevent.sleep(_AGAIN_S)
                     continue
-                self._finish(delivery, outcome, where)
-                if self._exclusive and outcome.verdict is Verdict.UNSURE:
-                    self._release_waiting()  # behind it
                 if self._backend.must_yield(seat):
                     self._backend.give(seat)
                     seat = None
@@ -263,6 +258,30 @@ class CallLane:
             self._slots.discard(gevent.getcurrent())
             if seat is not None:
                 self._backend.give(seat)
+
+    def _next(self) -> Delivery:
+        delivery = self._waiting.popleft()
+        self._running[delivery.id] = delivery
+        return delivery
+
+    def following(self, seat: Seat) -> Delivery | None:
+        """See ``relay.Source``."""
+        if not self._waiting or len(self._slots) > self._concurrency or self._backend.must_yield(seat):
+            return None
+        return self._next()
+
+    def done(self, delivery: Delivery, outcome: Outcome, seat: Seat) -> None:
+        """See ``relay.Source``."""
+        self._finish(delivery, outcome, seat.address)
+
+    def _ended(self, delivery: Delivery, outcome: Outcome, where: Address) -> bool:
+        """Report; False: it goes first again, a moment later."""
+        if self._exclusive and outcome.verdict is Verdict.DOWN and self._is_first_again(delivery):
+            return False
+        self._finish(delivery, outcome, where)
+        if self._exclusive and outcome.verdict is Verdict.UNSURE:
+            self._release_waiting()  # behind it
+        return True
 
     def _is_first_again(self, delivery: Delivery) -> bool:
         """
@@ -287,7 +306,7 @@ class CallLane:
             self._refused(delivery, outcome, where)
         elif self._rest_s:
             self._taken(delivery, outcome.verdict, where)
-        if not self._told and self.busy <= self._low_mark:
+        if not self._told and self.busy <= self._concurrency + self._prefetch.jobs // 2 and self.busy <= self._low_mark:
             self._told = True
             self._desk.wake()
 

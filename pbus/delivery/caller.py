@@ -15,7 +15,8 @@ from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.address import Address, Seat
 from pbus.delivery.backend import Backend
-from pbus.delivery.exchange import Exchange, exchange
+from pbus.delivery.exchange import Begun, Exchange, exchange
+from pbus.delivery.relay import Relay, Source
 from pbus.errors import HandlerRejected, HandlerUnavailable
 
 PING_TIMEOUT_S: Final = 10.0
@@ -45,6 +46,9 @@ class Client(Protocol):
     def read(self, call: Exchange[Any], sent_bytes: int, run_s: float) -> Outcome:
         """What a whole answer means."""
 
+    def done_at_once(self, data: bytes, sent_bytes: int, run_s: float, /) -> Outcome | None:
+        """The outcome, if *data* is a whole answer that says done; None: nobody knows yet (``new_reader``)."""
+
 
 class Caller:
     """
@@ -70,14 +74,33 @@ class Caller:
         """Where it runs, for people."""
         return self._client.target
 
-    def attempt(self, delivery: Delivery, seat: Seat) -> Outcome:
-        """Call for *delivery* on *seat*, which stays with the caller."""
-        backend, client, begun_s = self._backend, self._client, self._clock.monotonic_s()
+    def attempts(self, delivery: Delivery, seat: Seat, source: Source) -> tuple[Delivery, Outcome] | None:
+        """
+        Call for *delivery* on *seat*, which stays with the caller, and for what *source* says as long as all goes well.
+
+        Returns:
+            The last delivery and its outcome; None: *source* was told.
+        """
+        begun: Begun | None = None
+        if not self._hold and self._backend.is_ready(seat):
+            relay = Relay(
+                self._client, self._backend, seat, timeout_s=self._timeout_s, clock=self._clock, source=source
+            )
+            left = relay.run(delivery)
+            if left is None:
+                return None
+            delivery, begun = left.delivery, left.begun
+        return delivery, self.attempt(delivery, seat, begun)
+
+    def attempt(self, delivery: Delivery, seat: Seat, begun: Begun | None = None) -> Outcome:
+        """Call for *delivery* on *seat*, which stays with the caller; *begun*: that call is under way."""
+        backend, client = self._backend, self._client
+        begun_s = self._clock.monotonic_s() if begun is None else begun.begun_s
         try:
-            request, size = client.encode(delivery)
+            request, size = client.encode(delivery) if begun is None else (begun.request, begun.size)
             call = exchange(
                 backend, seat, request, client.new_reader, self._timeout_s,
-                again=None if self._hold else lambda: self._again(delivery), fresh=self._hold,
+                again=None if self._hold else lambda: self._again(delivery), fresh=self._hold, begun=begun,
             )
             run_s = self._clock.monotonic_s() - begun_s
             if call.broken is None:

@@ -14,6 +14,7 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 import gevent
@@ -39,18 +40,20 @@ class Connection:
     Attributes:
         hot_since_s: Monotonic time of its first reuse; 0: it was not reused yet.
         sent: Bytes of the current request that the kernel took.
+        is_tcp: No unix socket.
+        sock: For whoever watches it.
     """
 
-    __slots__ = ("_hub", "_is_tcp", "_readable", "_sock", "_writable", "hot_since_s", "sent")
+    __slots__ = ("_hub", "_readable", "_writable", "hot_since_s", "is_tcp", "sent", "sock")
 
     def __init__(self, sock: Any) -> None:
         self.hot_since_s = 0.0
         self.sent = 0
-        self._sock = sock
+        self.sock = sock
         self._hub = gevent.get_hub()
         self._readable = self._hub.loop.io(sock.fileno(), _READ)
         self._writable: Any = None
-        self._is_tcp = sock.family != socket.AF_UNIX
+        self.is_tcp = sock.family != socket.AF_UNIX
 
     def send(self, request: bytes) -> None:
         """
@@ -60,21 +63,23 @@ class Connection:
             OSError: the peer closed or reset.
         """
         self.sent = 0
-        view: bytes | memoryview = request
-        while True:
+        self.send_rest(request)
+
+    def send_rest(self, request: bytes) -> None:
+        """The same from ``sent`` on."""
+        view: bytes | memoryview = memoryview(request)[self.sent :] if self.sent else request
+        while self.sent < len(request):
             try:
-                taken = self._sock.send(view)
+                taken = self.sock.send(view)
             except BlockingIOError:
                 self._wait_writable()
                 continue
             self.sent += taken
-            if self.sent == len(request):
-                return
             view = memoryview(request)[self.sent :]
 
     def _wait_writable(self) -> None:
         if self._writable is None:
-            self._writable = self._hub.loop.io(self._sock.fileno(), _WRITE)
+            self._writable = self._hub.loop.io(self.sock.fileno(), _WRITE)
         self._hub.wait(self._writable)
 
     def receive(self) -> bytes:
@@ -85,21 +90,36 @@ class Connection:
             OSError: the peer reset.
         """
         while True:
-            if self._is_tcp:
-                # A server that writes head and body apart waits for our ACK of the head, which the kernel
-                # would hold back for 40 ms. The option is not sticky.
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            if self.is_tcp:
+                self.acknowledge()
             self._hub.wait(self._readable)
             try:
-                data: bytes = self._sock.recv(RECEIVE_BYTES)
+                data: bytes = self.sock.recv(RECEIVE_BYTES)
                 return data
             except BlockingIOError:
                 continue
 
+    def acknowledge(self) -> None:
+        """
+        TCP only: what comes next is acknowledged at once.
+
+        A server that writes head and body apart waits for our ACK of the head, which the kernel would hold back for
+        40 ms. The option is not sticky.
+        """
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def watch(self, act: Callable[[], None]) -> None:
+        """Call *act* in the loop whenever there is something to read, until ``unwatch``; nobody else reads then."""
+        self._readable.start(act)
+
+    def unwatch(self) -> None:
+        """Idempotent, also when it is closed."""
+        self._readable.stop()
+
     def is_quiet(self) -> bool:
         """Open and nothing to read: the only state in which it may carry another call."""
         try:
-            self._sock.recv(1, socket.MSG_PEEK)
+            self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
@@ -114,19 +134,19 @@ class Connection:
         this one is free before its successor queues up.
         """
         with contextlib.suppress(OSError), gevent.Timeout(within_s, False):
-            self._sock.shutdown(socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)
             while self.receive():
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                self.acknowledge()
 
     def close(self) -> None:
         """Give the descriptor back; idempotent."""
-        if self._sock is None:
+        if self.sock is None:
             return
         self._readable.close()
         if self._writable is not None:
             self._writable.close()
-        self._sock.close()
-        self._sock = None
+        self.sock.close()
+        self.sock = None
 
 
 def connect(address: str, timeout_s: float) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
 
@@ -69,9 +69,33 @@ class Exchange(Generic[AnyReader]):
     resent: bool = False
 
 
+@dataclass(slots=True)
+class Begun:
+    """
+    A call that was begun on the kept connection of its seat (``relay``).
+
+    Attributes:
+        request: What it asks; the connection knows how much of it was sent.
+        size: Of its body, bytes.
+        begun_s: When, monotonic seconds.
+        left_s: Of its time; 0: it has no bound.
+        reader: What came so far.
+        failure: What sending or receiving met; None: nothing.
+        is_over: Nothing more is to be read.
+    """
+
+    request: bytes
+    size: int
+    begun_s: float
+    left_s: float
+    reader: Any
+    failure: Exception | None = None
+    is_over: bool = False
+
+
 def exchange(
     backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader], timeout_s: float, *,
-    again: Callable[[], bytes] | None = None, fresh: bool = False,
+    again: Callable[[], bytes] | None = None, fresh: bool = False, begun: Begun | None = None,
 ) -> Exchange[AnyReader]:
     """
     Send *request* and read its answer. Returns in every case; the seat stays with the caller.
@@ -80,11 +104,12 @@ def exchange(
         timeout_s: Bound of all of it, however the bytes drip; 0: none.
         again: Makes what is sent when it goes out a second time; None: it does not.
         fresh: On a connection that has carried nothing before.
+        begun: It is under way, this goes on with it.
     """
-    run = Exchange(new_reader())
-    timeout = gevent.Timeout.start_new(timeout_s or None)
+    run: Exchange[AnyReader] = Exchange(new_reader() if begun is None else begun.reader)
+    timeout = gevent.Timeout.start_new((timeout_s if begun is None else begun.left_s) or None)
     try:
-        _run(run, backend, seat, request, new_reader, again, fresh)
+        _run(run, backend, seat, request, new_reader, again, fresh, begun)
     except gevent.Timeout as fired:
         if fired is not timeout:
             raise
@@ -98,18 +123,16 @@ def exchange(
 
 def _run(
     run: Exchange[AnyReader], backend: Backend, seat: Seat, request: bytes, new_reader: Callable[[], AnyReader],
-    again: Callable[[], bytes] | None, only_fresh: bool,
+    again: Callable[[], bytes] | None, only_fresh: bool, begun: Begun | None,
 ) -> None:
     while True:
-        try:
-            fresh = backend.open(seat, fresh=only_fresh)
-        except HandlerUnavailable as error:
-            run.broken = Verdict.UNSURE if run.resent else Verdict.DOWN
-            run.error = str(error)
+        fresh = _opened(run, backend, seat, only_fresh) if begun is None else False
+        if fresh is None:
             return
         connection = seat.connection
         assert connection is not None, "open() gives the seat a connection"
-        failure = _talk(connection, request, run.reader)
+        failure = _talk(connection, request, run.reader, begun)
+        begun = None
         if run.reader.complete:
             return
         if isinstance(failure, ValueError):
@@ -127,8 +150,18 @@ def _run(
                 run.broken, run.error = Verdict.UNSURE, f"the connection ended without an answer: {failure or 'closed'}"
                 return
             run.resent, request = True, again()
-        seat.close()
+        backend.recycled(seat)
         run.reader = new_reader()
+
+
+def _opened(run: Exchange[AnyReader], backend: Backend, seat: Seat, only_fresh: bool) -> bool | None:
+    """Whether the seat's connection is a fresh one; None: nobody was reached, and *run* says so."""
+    try:
+        return backend.open(seat, fresh=only_fresh)
+    except HandlerUnavailable as error:
+        run.broken = Verdict.UNSURE if run.resent else Verdict.DOWN
+        run.error = str(error)
+        return None
 
 
 def _out_of_time(run: Exchange[AnyReader], backend: Backend, seat: Seat, timeout_s: float) -> None:
@@ -154,13 +187,20 @@ def _without_answer(
     backend.failed(seat.address, run.error)
 
 
-def _talk(connection: Connection, request: bytes, reader: Reader) -> Exception | None:
-    """Send, then read until the answer is whole; what stopped it, None for a plain close."""
+def _talk(connection: Connection, request: bytes, reader: Reader, begun: Begun | None = None) -> Exception | None:
+    """Send, then read until the answer is whole (*begun*: from there on); what stopped it, None for a plain close."""
     failure: Exception | None = None
     try:
-        connection.send(request)
+        if begun is None:
+            connection.send(request)
+        elif begun.failure is None:
+            connection.send_rest(request)
+        else:
+            failure = begun.failure
     except OSError as error:
         failure = error  # a server may have answered and closed before it read everything
+    if begun is not None and begun.is_over:
+        return failure
     try:
         while not reader.complete:
             data = connection.receive()

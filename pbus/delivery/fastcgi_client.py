@@ -23,7 +23,11 @@ from pbus.errors import HandlerRejected
 
 SCRIPT_CACHE_S: Final = 1.0
 
+_VARYING: Final = (b"REQUEST_URI", b"HTTP_TRACEPARENT", b"CONTENT_LENGTH")
 _REDELIVERED: Final = fastcgi.name_value(b"HTTP_X_PBUS_REDELIVERED", b"1")
+
+_KEPT_BYTES: Final = 4096
+"""Of an answer that is compared with the next one."""
 
 _PROTOCOL: Final = {
     fastcgi.OVERLOADED: (Verdict.BUSY, "FCGI_OVERLOADED: the application takes no more requests"),
@@ -59,8 +63,10 @@ class FastcgiClient:
         self._form = pepper.Form(queue, topic, retry)
         self._script = ""
         self._script_until_s = 0.0
-        self._constant = b""
+        self._requests = fastcgi.Requests(b"", ())
         self._last_block = b""
+        self._done: bytes | None = None  # what the last one wrote that was done, and what it says
+        self._done_answer: tuple[str, Mapping[str, str], bytes] = "", {}, b""
         self._last_fields: Mapping[str, str] = {}
         self.target = ""
         self.endpoint = " ".join([handler.script, *(f"{name}={value}" for name, value in handler.params.items())])
@@ -72,13 +78,13 @@ class FastcgiClient:
         Raises:
             HandlerRejected: the form is larger than the backend's ``max_post``.
         """
-        form = self._form.data(delivery, self._clock.wall_s())
+        form, traceparent = self._form.call(delivery, self._clock.wall_s() if delivery.first_ms else 0.0)
         if len(form) > self._max_post_bytes:
             raise HandlerRejected(answers.too_large(len(form), self._max_post_bytes))
         more = _REDELIVERED if delivery.redelivered else b""
         if delivery.replay_of:
             more += fastcgi.name_value(b"HTTP_X_PBUS_REPLAY_OF", delivery.replay_of.encode())
-        return self._request(form, self._uri + delivery.id, pepper.traceparent_of(delivery), more), len(form)
+        return self._request(form, self._uri + delivery.id, traceparent, more), len(form)
 
     def new_reader(self) -> fastcgi.ReplyReader:
         """What reads one answer."""
@@ -93,15 +99,7 @@ class FastcgiClient:
     def _request(self, form: bytes, uri: str, traceparent: str, more: bytes = b"") -> bytes:
         if self._clock.monotonic_s() >= self._script_until_s:
             self._resolve()
-        varying = (
-            fastcgi.name_value(b"REQUEST_URI", uri.encode())
-            + fastcgi.name_value(b"HTTP_TRACEPARENT", traceparent.encode())
-            + fastcgi.name_value(b"CONTENT_LENGTH", b"%d" % len(form))
-            + more
-        )
-        return b"".join((
-            self._constant, fastcgi.record(fastcgi.PARAMS, varying), fastcgi.PARAMS_END, fastcgi.stdin(form),
-        ))
+        return self._requests.request((uri.encode(), traceparent.encode(), b"%d" % len(form)), form, more)
 
     def _resolve(self) -> None:
         """
@@ -130,7 +128,7 @@ class FastcgiClient:
             "REMOTE_ADDR": "127.0.0.1",
             **self._handler.params,
         }
-        self._constant = fastcgi.begin() + fastcgi.params(parameters)
+        self._requests = fastcgi.Requests(fastcgi.begin() + fastcgi.params(parameters), _VARYING)
 
     def read(self, call: Exchange[fastcgi.ReplyReader], sent_bytes: int, run_s: float) -> Outcome:
         """What a whole answer means."""
@@ -154,6 +152,35 @@ class FastcgiClient:
         if error:
             return answer.outcome(Verdict.FAILED, error)
         return answers.pepper(answer, self._clock.wall_s())
+
+    def done_at_once(self, data: bytes, sent_bytes: int, run_s: float) -> Outcome | None:
+        """
+        The outcome, if *data* is a whole answer that says done; None: nobody knows yet.
+
+        A script says done in the same words again and again: they are read once.
+        """
+        found = fastcgi.at_once(data)
+        if found is None or found[1] != fastcgi.REQUEST_COMPLETE:
+            return None
+        if found[0] != self._done:
+            return self._read_done(found[0], sent_bytes, run_s)
+        status, fields, body = self._done_answer
+        return Outcome(
+            verdict=Verdict.DONE, run_s=run_s, status=status, headers=fields, output=body, target=self.target
+        )
+
+    def _read_done(self, stdout: bytes, sent_bytes: int, run_s: float) -> Outcome | None:
+        try:
+            block, body = fastcgi.cgi_answer(stdout)
+            fields = self._parsed(block)
+        except ValueError:
+            return None
+        answer = answers.Answer(headers=fields, body=body, sent_bytes=sent_bytes, run_s=run_s, target=self.target)
+        if not answers.is_done(answer):
+            return None
+        if len(stdout) <= _KEPT_BYTES and not answers.may_be_oversize(body):
+            self._done, self._done_answer = stdout, (fields["code"], fields, body)
+        return answer.outcome(Verdict.DONE, status=fields["code"])
 
     def _parsed(self, block: bytes) -> Mapping[str, str]:
         """A script answers with the same headers again and again: the last block is remembered."""

@@ -126,6 +126,10 @@ class HttpClient:
         lines = http1.field_lines({**fields, "Content-Length": str(len(body))})
         return b"".join((self._constant, lines, b"\r\n", body))
 
+    def done_at_once(self, _data: bytes, _sent_bytes: int, _run_s: float) -> Outcome | None:
+        """See ``caller.Client``: an answer is always taken to pieces."""
+        return None
+
     def read(self, call: Exchange[http1.ResponseReader], sent_bytes: int, run_s: float) -> Outcome:
         """What a whole answer means."""
         reader = call.reader

@@ -179,3 +179,53 @@ def test_parts_of_a_request_are_what_it_was_made_of(body):
     pairs = {"SCRIPT_FILENAME": "/srv/x", "EMPTY": "", "LONG": "v" * 300, "N" * 200: "w\u00f6r", "HUGE": "h" * 60_000}
     request = fastcgi.begin() + fastcgi.params(pairs) + fastcgi.PARAMS_END + fastcgi.stdin(body)
     assert fastcgi.request_parts(request) == (pairs, body)
+
+
+# -- what most calls are ------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=127), st.binary(max_size=200)), max_size=5),
+    st.binary(max_size=100) | st.sampled_from([b"x" * size for size in (65_528, 65_529, 131_057)]),
+    st.sampled_from([b"", fastcgi.name_value(b"MORE", b"100%")]), st.sampled_from([{}, {"A%B": "%b%c"}]),
+)
+def test_template_writes_what_the_parts_are(pairs, body, more, constant):
+    begin = fastcgi.begin() + fastcgi.params(constant)
+    request = fastcgi.Requests(begin, tuple(name for name, _ in pairs)).request(
+        [value for _, value in pairs], body, more
+    )
+    varying = b"".join(fastcgi.name_value(*pair) for pair in pairs) + more
+    assert request == begin + fastcgi.record(fastcgi.PARAMS, varying) + fastcgi.PARAMS_END + fastcgi.stdin(body)
+
+
+def test_template_refuses_what_no_record_holds():
+    requests = fastcgi.Requests(fastcgi.begin(), (b"URI",))
+    with pytest.raises(ValueError, match="a record holds"):
+        requests.request([b"x" * 65_529], b"body")
+    with pytest.raises(ValueError, match="127 bytes"):
+        fastcgi.Requests(b"", (b"N" * 128,))
+
+
+_piece = st.sampled_from([
+    stub.stdout(b"Code: 200\r\n\r\nok"), stub.stdout(b""), stub.record(6, b"Code: 200\r\n\r\n", padding=200),
+    stub.stdout(b"y" * 300), stub.stderr(b"warning"), stub.end(), stub.end(2), stub.record(3, b"short"),
+    stub.record(10, b"value", request_id=0), stub.record(6, b"x", request_id=2), stub.record(6, b"x", version=2), b"z",
+])
+
+
+@given(st.lists(_piece, max_size=3).map(b"".join) | st.binary(max_size=60), st.integers(0, 40))
+def test_answer_read_at_once_is_what_the_reader_reads(data, cut):
+    """Whatever is read at once is whole and clean, and says the same to the reader."""
+    data = data[: len(data) - cut] if cut < 20 else data
+    found = fastcgi.at_once(data)
+    if found is not None:
+        reader = read(data)
+        assert (reader.keep, bytes(reader.stdout), reader.stderr) == (True, found[0], b"")
+        assert reader.protocol_status == found[1]
+
+
+def test_usual_answer_is_read_at_once():
+    data = stub.answer("Code: 200", b"ok")
+    assert fastcgi.at_once(data) == (b"Code: 200\r\n\r\nok", fastcgi.REQUEST_COMPLETE)
+    assert [fastcgi.at_once(data[:size]) for size in range(len(data))] == [None] * len(data)
+    assert fastcgi.at_once(data + b"\0") is None
