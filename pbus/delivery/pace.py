@@ -4,7 +4,8 @@ as they are 10 ms of it.
 
 Rule: pure. A frame is what a dead or slow consumer keeps from the others, so it grows only as fast
 as its jobs are answered, and shrinks with the first slow one. It is large because a claim, a settle and a read cost as
-much as five to twenty jobs in them: jobs of no length need 40 % less of the delivery child in frames of 256 than of 64.
+much as five to twenty jobs in them: jobs of no length need a fifth less of the delivery child in frames of 256 than
+of 64.
 """
 
 from __future__ import annotations
