@@ -6,6 +6,11 @@ Frames between pbus' own processes: control sockets, consumers.
     | big endian     | at most MAX_FRAME bytes   |
     +----------------+---------------------------+
 
+    +----------------+---------+-----------------+
+    | length, uint32 | run_s   | id of the job   |    brief: a result ``done`` without anything else to say
+    | + 2 ** 31      | float64 | at most 255 B   |    (written and read in a third of the time)
+    +----------------+---------+-----------------+
+
 Between a consumer process and its delivery child these kinds are spoken (a *job* is the list
 ``[id, attempt, redelivered, body, traceparent, content_type, crashes, first_ms, forgiven]``, of a replay
 with ``replay_of`` behind it; a *ticket* is what of it outlives a delivery child:
@@ -17,7 +22,7 @@ with ``replay_of`` behind it; a *ticket* is what of it outlives a delivery child
                            unstarted  ids, leaving (it takes nothing more)
                            stuck      id, place, stack: where that job is, which is out of time
                            trouble    id, text: what the handler did to its own process
-    delivery -> consumer   attached   link (serial number of the delivery child)
+    delivery -> consumer   attached   link (serial number of the delivery child), brief: it reads brief frames
                            jobs       jobs [job]
                            settled    ids: the store has what became of these
                            finish     take nothing more: hand back what has not begun, and go
@@ -35,6 +40,10 @@ import msgpack
 
 MAX_FRAME: Final = 512 * 1024 * 1024
 _HEAD: Final = struct.Struct(">I")
+_BRIEF: Final = 1 << 31
+_BRIEF_HEAD: Final = struct.Struct(">Id")
+_BRIEF_REST: Final = _BRIEF_HEAD.size - _HEAD.size
+BRIEF_ID_BYTES: Final = 255
 
 
 class FrameError(ValueError):
@@ -48,11 +57,23 @@ def encode(kind: str, /, **fields: Any) -> bytes:
     return _HEAD.pack(len(payload)) + payload
 
 
-class FrameReader:
-    """Turns a stream of bytes into frames. One owner: whoever reads the socket."""
+def encode_done(job_id: str, run_s: float) -> bytes:
+    """The brief frame of a job of that id (at most BRIEF_ID_BYTES) that ended well after *run_s* seconds."""
+    text = job_id.encode()
+    return _BRIEF_HEAD.pack(_BRIEF + _BRIEF_REST + len(text), run_s) + text
 
-    def __init__(self) -> None:
+
+class FrameReader:
+    """
+    Turns a stream of bytes into frames. One owner: whoever reads the socket.
+
+    Args:
+        brief: Read brief frames as well: each run of them becomes one ``done`` with ``ended``, a list of (id, run_s).
+    """
+
+    def __init__(self, *, brief: bool = False) -> None:
         self._buffer = bytearray()
+        self._brief = brief
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """
@@ -61,20 +82,42 @@ class FrameReader:
         Raises:
             FrameError: a length above MAX_FRAME, or a payload that is not a frame.
         """
+        if not self._buffer:  # nearly always: nothing is copied
+            frames, rest = self._parsed(data)
+            self._buffer += data[rest:]
+            return frames
         self._buffer += data
+        frames, rest = self._parsed(self._buffer)
+        del self._buffer[:rest]
+        return frames
+
+    def _parsed(self, data: bytes | bytearray) -> tuple[list[dict[str, Any]], int]:
+        """The complete frames of *data*, and where the first incomplete one begins."""
         frames: list[dict[str, Any]] = []
-        start = 0
-        while len(self._buffer) - start >= _HEAD.size:
-            (length,) = _HEAD.unpack_from(self._buffer, start)
+        ended: list[tuple[str, float]] | None = None
+        start, size = 0, len(data)
+        while size - start >= _HEAD.size:
+            (length,) = _HEAD.unpack_from(data, start)
+            if self._brief and length >= _BRIEF:
+                end = start + length - _BRIEF + _HEAD.size
+                if not _BRIEF_REST <= length - _BRIEF <= _BRIEF_REST + BRIEF_ID_BYTES:
+                    raise FrameError(f"a brief frame of {length - _BRIEF} bytes is announced")
+                if size < end:
+                    break
+                if ended is None:
+                    ended = []
+                    frames.append({"kind": "done", "ended": ended})
+                ended.append(_done(data, start, end))
+                start = end
+                continue
             if length > MAX_FRAME:
                 raise FrameError(f"a frame of {length} bytes is announced, {MAX_FRAME} is the most")
             end = start + _HEAD.size + length
-            if len(self._buffer) < end:
+            if size < end:
                 break
-            frames.append(self._decode(bytes(self._buffer[start + _HEAD.size : end])))
-            start = end
-        del self._buffer[:start]
-        return frames
+            frames.append(self._decode(bytes(data[start + _HEAD.size : end])))
+            start, ended = end, None
+        return frames, start
 
     @staticmethod
     def _decode(payload: bytes) -> dict[str, Any]:
@@ -95,3 +138,10 @@ class FrameReader:
     def pending_bytes(self) -> int:
         """Bytes of a frame that is not complete yet."""
         return len(self._buffer)
+
+
+def _done(data: bytes | bytearray, start: int, end: int) -> tuple[str, float]:
+    try:
+        return data[start + _BRIEF_HEAD.size : end].decode(), _BRIEF_HEAD.unpack_from(data, start)[1]
+    except UnicodeDecodeError as error:
+        raise FrameError(f"not a brief frame: {error}") from error

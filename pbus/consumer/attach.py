@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pbus.clock import Clock
-from pbus.codec.frames import FrameError, FrameReader, encode
+from pbus.codec.frames import BRIEF_ID_BYTES, FrameError, FrameReader, encode, encode_done
 from pbus.consumer import descriptors
 
 READ_BYTES: Final = 256 * 1024
@@ -45,6 +45,8 @@ TROUBLES: Final = 8
 ID, ATTEMPT, REDELIVERED, BODY, TRACEPARENT, CONTENT_TYPE, CRASHES, FIRST_MS, FORGIVEN = range(9)
 RawJob = list[Any]
 """A job as it stands in a ``jobs`` frame (see codec.frames)."""
+Result = tuple[str, str, float | None, float]
+"""Verdict, error, what was asked to wait (seconds), and seconds that it ran."""
 
 
 def replay_of(job: RawJob) -> str:
@@ -55,6 +57,12 @@ def replay_of(job: RawJob) -> str:
 def ticket(job: RawJob) -> list[Any]:
     """What a new delivery child must know to settle *job* without asking the store."""
     return [job[ID], job[ATTEMPT], job[REDELIVERED], job[CRASHES], job[FIRST_MS], job[FORGIVEN]]
+
+
+def result_of(job: RawJob, result: Result) -> dict[str, Any]:
+    """The fields of a ``result`` frame."""
+    verdict, error, delay_s, run_s = result
+    return {"id": job[ID], "verdict": verdict, "error": error, "delay": delay_s, "run_s": run_s}
 
 
 class Attachment:
@@ -94,7 +102,8 @@ class Attachment:
         self._waiting: collections.deque[RawJob] = collections.deque()
         self._begun: RawJob | None = None
         self._unstarted: set[str] = set()
-        self._results: dict[str, tuple[RawJob, dict[str, Any]]] = {}
+        self._results: dict[str, tuple[RawJob, Result]] = {}
+        self._is_brief = False  # our delivery child reads brief frames
         self._unsent = b""  # the rest of what the listener had to say
         self._troubles: list[bytes] = []
         self.robbed = False
@@ -123,9 +132,13 @@ class Attachment:
             job, self._begun = self._begun, None
             if job is None:
                 raise RuntimeError("an answer without a job")
-            result = {"id": job[ID], "verdict": verdict, "error": error, "delay": delay_s, "run_s": run_s}
-            self._results[job[ID]] = (job, result)
-            self._send(encode("result", **result))
+            job_id: str = job[ID]
+            result = verdict, error, delay_s, run_s
+            self._results[job_id] = job, result
+            if self._is_brief and verdict == "done" and not error and len(job_id) <= BRIEF_ID_BYTES // 4:
+                self._send(encode_done(job_id, run_s))
+            else:
+                self._send(encode("result", **result_of(job, result)))
 
     def put_back(self) -> None:
         """The job that was begun last has not begun after all: it goes before what waits."""
@@ -303,6 +316,7 @@ class Attachment:
                     self._unstarted.discard(job_id)
             case "attached":
                 self._pause_s = BACKOFF_S[0]
+                self._is_brief = frame.get("brief", False)  # one of an earlier version does not
                 self._attached(frame["link"])
             case "finish":
                 self._finishing = True
@@ -349,13 +363,14 @@ class Attachment:
             self._sock = sock
             self._inode = descriptors.inode(sock.fileno())
             self._reader = FrameReader()
+            self._is_brief = False
             self._poll = descriptors.Poll()
             self._poll.register(sock.fileno(), select.POLLIN)
             self._register_others()
             self._unsent = b""
             self._unstarted.clear()  # not among what we hold: the delivery child gives them back
             held = ([self._begun] if self._begun else []) + list(self._waiting)
-            results = [[ticket(job), result] for job, result in self._results.values()]
+            results = [[ticket(job), result_of(job, result)] for job, result in self._results.values()]
             self._send(encode("attach", **self._identity, holds=[ticket(job) for job in held], results=results))
             troubles, self._troubles = self._troubles, []
             self._send(b"".join(troubles))

@@ -37,6 +37,7 @@ from pbus.delivery.consumer_hand import (
     overdue_outcome,
     signal_name,
 )
+from pbus.delivery.finished import Finished
 from pbus.delivery.lane import Desk
 from pbus.delivery.pace import FRAME_WORK_S
 from pbus.delivery.throttle import Throttle
@@ -223,7 +224,7 @@ class ConsumerLane:
         now_s = self._clock.monotonic_s()
         consumer = Consumer(owner, frame["pid"], link, now_s - life.current_s, fed_s=now_s)
         self._consumers[owner] = consumer
-        link.send(encode("attached", link=self._link_n))
+        link.send(encode("attached", link=self._link_n, brief=True))
         for ticket, result in frame["results"]:
             delivery = known.pop(ticket[0]) if ticket[0] in known else self._delivery(owner, ticket)
             consumer.unwritten.add(ticket[0])
@@ -243,9 +244,10 @@ class ConsumerLane:
         strangers: list[str] = []
         for frame in frames:
             match frame["kind"]:
+                case "done":
+                    strangers += self._done(consumer, frame["ended"])
                 case "result":
-                    if not self._answered(consumer, frame):
-                        strangers.append(frame["id"])
+                    strangers += self._answered(consumer, frame)
                 case "unstarted":
                     strangers += self._handed_back(consumer, frame)
                 case "stuck":
@@ -300,19 +302,19 @@ class ConsumerLane:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _answered(self, consumer: Consumer, result: dict[str, Any]) -> bool:
+    def _answered(self, consumer: Consumer, result: dict[str, Any]) -> list[str]:
         """
-        One attempt is over; False: nothing of that id is in hand.
+        One attempt is over; answers its id if that is not in hand.
 
         An answer to a job whose time is over is too late: its process ends, and that is the end of the attempt. (A
         consumer that runs a program may end that instead, and says so.)
         """
         delivery = consumer.hand.get(result["id"])
         if delivery is None:
-            return False
+            return [result["id"]]
         if consumer.overdue == delivery.id:
             if VERDICTS.get(result["verdict"]) not in (Verdict.TIMEOUT, Verdict.CRASHED):
-                return True
+                return []
             consumer.overdue = ""
         del consumer.hand[delivery.id]
         consumer.since_s = self._clock.monotonic_s()
@@ -320,7 +322,29 @@ class ConsumerLane:
         if self._hold:
             consumer.unwritten.add(result["id"])
         self._desk.finish(delivery, outcome_of(result, consumer.pid))
-        return True
+        return []
+
+    def _done(self, consumer: Consumer, ended: Sequence[tuple[str, float]]) -> list[str]:
+        """These (id, seconds) ended well, as ``_answered``; answers the ids that are not in hand."""
+        deliveries: list[Delivery] = []
+        runs_s: list[float] = []
+        strangers: list[str] = []
+        hand, pace = consumer.hand, consumer.pace
+        for job_id, run_s in ended:
+            delivery = hand.get(job_id)
+            if delivery is None:
+                strangers.append(job_id)
+            elif job_id != consumer.overdue:
+                del hand[job_id]
+                deliveries.append(delivery)
+                runs_s.append(run_s)
+                pace.answered(run_s, len(delivery.body))
+        if deliveries:
+            consumer.since_s = self._clock.monotonic_s()
+            if self._hold:
+                consumer.unwritten.update(delivery.id for delivery in deliveries)
+            self._desk.done(Finished(deliveries, runs_s, f"pid {consumer.pid}", self._clock.wall_s()))
+        return strangers
 
     def _handed_back(self, consumer: Consumer, frame: dict[str, Any]) -> list[str]:
         """Jobs that have not begun go back; answers the ids that are not in hand."""

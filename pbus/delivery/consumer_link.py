@@ -38,7 +38,7 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._reader = FrameReader()
+        self._reader = FrameReader(brief=True)
         self._outbox: collections.deque[bytes] = collections.deque()
         self._filled = gevent.event.Event()
         self._open = True

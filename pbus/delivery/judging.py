@@ -19,6 +19,7 @@ from pbus.core.brake import Brake, Ended, Mode, Result, Tripped
 from pbus.core.fingerprint import fingerprint
 from pbus.core.job import Delivery, Settlement
 from pbus.core.outcome import UNKNOWN, Outcome, Rules, Verdict, judge
+from pbus.delivery.finished import Finished
 
 BUSY_KEPT: Final = 50_000
 """Deliveries of which is remembered since when they are answered busy; of more, the oldest begin anew."""
@@ -68,6 +69,18 @@ class Judging:
             if path in self._brakes:
                 self._brakes[path].worked(count, now_s)
         self._worked.clear()
+
+    def passes(self, finished: Finished) -> bool:
+        """Whether all of these are just done: no brake of their topic wants to hear of each. They are counted then."""
+        path = finished.path
+        brake = self._brakes.get(path)
+        if brake is not None and brake.mode is not Mode.FREE:
+            return False
+        self._worked[path] = self._worked.get(path, 0) + len(finished.deliveries)
+        if self._busy:
+            for delivery in finished.deliveries:
+                self._busy.pop((*path, delivery.id), None)
+        return True
 
     def judge(self, delivery: Delivery, outcome: Outcome, now_s: float, now_ms: int) -> Settlement:
         """

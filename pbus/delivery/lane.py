@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome
+from pbus.delivery.finished import Finished
 from pbus.storage.driver import Want
 
 
@@ -65,6 +66,9 @@ class Desk(Protocol):
         An outcome that cannot be written now stays in memory and is repeated; it is never lost
         while this process lives and never turned into a release.
         """
+
+    def done(self, finished: Finished) -> None:
+        """The same as ``finish`` for each of them, in order."""
 
     def wake(self) -> None:
         """A lane has room again, or its state changed: look at ``wants`` soon."""

@@ -7,7 +7,7 @@ and second; what was left out is counted in the next line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pbus.clock import Clock
@@ -15,6 +15,7 @@ from pbus.core.brake import Tripped
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.names import job_id_ms
 from pbus.core.outcome import UNKNOWN, Outcome, Verdict
+from pbus.delivery.finished import Finished
 from pbus.supervisor.child import Child
 from pbus.supervisor.histograms import Row
 from pbus.telemetry.topic_log import TopicLog
@@ -64,6 +65,13 @@ class Report:
             self._topic_log(delivery.queue, delivery.topic).write(delivery.id, "ERROR", text, 0)
         if self._child.watched:
             self._child.publish(self._event(delivery, outcome, settlement))
+
+    def done(self, finished: Finished, settlements: Sequence[Settlement]) -> None:
+        """These are over, and the store has them."""
+        self._done += len(finished.deliveries)
+        if self._child.watched:
+            for (delivery, outcome), settlement in zip(finished.each(), settlements, strict=True):
+                self._child.publish(self._event(delivery, outcome, settlement))
 
     def batch_over(self) -> None:
         """A batch is told: bring the scoreboard up to date, once for all of it."""

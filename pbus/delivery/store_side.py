@@ -19,6 +19,7 @@ from pbus.core.outcome import Outcome, Rules
 from pbus.delivery.claimer import Claimer
 from pbus.delivery.comparing import Comparing, Plan
 from pbus.delivery.desk import StoreDesk, Trace
+from pbus.delivery.finished import Ears, Finished
 from pbus.delivery.lane import Lane
 from pbus.delivery.pardons import Pardons
 from pbus.delivery.report import Report
@@ -83,6 +84,7 @@ class StoreSide:
             store, rules, report=report, health=self._health, fenced=fenced, clock=child.clock,
             delayed=soon_due.delayed, brakes=self._brakes, pardons=self._pardons, measure=work.ended,
             trace=_told(traces, spans, self._comparing),
+            ears=_ears(work, traces) if spans is None and self._comparing is None else None,
         )
         self.claimer: Claimer | None = None
 
@@ -199,6 +201,17 @@ class StoreSide:
 
     def _declare(self) -> None:
         self._store.declare(self._specs)
+
+
+def _ears(work: Work, traces: TraceWriter | None) -> Ears:
+    """Who hears of many attempts at once, where nobody wants to hear of each."""
+    if traces is None:
+        return Ears(work.done, None)
+
+    def told(finished: Finished) -> None:
+        traces.done(finished.deliveries, finished.runs_s, finished.target, finished.ended_s)
+
+    return Ears(work.done, told)
 
 
 def _told(

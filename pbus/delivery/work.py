@@ -22,6 +22,7 @@ from pbus.clock import Clock, SystemClock
 from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.backend import Backend
+from pbus.delivery.finished import Finished
 from pbus.supervisor.histograms import MANY, TIMES, Ended, Row, row_of_nobody
 
 AGAIN_S: Final = 30.0
@@ -163,6 +164,18 @@ class Work:
             tally = self._tally(delivery)
             tally.busy += 1
             tally.retry_after_s = max(tally.retry_after_s, outcome.delay_s or 0.0)
+
+    def done(self, finished: Finished) -> None:
+        """The same for attempts that ended well."""
+        tally = self._tallies.get(finished.path) or self._tally(finished.deliveries[0])
+        ended_s = finished.ended_s
+        tally.ended += [
+            ("" if each.redelivered else each.id, run_s, ended_s, len(each.body))
+            for each, run_s in zip(finished.deliveries, finished.runs_s, strict=True)
+        ]
+        tally.redelivered += sum([each.redelivered for each in finished.deliveries])
+        if len(tally.ended) >= BATCH:
+            tally.count()
 
     def count(self) -> None:
         """Count what is not counted yet: this process ends."""

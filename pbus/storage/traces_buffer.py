@@ -127,7 +127,7 @@ class TraceBuffer:
         self._told.append((queue, shelf, record))
 
     def done(self, row: Row) -> None:
-        """Keep an attempt that is plainly done for the next drain; only this one has to be fast."""
+        """Keep an attempt that is plainly done for the next drain; this has to be fast."""
         done = self._done
         if len(done) >= MOST_RECORDS:
             self.dropped_total += 1
@@ -135,6 +135,16 @@ class TraceBuffer:
         if not done:
             self.wake()
         done.append(row)
+
+    def all_done(self, rows: Sequence[Row]) -> None:
+        """The same for many at once."""
+        room = MOST_RECORDS - len(self._done)
+        if len(rows) > room:
+            self.dropped_total += len(rows) - room
+            rows = rows[:room]
+        if rows and not self._done:
+            self.wake()
+        self._done += rows
 
     def mark(self, marks: Marks) -> None:
         """Keep the marks of an append for the next drain."""

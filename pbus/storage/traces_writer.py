@@ -17,15 +17,15 @@ from typing import Any, Final
 
 from pbus.clock import Clock
 from pbus.core.job import Delivery, Move, Settlement
-from pbus.core.outcome import Outcome
+from pbus.core.outcome import Outcome, Rules, Verdict, judge
 from pbus.core.trace import (
-    PARDON, Attempt, Shelf, attempt_of, brief, decision, is_plain, reclaim_of, shelf_of, text_bytes,
+    PARDON, SLOW_S, Attempt, Shelf, attempt_of, brief, decision, is_plain, reclaim_of, shelf_of, text_bytes,
 )
 from pbus.errors import StorageError
 from pbus.storage.driver import Driver, Expired
 from pbus.storage.open import StoreTarget
 from pbus.storage.traces import Block, Put, TraceLimits, Traces, make
-from pbus.storage.traces_buffer import TraceBuffer
+from pbus.storage.traces_buffer import Row, TraceBuffer
 
 FLUSH_S: Final = 0.2
 MARKS_EACH: Final = 10
@@ -129,6 +129,22 @@ class TraceWriter:
             attempt = self._brief(delivery.queue, attempt)
         shelf = shelf_of(attempt, self.slow_us.get((delivery.queue, delivery.topic), 0))
         self.buffer.tell(delivery.queue, attempt, shelf, text_bytes(attempt) if attempt.more else 0)
+
+    def done(
+        self, deliveries: Sequence[Delivery], runs_s: Sequence[float], target: str, ended_s: float
+    ) -> None:
+        """Attempts of one topic that ended well at about *ended_s* after so many seconds, and the store has them."""
+        rows: list[Row] = []
+        for delivery, run_s in zip(deliveries, runs_s, strict=True):
+            if delivery.attempt == 1 and run_s < SLOW_S:  # as ``is_plain`` says
+                rows.append((
+                    delivery.queue, delivery.topic, target or delivery.owner, delivery.id, ended_s,
+                    delivery.claimed_s or ended_s - run_s, run_s,
+                ))
+            else:
+                outcome = Outcome(verdict=Verdict.DONE, run_s=run_s, target=target)
+                self.ended(delivery, outcome, judge(delivery, outcome, Rules(), 0, 0.0), ended_s)
+        self.buffer.all_done(rows)
 
     def _brief(self, queue: str, attempt: Attempt) -> Attempt:
         """Of failures that say the same the first ones of each turn tell everything, the rest which error it was."""

@@ -34,6 +34,24 @@ def test_ack_ends_a_delivery(world: World) -> None:
     assert world.bodies() == []
 
 
+def test_a_claim_that_is_named_twice_in_one_call_ends_once(world: World) -> None:
+    first, second = one(world, "a"), one(world, "b")
+
+    acks = [settlement(each, Move.ACK) for each in (first, second, first)]
+
+    assert world.store.settle(acks) == [True, True, False]
+    assert world.numbers().done_total == 2
+
+
+def test_an_ack_of_another_owners_claim_does_nothing_beside_others(world: World) -> None:
+    first, second = one(world, "a"), one(world, "b")
+    stolen = dataclasses.replace(settlement(second, Move.ACK), owner=BOB)
+
+    assert world.store.settle([settlement(first, Move.ACK), stolen]) == [True, False]
+    assert places(world) == (0, 1, 0, 0)
+    assert world.numbers().done_total == 1
+
+
 def test_ack_ends_it_for_its_topic_only(world: World) -> None:
     world.declare(gift("credit", "mail"))
 

@@ -52,6 +52,9 @@ class DeliverySide:
         else:
             self.peer.sendall(b"".join(frames))
 
+    def reads_brief(self) -> None:
+        self._reader = FrameReader(brief=True)
+
     def hear(self) -> list[dict[str, Any]]:
         """What the consumer has said since."""
         assert self.peer is not None
@@ -117,6 +120,35 @@ def test_a_consumer_says_who_it_is_then_gets_jobs_in_order(consumer: Attachment,
         ("result", "1-0", "done"), ("result", "2-0", "done"),
     ]
     assert delivery.links == [3]
+
+
+def test_a_delivery_child_that_reads_brief_frames_gets_them_for_what_ended_well(
+    consumer: Attachment, delivery: DeliverySide
+) -> None:
+    delivery.say(encode("attached", link=3, brief=True), jobs("1-0", "2-0", "3-0"))
+    work(consumer)
+    begin(consumer)
+    consumer.answer("retry", "", 2.0, 0.25)
+    work(consumer)
+    delivery.reads_brief()
+    _, first, second, third = delivery.hear()
+    assert first == {"kind": "done", "ended": [("1-0", 0.001)]}
+    assert (second["kind"], second["id"], second["verdict"], second["delay"]) == ("result", "2-0", "retry", 2.0)
+    assert third == {"kind": "done", "ended": [("3-0", 0.001)]}
+
+
+def test_results_are_told_in_full_until_the_next_delivery_child_says_what_it_reads(
+    consumer: Attachment, delivery: DeliverySide
+) -> None:
+    delivery.say(encode("attached", link=3, brief=True), jobs("1-0", "2-0"))
+    work(consumer)
+    delivery.die()
+    work(consumer)
+    delivery.say(jobs("3-0"))
+    work(consumer)
+    attach, *results = delivery.hear()
+    assert attach["results"][0][1] == {"id": "1-0", "verdict": "done", "error": "", "delay": None, "run_s": 0.001}
+    assert [frame["kind"] for frame in results] == ["result"] * len(results)
 
 
 def test_a_result_goes_out_at_once(consumer: Attachment, delivery: DeliverySide) -> None:

@@ -10,6 +10,7 @@ from pbus.core.job import Delivery
 from pbus.core.outcome import Outcome, Verdict
 from pbus.delivery.consumer_hand import Life
 from pbus.delivery.consumer_lane import KILL_AGAIN_S, OVERRUN_S, STATUS_S, Attached, ConsumerLane
+from pbus.delivery.finished import Finished
 from tests.support.memory_store import delivery
 
 OWNER = "n/b/5.9"
@@ -22,12 +23,18 @@ class FakeDesk:
         self.finished: list[tuple[str, Verdict]] = []
         self.deliveries: list[Delivery] = []
         self.outcomes: list[Outcome] = []
+        self.together: list[Finished] = []
         self.woken = 0
 
     def finish(self, each: Delivery, outcome: Outcome) -> None:
         self.finished.append((each.id, outcome.verdict))
         self.deliveries.append(each)
         self.outcomes.append(outcome)
+
+    def done(self, finished: Finished) -> None:
+        self.together.append(finished)
+        for each, outcome in finished.each():
+            self.finish(each, outcome)
 
     def wake(self) -> None:
         self.woken += 1
@@ -95,6 +102,10 @@ def result(job_id: str, verdict: str = "done", run_s: float = 0.0001) -> dict[st
     return {"kind": "result", "id": job_id, "verdict": verdict, "error": "", "delay": None, "run_s": run_s}
 
 
+def done(*ids: str, run_s: float = 0.0001) -> dict[str, Any]:
+    return {"kind": "done", "ended": [(job_id, run_s) for job_id in ids]}
+
+
 def stuck(job_id: str, stack: str, place: str = "") -> dict[str, Any]:
     return {"kind": "stuck", "id": job_id, "place": place, "stack": stack}
 
@@ -141,15 +152,61 @@ def test_the_next_frame_is_wanted_when_half_of_the_last_is_answered(stage: Stage
     _, guest = stage.attach()
     for number in range(64):
         stage.give(f"{number}-0")
-        guest.heard([result(f"{number}-0")])
+        guest.heard([result(f"{number}-0", run_s=0.0002)])
     assert [want.count for want in stage.lane.wants()] == [64]
     stage.give(*(f"{number}-1" for number in range(64)))
-    guest.heard([result(f"{number}-1") for number in range(31)])
+    guest.heard([result(f"{number}-1", run_s=0.0002) for number in range(31)])
     assert stage.lane.wants() == []
     woken = stage.desk.woken
     guest.heard([result("31-1")])
     assert stage.desk.woken == woken + 1
     assert [want.count for want in stage.lane.wants()] == [64]
+
+
+def test_what_ended_well_goes_to_the_desk_together(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    guest.heard([done("1-0", "2-0", run_s=0.5)])
+    (together,) = stage.desk.together
+    assert [each.id for each in together.deliveries] == ["1-0", "2-0"]
+    assert (together.runs_s, together.target, together.ended_s) == ([0.5, 0.5], "pid 77", stage.clock.wall_s())
+    assert stage.lane.known(OWNER) == {"3-0"}
+
+
+def test_the_pace_hears_of_what_ended_well_together(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0", "3-0")
+    guest.heard([done("1-0", "2-0")])
+    assert [want.count for want in stage.lane.wants()] == [3]
+
+
+def test_what_ended_well_and_is_not_in_hand_is_receipted_at_once(stage: Stage) -> None:
+    link, guest = stage.attach()
+    stage.give("1-0")
+    guest.heard([done("0-9", "1-0")])
+    assert link.sent[-1] == {"kind": "settled", "ids": ["0-9"]}
+    assert stage.desk.finished == [("1-0", Verdict.DONE)]
+
+
+def test_a_brief_answer_comes_too_late_for_a_job_whose_time_is_over(stage: Stage) -> None:
+    _, guest = stage.attach()
+    stage.give("1-0", "2-0")
+    stage.lives[OWNER] = Life(alive=True, current="1-0")
+    stage.ticks(3, TIMEOUT_S)
+    assert stage.kills
+    guest.heard([done("1-0")])
+    assert stage.desk.finished == []
+    assert stage.lane.known(OWNER) == {"1-0", "2-0"}
+
+
+def test_where_nothing_runs_twice_a_brief_answer_is_written_before_the_next_job() -> None:
+    stage = Stage(hold=True)
+    _, guest = stage.attach()
+    stage.give("1-0")
+    guest.heard([done("1-0")])
+    assert stage.lane.wants() == []
+    stage.lane.settled(OWNER, ["1-0"])
+    assert [want.count for want in stage.lane.wants()] == [1]
 
 
 def test_jobs_arrive_in_the_order_of_the_claim_with_all_a_handler_needs(stage: Stage) -> None:
@@ -401,7 +458,7 @@ def test_a_rate_decides_how_many_consumers_are_fed() -> None:
 
 def test_a_consumer_of_a_dead_delivery_child_brings_its_claims_and_results(stage: Stage) -> None:
     link, guest = stage.attach(holds=[ticket("2-0", 4, 1), ticket("3-0")], results=[[ticket("1-0", 2), result("1-0")]])
-    assert link.sent == [{"kind": "attached", "link": 3}]
+    assert link.sent == [{"kind": "attached", "link": 3, "brief": True}]
     assert stage.desk.finished == [("1-0", Verdict.DONE)]
     assert (stage.desk.deliveries[0].attempt, stage.desk.deliveries[0].owner) == (2, OWNER)
     assert stage.lane.known(OWNER) == {"2-0", "3-0"}

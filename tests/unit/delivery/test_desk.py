@@ -7,9 +7,11 @@ import gevent
 import pytest
 
 from pbus.clock import SystemClock
+from pbus.core.brake import Ended, Mode
 from pbus.core.job import Delivery, Move, Settlement
 from pbus.core.outcome import Outcome, Rules, Verdict
 from pbus.delivery.desk import StoreDesk
+from pbus.delivery.finished import Ears, Finished
 from pbus.delivery.store_health import StoreHealth
 from pbus.errors import Conflict
 from pbus.storage.driver import Want
@@ -30,11 +32,32 @@ class Told:
     def ended(self, delivery: Delivery, outcome: Outcome, settlement: Settlement) -> None:
         self.ended_.append((delivery.id, settlement.move))
 
+    def done(self, finished: Finished, settlements: Sequence[Settlement]) -> None:
+        moves = [settlement.move for settlement in settlements]
+        self.ended_ += zip([each.id for each in finished.deliveries], moves, strict=True)
+
     def batch_over(self) -> None:
         self.batches += 1
 
     def unwritten(self, count: int, error: BaseException) -> None:
         self.waiting.append(count)
+
+
+class Sparing:
+    """A brake that lets one through at a time."""
+
+    mode = Mode.BRAKED
+    sparing = True
+    spared_s = 1.0
+
+    def __init__(self) -> None:
+        self.ended_: list[Ended] = []
+
+    def ended(self, ended: Ended, now_s: float) -> None:
+        self.ended_.append(ended)
+
+    def worked(self, count: int, now_s: float) -> None:
+        """Nothing went well without its knowing."""
 
 
 class Office:
@@ -65,6 +88,18 @@ class Office:
         self.store.put(*ids, topic=topic)
         return self.store.claim([Want(OWNER, "gift", topic, 100)])
 
+    def listen(self) -> tuple[list[Finished], list[Finished]]:
+        """What is measured, and what is told of what was written."""
+        measured: list[Finished] = []
+        traced: list[Finished] = []
+        self.desk._ears = Ears(measured.append, traced.append)
+        return measured, traced
+
+    def brake(self) -> Sparing:
+        brake = Sparing()
+        self.desk._judging._brakes = {("gift", "credit"): brake}  # type: ignore[dict-item]
+        return brake
+
     def settles(self) -> int:
         return self.store.calls.count("settle")
 
@@ -88,6 +123,74 @@ def test_what_is_finished_in_one_turn_is_one_call(office: Office) -> None:
     assert office.store.ended == [("1-0", Move.ACK), ("2-0", Move.ACK), ("3-0", Move.ACK)]
     assert office.settles() == 1
     assert office.told.batches == 1
+
+
+def together(office: Office, *ids: str) -> Finished:
+    jobs = office.claimed(*ids)
+    return Finished(jobs, [0.5] * len(jobs), "pid 7", 12.0)
+
+
+def test_what_ended_well_together_is_written_and_told_together(office: Office) -> None:
+    measured, traced = office.listen()
+    finished = together(office, "1-0", "2-0")
+    office.desk.done(finished)
+    assert measured == [finished]
+    assert office.desk.pending(OWNER) == {("gift", "credit", "1-0"), ("gift", "credit", "2-0")}
+    office.wait_idle()
+    assert office.store.ended == [("1-0", Move.ACK), ("2-0", Move.ACK)]
+    assert office.settles() == 1
+    assert office.told.ended_ == [("1-0", Move.ACK), ("2-0", Move.ACK)]
+    assert office.receipts == [(OWNER, ("1-0", "2-0"))]
+    assert traced == [finished]
+
+
+def test_what_ended_well_keeps_its_place_among_other_ends(office: Office) -> None:
+    office.listen()
+    first, second, third = together(office, "1-0"), office.claimed("2-0"), together(office, "3-0")
+    office.desk.done(first)
+    office.desk.finish(second[0], Outcome(verdict=Verdict.RELEASED))
+    office.desk.done(third)
+    office.wait_idle()
+    assert office.store.ended == [("1-0", Move.ACK), ("2-0", Move.RELEASE), ("3-0", Move.ACK)]
+    assert office.receipts == [(OWNER, ("1-0", "2-0", "3-0"))]
+
+
+def test_another_end_among_what_ended_well_is_told_if_it_took_effect(office: Office) -> None:
+    office.listen()
+    first, second = together(office, "1-0", "2-0"), office.claimed("3-0")
+    office.store.settle([Settlement(owner=OWNER, queue="gift", topic="credit", id="3-0", move=Move.ACK)])
+    office.desk.done(first)
+    office.desk.finish(second[0], Outcome(verdict=Verdict.RELEASED))
+    office.wait_idle()
+    assert office.told.ended_ == [("1-0", Move.ACK), ("2-0", Move.ACK)]
+
+
+def test_of_what_ended_well_only_what_took_effect_is_told(office: Office) -> None:
+    _, traced = office.listen()
+    finished = together(office, "1-0", "2-0", "3-0")
+    office.store.settle([Settlement(owner=OWNER, queue="gift", topic="credit", id="2-0", move=Move.ACK)])
+    office.desk.done(finished)
+    office.wait_idle()
+    assert office.told.ended_ == [("1-0", Move.ACK), ("3-0", Move.ACK)]
+    assert [each.id for each in traced[0].deliveries] == ["1-0", "3-0"]
+    assert office.receipts == [(OWNER, ("1-0", "2-0", "3-0"))]
+
+
+def test_where_a_brake_spares_it_hears_of_each(office: Office) -> None:
+    measured, traced = office.listen()
+    brake = office.brake()
+    office.desk.done(together(office, "1-0", "2-0"))
+    office.wait_idle()
+    assert [each.id for each in brake.ended_] == ["1-0", "2-0"]
+    assert len(measured) == 1
+    assert traced == []
+    assert office.told.ended_ == [("1-0", Move.ACK), ("2-0", Move.ACK)]
+
+
+def test_without_ears_for_many_each_is_finished_by_itself(office: Office) -> None:
+    office.desk.done(together(office, "1-0", "2-0"))
+    office.wait_idle()
+    assert office.told.ended_ == [("1-0", Move.ACK), ("2-0", Move.ACK)]
 
 
 def test_the_receipt_comes_after_it_is_written_in_one_piece_per_owner(office: Office) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pbus.delivery.pace import FRAME_BYTES, FRAME_JOBS, LOOK_S, Pace
+from pbus.delivery.pace import FRAME_BYTES, FRAME_JOBS, LOOK_S, MOST_JOBS, Pace
 
 
 def test_a_new_consumer_gets_one_job() -> None:
@@ -9,11 +9,21 @@ def test_a_new_consumer_gets_one_job() -> None:
 
 def test_a_frame_doubles_at_most_with_each_answered_frame() -> None:
     pace, sizes = Pace(), []
-    for _ in range(8):
+    for _ in range(10):
         sizes.append(pace.frame)
         for _ in range(pace.frame):
             pace.answered(0.00001, 10)
-    assert sizes == [1, 2, 4, 8, 16, 32, 64, 64]
+    assert sizes == [1, 2, 4, 8, 16, 32, 64, 128, MOST_JOBS, MOST_JOBS]
+
+
+def test_more_jobs_than_usual_are_10_ms_of_work_at_most() -> None:
+    pace = Pace()
+    for _ in range(300):
+        pace.answered(0.000095, 10)
+    assert 95 <= pace.frame <= 105
+    for _ in range(300):
+        pace.answered(0.0004, 10)
+    assert pace.frame == FRAME_JOBS
 
 
 def test_a_frame_is_about_50_ms_of_work() -> None:
@@ -32,9 +42,9 @@ def test_slow_jobs_go_one_by_one() -> None:
 
 def test_one_slow_job_among_fast_ones_shrinks_the_frame_at_once() -> None:
     pace = Pace()
-    for _ in range(200):
+    for _ in range(300):
         pace.answered(0.00001, 10)
-    assert pace.frame == FRAME_JOBS
+    assert pace.frame == MOST_JOBS
     pace.answered(1.0, 10)
     assert pace.frame == 1
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pbus.clock import FakeClock
 from pbus.core.outcome import Outcome, Verdict
+from pbus.delivery.finished import Finished
 from pbus.delivery.work import AGAIN_S, ALL_S, BATCH, Standing, Tally, Work
 from pbus.supervisor.histograms import Histograms, row_of_nobody
 from tests.support.call_desk import delivery
@@ -34,6 +35,24 @@ def test_attempts_are_counted_with_their_times() -> None:
     assert (row["done"], row["timed"], row["run_s"]) == (4, 4, pytest.approx(1.0))
     assert (row["is_open"], row["places"]) == (True, 2)
     assert frame["child"] == 0
+
+
+@pytest.mark.parametrize("count", [2, BATCH])
+def test_attempts_that_ended_well_together_count_as_each_of_them_would(count: int) -> None:
+    jobs = [delivery(number, body=b"x" * number, redelivered=number % 3 == 0) for number in range(1, count + 1)]
+    finished = Finished(jobs, [0.01 * number for number in range(count)], "pid 7", FakeClock().wall_s())
+    told = []
+    for together in (True, False):
+        board = Histograms([("gift", "credit")], 1)
+        work = Work(0, lambda queue, topic, board=board: board.row(0, queue, topic), FakeClock())  # type: ignore[misc]
+        if together:
+            work.done(finished)
+        else:
+            for each, outcome in finished.each():
+                work.ended(each, outcome)
+        told.append((work.frame(LANES, {}, 10.0), board.read()["gift", "credit"]))
+    assert told[0] == told[1]
+    assert told[0][1].done == count
 
 
 def test_a_crash_is_an_attempt_that_took_nobody_knows_how_long() -> None:

@@ -10,14 +10,14 @@ import pytest
 from pbus.codec.trace_block import find_marks, marked, unpack
 from pbus.core import index
 from pbus.core.job import Delivery, Move, Push, Settlement
-from pbus.core.outcome import Outcome, Verdict
+from pbus.core.outcome import Outcome, Rules, Verdict, judge
 from pbus.core.trace import Attempt, Received, Shelf
 from pbus.errors import Unavailable
 from pbus.ingest.committer import Ticket
 from pbus.ingest.stories import KINDS, Stories
 from pbus.storage.driver import Appended
 from pbus.storage.traces import MARKS_SPAN_S, Block, Put, TraceLimits
-from pbus.storage.traces_buffer import TraceBuffer
+from pbus.storage.traces_buffer import MOST_RECORDS, TraceBuffer
 from pbus.storage.traces_writer import SAME, TraceWriter
 from tests.unit.ingest.door import MovableClock
 
@@ -250,3 +250,31 @@ def test_failures_that_say_the_same_are_told_briefly_after_the_first_of_a_turn(d
     told = desk.records()
     assert [one.more["error"] for one in told] == ["no credit"] * 2 * (SAME + 4)
     assert sum("stderr" in one.more for one in told) == 2 * SAME
+
+
+def test_attempts_that_ended_well_together_are_told_as_each_of_them_would() -> None:
+    jobs = [
+        Delivery(f"{T0}-{number}", "gift", "credit", b"", attempt, 0, False, "", "", 0, "n/b/1.2", claimed_s=claimed_s)
+        for number, (attempt, claimed_s) in enumerate([(1, T0 / 1000), (1, 0.0), (2, T0 / 1000), (1, T0 / 1000)])
+    ]
+    runs_s, ended_s = [0.1, 0.2, 0.3, 5.0], T0 / 1000 + 6
+    together, apart = Desk(), Desk()
+    together.writer.slow_us = apart.writer.slow_us = {("gift", "credit"): 2_000_000}
+    together.writer.done(jobs, runs_s, "pid 7", ended_s)
+    for each, run_s in zip(jobs, runs_s, strict=True):
+        outcome = Outcome(verdict=Verdict.DONE, run_s=run_s, target="pid 7")
+        apart.writer.ended(each, outcome, judge(each, outcome, Rules(), 0, 0.0), ended_s)
+    together.write()
+    apart.write()
+    assert len(together.records()) == 4
+    assert together.records() == apart.records()
+    assert [block.shelf for block in together.kept.blocks] == [block.shelf for block in apart.kept.blocks]
+
+
+def test_of_many_that_ended_well_those_without_room_are_counted() -> None:
+    desk = Desk()
+    jobs = [Delivery(f"{T0}-{n}", "gift", "credit", b"", 1, 0, False, "", "", 0, "n/b/1.2") for n in range(9)]
+    for _ in range(MOST_RECORDS // 9):
+        desk.writer.done(jobs, [0.1] * 9, "pid 7", T0 / 1000)
+    desk.writer.done(jobs, [0.1] * 9, "pid 7", T0 / 1000)
+    assert desk.writer.dropped_total == 9 - MOST_RECORDS % 9
