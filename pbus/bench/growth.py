@@ -21,7 +21,7 @@ from pbus.bench.rows import Run
 from pbus.bench.servers import RedisServer
 from pbus.bench.slices import Pair
 
-NAMES: Final = {"sqlite": "SQLite", "redis": "Redis", "redis-always": "Redis, fsync always"}
+NAMES: Final = {"sqlite": "SQLite", "redis": "Redis"}
 """Of the stores, in pictures."""
 ROUNDS: Final = 3
 SLICE: Final = 0.3
@@ -53,10 +53,12 @@ class Sheet:
     The curves of a row on a store while they are measured. One owner: the row's function.
 
     Attributes:
+        panels: In the order of the picture.
         store: The server behind the store, whose processor time counts as ours; None: the bus has it in a file.
     """
 
     run: Run
+    panels: tuple[Panel, ...]
     store: RedisServer | None
     _lines: dict[tuple[Panel, str], dict[float, list[float]]] = field(default_factory=dict)
     _made: int = 0
@@ -93,7 +95,7 @@ class Sheet:
 
     def hand_over(self) -> None:
         """All of it goes to the run: of each line the median of its rounds, the least and the largest."""
-        for (panel, line), points in self._lines.items():
+        for (panel, line), points in sorted(self._lines.items(), key=lambda each: self.panels.index(each[0][0])):
             x = Axis(name=panel.x[0], unit=panel.x[1], values=tuple(points))
             rounds = list(points.values())
             y = Axis(

@@ -52,7 +52,7 @@ _CPU = _of_bodies("cpu", "Processor time of a delivery", "us a job")
 
 def bodies(run: Run) -> Iterator[Figure]:
     """100 B to 1 MiB: pushed while nothing is delivered, then delivered."""
-    sheet = Sheet(run, run.stage.store(run.store))
+    sheet = Sheet(run, (_PUSHES, _PUSHED, _SHARE, _JOBS, _DONE, _CPU), run.stage.store(run.store))
     bus, bare = run.stage.bus_of({QUEUE: parked(), _SERVED: served("empty", 2)}, sheet.store), run.stage.redis()
     theirs, ours = push(bare.port, QUEUE, _TRIED, size=BODIES[0]), push(bus.port, QUEUE, _TRIED, size=BODIES[0])
     for size in BODIES:
@@ -95,7 +95,7 @@ _WAIT_CPU = Panel("growth-backlog.cpu", "Processor time of a delivery", ("jobs t
 
 def backlog(run: Run) -> Iterator[Figure]:
     """1,000 to 1,000,000 jobs wait while a slice of more is pushed, and then while as many are delivered."""
-    sheet = Sheet(run, run.stage.store(run.store))
+    sheet = Sheet(run, (_WAIT_DONE, _WAIT_CPU, _WAIT_PUSHES), run.stage.store(run.store))
     bus = run.stage.bus_of({QUEUE: parked(), _SERVED: served("empty", 2)}, sheet.store)
     count = int(sheet.pushed(bus, QUEUE, _TRIED).rate * sheet.slice_s)
     for backlog in BACKLOGS:
@@ -138,7 +138,7 @@ _NAPS_S: Final = 0.7
 
 def processes(run: Run) -> Iterator[Figure]:
     """1 to 8 consumers of a topic; one or two ingest and delivery children."""
-    sheet = Sheet(run, run.stage.store(run.store))
+    sheet = Sheet(run, (_EMPTY, _NAP, _INGEST, _DELIVERY), run.stage.store(run.store))
     queues = {QUEUE: parked()}
     queues |= {f"empty-{count}": served("empty", count) for count in CONSUMERS}
     queues |= {f"nap-{count}": served("nap", count) for count in CONSUMERS}

@@ -29,6 +29,7 @@ _TRIED: Final = 1_000
 _RATE = Panel("growth-connections.rate", "Pushes", ("connections", ""), "pushes/s")
 _SHARE = Panel("growth-connections.share", "Beside bare LPUSH", ("connections", ""), "share of its rate")
 _CPU = Panel("growth-connections.cpu", "Processor time, store included", ("connections", ""), "us a push")
+_OF_CONNECTIONS: Final = (_RATE, _SHARE, _CPU)
 
 
 def parked(count: int = 1) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def served(count: int) -> dict[str, Any]:
 
 def connections(run: Run) -> Iterator[Figure]:
     """1 to 5,000 connections, as far as descriptors allow; the rest is left out and the figure says so."""
-    sheet = Sheet(run, run.stage.store(run.store))
+    sheet = Sheet(run, _OF_CONNECTIONS, run.stage.store(run.store))
     bus, bare = run.stage.bus_of({QUEUE: parked()}, sheet.store), run.stage.redis()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES
     places = [count for count in CONNECTIONS if count <= most]
@@ -94,11 +95,12 @@ _TOPICS_JOBS = Panel("growth-topics.deliveries", "Deliveries, empty Python handl
 _OF_BUS: Final = ("queues of the bus", "")
 _QUEUES_RATE = Panel("growth-queues.pushes", "Pushes to one of them", _OF_BUS, "pushes/s")
 _QUEUES_IDLE = Panel("growth-queues.idle", "Nothing to do, all processes", _OF_BUS, "% of a core")
+_OF_TOPICS: Final = (_TOPICS_RATE, _TOPICS_CPU, _TOPICS_JOBS, _QUEUES_RATE, _QUEUES_IDLE)
 
 
 def topics(run: Run) -> Iterator[Figure]:
     """1 to 20 topics of a queue; then 1 to 1,000 queues."""
-    sheet = Sheet(run, run.stage.store(run.store))
+    sheet = Sheet(run, _OF_TOPICS, run.stage.store(run.store))
     queues = {QUEUE: parked()}
     queues |= {f"parked-{count}": parked(count) for count in TOPICS}
     queues |= {f"served-{count}": served(count) for count in TOPICS}

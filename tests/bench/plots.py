@@ -196,11 +196,12 @@ def _styles(plot: Plot) -> dict[str, dict[str, Any]]:
     names = list(dict.fromkeys(name for panel in plot.panels.values() for name in panel.lines))
     others = iter(OTHERS)
     styles = {name: STYLES[name.split()[0]] if name.split()[0] in STYLES else next(others) for name in names}
-    return dict(sorted(styles.items(), key=lambda pair: pair[1] in OTHERS))
+    rank = [*STYLES.values(), *OTHERS]
+    return dict(sorted(styles.items(), key=lambda pair: rank.index(pair[1])))
 
 
 def _draw_panel(axes: Any, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
-    for name, line in panel.lines.items():
+    for name, line in sorted(panel.lines.items(), key=lambda pair: list(styles).index(pair[0])):
         x, y = zip(*line.points, strict=True)
         style = styles[name]
         if line.spread:

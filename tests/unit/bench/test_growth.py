@@ -12,10 +12,12 @@ from pbus.bench.stage import Stage
 
 RATE = Panel("growth-x.rate", "Pushes", ("connections", ""), "pushes/s")
 
+SHARE = Panel("growth-x.share", "Beside bare LPUSH", ("connections", ""), "share of its rate")
+
 
 def sheet(**options: float) -> Sheet:
     run = Run(store="sqlite", stage=cast(Stage, None), options=Options(**options))  # type: ignore[arg-type]
-    return Sheet(run, None)
+    return Sheet(run, (RATE, SHARE), None)
 
 
 def test_a_line_is_the_median_of_its_rounds_with_the_least_and_the_largest() -> None:
@@ -27,6 +29,14 @@ def test_a_line_is_the_median_of_its_rounds_with_the_least_and_the_largest() -> 
     assert (curve.id, curve.title, curve.x.name, curve.x.values) == ("growth-x.rate", "Pushes", "connections", (5,))
     (line,) = curve.lines
     assert (line.name, line.unit, line.values, line.low, line.high) == ("SQLite", "pushes/s", (2.0,), (1.0,), (3.0,))
+
+
+def test_panels_come_in_the_order_of_the_picture() -> None:
+    mine = sheet()
+    for panel in (SHARE, RATE, SHARE):
+        mine.add(panel, 5, 1.0)
+    mine.hand_over()
+    assert [curve.id for curve in mine.run.curves] == [RATE.id, SHARE.id]
 
 
 def test_a_figure_compares_round_by_round() -> None:
