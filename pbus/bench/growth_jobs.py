@@ -47,7 +47,7 @@ _PUSHED = _of_bodies("pushed", "Bytes pushed", "MB/s")
 _SHARE = _of_bodies("share", "Beside bare LPUSH", "share of its rate")
 _JOBS = _of_bodies("jobs", "Jobs to an empty Python handler", "jobs/s")
 _DONE = _of_bodies("done", "Bytes delivered", "MB/s")
-_CPU = _of_bodies("cpu", "Processor time of a delivery", "us a job")
+_CPU = _of_bodies("cpu", "Processor time, store included", "us a delivery")
 
 
 def bodies(run: Run) -> Iterator[Figure]:
@@ -90,7 +90,7 @@ def _body(sheet: Sheet, bus: Bus, size: int, count: int) -> float:
 
 _WAIT_DONE = Panel("growth-backlog.jobs", "Jobs to an empty Python handler", ("jobs that wait", ""), "jobs/s")
 _WAIT_PUSHES = Panel("growth-backlog.pushes", "Pushes meanwhile", ("jobs that wait", ""), "pushes/s")
-_WAIT_CPU = Panel("growth-backlog.cpu", "Processor time of a delivery", ("jobs that wait", ""), "us a job")
+_WAIT_CPU = Panel("growth-backlog.cpu", "Processor time, store included", ("jobs that wait", ""), "us a delivery")
 
 
 def backlog(run: Run) -> Iterator[Figure]:

@@ -36,7 +36,7 @@ TITLES = {
 }
 """What a picture is about; a plot that is not listed bears its name."""
 MOST_BYTES = 40_000
-LOGARITHMIC_PLACES, LOGARITHMIC_VALUES = 10, 25
+LOGARITHMIC_PLACES, LOGARITHMIC_VALUES = 10, 15
 """An x axis (y axis) whose largest value is at least so many times its least one is logarithmic."""
 PANEL_INCHES = (3.4, 2.75)
 """Three of them fill the page of a repository."""
@@ -225,7 +225,8 @@ def _scale(axes: Any, panel: Panel) -> None:
         low, high = 10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values)))
         axes.set_ylim(low, high)
     else:
-        axes.set_ylim(0, max(values) * 1.15)
+        highest = max((high for line in panel.lines.values() for _, high in line.spread), default=0.0)
+        axes.set_ylim(0, max(values) * min(1.6, max(1.15, 1.05 * highest / max(values))))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: short(value))
 
