@@ -85,8 +85,8 @@ def white_behind(root: ElementTree.Element) -> bool:
     first = root.find(f"./{svg}g//{svg}path")
     assert first is not None
     style = first.get("style") or str(root.find(f".//{svg}style").text).partition(f".{first.get('class')}{{")[2]
-    corners = re.findall(r"[ML] (\S+) (\S+)", first.attrib["d"])
-    return set(corners) == {("0", "0"), (width, "0"), ("0", height), (width, height)} and style.startswith("fill: #ffffff")
+    corners = set(re.findall(r"[ML] (\S+) (\S+)", first.attrib["d"]))
+    return corners == {("0", "0"), (width, "0"), ("0", height), (width, height)} and style.startswith("fill: #ffffff")
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
