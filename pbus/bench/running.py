@@ -66,11 +66,11 @@ def _php(run: Run, connections: int) -> Iterator[Figure]:
         beside = others.text(jobs * len(ours_us))
         pairs_us = [Pair(theirs, ours, 0.0) for theirs, ours in zip(theirs_us, ours_us, strict=True)]
     bus.close()
-    name, id = f"php-fpm, {connections} connections, {run.store}", f"php.{connections}.{run.store}"
-    yield median_figure(name, "jobs/s", pairs, goal=PHP_GOAL, floor=PHP_GOAL / 4, beside=beside, id=id)
+    name, key = f"php-fpm, {connections} connections, {run.store}", f"php.{connections}.{run.store}"
+    yield median_figure(name, "jobs/s", pairs, goal=PHP_GOAL, floor=PHP_GOAL / 4, beside=beside, id=key)
     yield median_figure(
         f"{name}, processor time", "us", pairs_us, goal=PHP_CPU_GOAL, floor=8 * PHP_CPU_GOAL, most=True,
-        beside={"of": "the delivery child, against the whole of the loop"}, id=f"{id}.cpu",
+        beside={"of": "the delivery child, against the whole of the loop"}, id=f"{key}.cpu",
     )
 
 
@@ -80,7 +80,8 @@ def python(run: Run) -> Iterator[Figure]:
         environment = {"REDIS_SOCKET": run.stage.redis().path}
         bus = run.stage.bus({"py": python_topic(function, CONSUMERS)}, run.stage.store(run.store), environment)
         with Bare("bare_handler", [function], CONSUMERS, environment) as bare:
-            yield _beside(run, bus, bare, f"python, one INCR by {client}, {run.store}", f"python.{function}.{run.store}")
+            name = f"python, one INCR by {client}, {run.store}"
+            yield _beside(run, bus, bare, name, f"python.{function}.{run.store}")
         bus.close()
 
 
