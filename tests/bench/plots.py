@@ -20,6 +20,7 @@ import json
 import math
 import re
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,8 @@ LOGARITHMIC_PLACES, LOGARITHMIC_VALUES = 10, 15
 """An x axis (y axis) whose largest value is at least so many times its least one is logarithmic."""
 PANEL_INCHES = (3.4, 2.75)
 """Three of them fill the page of a repository."""
+CAPTION_LETTERS = 17.5
+"""Of an inch of the small print."""
 STYLES = {
     "SQLite": {"color": "#0072b2", "linestyle": "-", "marker": "o"},
     "Redis": {"color": "#d55e00", "linestyle": (0, (5, 2)), "marker": "s"},
@@ -172,11 +175,15 @@ def draw(plot: Plot) -> str:
     columns = 3 if len(plot.panels) % 3 == 0 or len(plot.panels) > 4 else min(2, len(plot.panels))
     rows = math.ceil(len(plot.panels) / columns)
     with matplotlib.rc_context(SETTINGS):
-        size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.75)
+        width = PANEL_INCHES[0] * columns
+        caption = textwrap.wrap(plot.caption, int(width * CAPTION_LETTERS))
+        foot = 0.16 + 0.14 * len(caption)
+        size = (width, PANEL_INCHES[1] * rows + 0.45 + foot)
         figure = Figure(figsize=size, facecolor="white", layout="constrained")
-        figure.get_layout_engine().set(rect=(0, 0.3 / size[1], 0.995, 1 - 0.68 / size[1]), wspace=0.06, hspace=0.08)
+        inside = (0, foot / size[1], 0.995, 1 - (0.38 + foot) / size[1])
+        figure.get_layout_engine().set(rect=inside, wspace=0.06, hspace=0.08)
         figure.text(0.01, 1 - 0.08 / size[1], plot.title, fontsize=11.5, fontweight="bold", va="top")
-        figure.text(0.01, 0.06 / size[1], plot.caption, fontsize=7.5, color="#555555", va="bottom")
+        figure.text(0.01, 0.06 / size[1], "\n".join(caption), fontsize=7.5, color="#555555", va="bottom")
         styles = _styles(plot)
         grid = figure.subplots(rows, columns, squeeze=False).flat
         for axes, panel in zip(grid, plot.panels.values(), strict=False):
