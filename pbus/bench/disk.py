@@ -55,7 +55,7 @@ def _round(folder: Path) -> Counter[str]:
     driver = make(StoreTarget("main", f"sqlite:{folder}/pbus.db", "", 30.0, "bench"))
     driver.open()
     try:
-        driver.declare([QueueSpec(_QUEUE, topics=[TopicSpec(_TOPIC)], retention_s=0, retention_bytes=0)])
+        driver.declare([QueueSpec(_QUEUE, topics=(TopicSpec(_TOPIC),), retention_s=0, retention_bytes=0)])
         return _Steps(driver).run()
     finally:
         driver.close()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from pbus.bench.bus import Bus
 from pbus.bench.figures import Figure
 from pbus.bench.load import Pusher, python_topic
-from pbus.bench.machine import CLOCK, Echo, Processor, fsyncs, until
+from pbus.bench.machine import CLOCK, Echo, Fsync, Processor, fsyncs, until
 from pbus.bench.private import BenchError
 from pbus.bench.rows import Run
 from pbus.bench.slices import Pair
@@ -74,7 +74,7 @@ def steady(run: Run) -> Iterator[Figure]:
         count, known = int(RATE * max(0.5, SLICES * run.options.slice_s)), RATE // 5
         rounds, processor = list[tuple[float, float, float, float]](), Processor()
         for done in range(run.options.rounds):
-            base = _quantiles([_timed(lambda: (echo.trip(), fsync(), fsync())) for _ in _paced(count // _BASE_EVERY)])
+            base = _quantiles([_base_s(echo, fsync) for _ in _paced(count // _BASE_EVERY)])
             for _ in _paced(count):
                 pusher.push()
             ages = stamps.wait(known + count)[known:]
@@ -132,7 +132,7 @@ def first(run: Run) -> Iterator[Figure]:
         processor = Processor()
         for done in range(1, run.options.rounds + 4):
             CLOCK.sleep(idle_s / 2)
-            base_s = _timed(lambda: (echo.trip(), fsync(), fsync()))
+            base_s = _base_s(echo, fsync)
             CLOCK.sleep(idle_s / 2)
             pusher.push()
             pairs.append(Pair(base_s, stamps.wait(done + 1)[-1], processor.others()))
@@ -143,7 +143,9 @@ def first(run: Run) -> Iterator[Figure]:
     )
 
 
-def _timed(act: Callable[[], object]) -> float:
+def _base_s(echo: Echo, fsync: Fsync) -> float:
     begin_s = time.perf_counter()
-    act()
+    echo.trip()
+    fsync()
+    fsync()
     return time.perf_counter() - begin_s

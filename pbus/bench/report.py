@@ -51,8 +51,8 @@ class Comparison:
     only_then: tuple[str, ...] = ()
 
     def worse(self, percent: float) -> list[str]:
-        """ids of the figures that are worse by more than that, and not by noise."""
-        return [id for id, change in self.changes.items() if not change.noise and change.worse_percent > percent]
+        """Ids of the figures that are worse by more than that, and not by noise."""
+        return [key for key, change in self.changes.items() if not change.noise and change.worse_percent > percent]
 
 
 def compare(now: Iterable[Figure], then: Iterable[Figure], measured: Iterable[str] | None = None) -> Comparison:
@@ -63,13 +63,11 @@ def compare(now: Iterable[Figure], then: Iterable[Figure], measured: Iterable[st
         measured: Commands of this run; figures of others are not missed. None: of all.
     """
     new, old = {figure.id: figure for figure in now}, {figure.id: figure for figure in then}
-    commands = None if measured is None else set(measured)
+    wanted = {figure.command for figure in old.values()} if measured is None else set(measured)
     return Comparison(
-        changes={id: _change(figure, old[id]) for id, figure in new.items() if id in old},
-        only_now=tuple(figure.name for id, figure in new.items() if id not in old),
-        only_then=tuple(
-            figure.name for id, figure in old.items() if id not in new and (commands is None or figure.command in commands)
-        ),
+        changes={key: _change(figure, old[key]) for key, figure in new.items() if key in old},
+        only_now=tuple(figure.name for key, figure in new.items() if key not in old),
+        only_then=tuple(figure.name for key, figure in old.items() if key not in new and figure.command in wanted),
     )
 
 

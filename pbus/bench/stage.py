@@ -58,7 +58,8 @@ class Stage:
 
     def client(self, server: RedisServer, **settings: Any) -> Redis:
         """A plain client of that server."""
-        return self._stack.enter_context(server.client(**settings))
+        client: Redis = self._stack.enter_context(server.client(**settings))
+        return client
 
     def fpm(self, children: int) -> PhpFpm:
         """A private php-fpm with so many processes."""
