@@ -35,10 +35,11 @@ setup(
         "structlog>=23.2",
     ],
     extras_require={
-        "bench": [  # the other queues, measured beside pbus
+        "bench": [  # the other queues, measured beside pbus, and what draws the curves
             "celery[redis]>=5.5",
             "dramatiq[redis]>=2",
             "huey>=3",
+            "matplotlib>=3.9",
             "rq>=2.6",
             "taskiq>=0.12",
             "taskiq-redis>=1.1",

@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "tail": Entry("pbus.cli.tail:tail", "Follow jobs, events, errors or a topic's log."),
     "push": Entry("pbus.cli.push:push", "Push jobs to a queue, and wait for their results."),
     "demo": Entry("pbus.cli.demo:demo", "Run a bus with two handlers and account for every job."),
+    "bench": Entry("pbus.cli.bench:bench", "Measure pbus on this machine, against bare parts."),
     "topic": Entry("pbus.cli.topic:topic", "List, show, try, pause, resume and remove topics."),
     "queue": Entry("pbus.cli.queue:queue", "List, show, pause, resume, purge and export queues."),
     "dead": Entry("pbus.cli.dead:dead", "List, show, retry and delete dead letters."),

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bench.figures import Figures, machine
-from tests.bench.slices import ROUNDS, Patience
-from tests.bench.stage import Stage
-from tests.support.bus import BusFactory
+from pbus.bench.figures import Figure, document
+from pbus.bench.machine import describe
+from pbus.bench.report import about, cells
+from pbus.bench.rows import Options
+from pbus.bench.slices import ROUNDS, Patience
+from pbus.bench.stage import Stage
+from pbus.cli.output import table_lines
+
+
+class Figures:
+    """Every figure of a run. One owner: the session."""
+
+    def __init__(self) -> None:
+        self.rows: list[Figure] = []
+
+    def add(self, figure: Figure) -> None:
+        """Keep it, say it, and hold it against its floor."""
+        self.rows.append(figure)
+        _, ((*text,),) = cells([figure])
+        print("\n" + "  ".join(filter(None, text)), flush=True)
+        figure.check()
+
+    def table(self) -> str:
+        """All rows, aligned."""
+        heads, rows = cells(self.rows)
+        keys = [head.lower() for head in heads]
+        return "\n".join(table_lines(keys, [dict(zip(keys, row, strict=True)) for row in rows], None))
+
 
 _FIGURES = pytest.StashKey[Figures]()
 
@@ -29,12 +55,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     figures = config.stash[_FIGURES]
     if not figures.rows:
         return
+    machine = describe(Path(tempfile.gettempdir()))
     terminalreporter.section("figures")
-    terminalreporter.write_line(", ".join(f"{name} {value}" for name, value in machine().items()))
+    terminalreporter.write_line(about(machine))
     terminalreporter.write_line(figures.table())
     path = config.getoption("--figures")
     if path is not None:
-        figures.write(path)
+        path.write_text(json.dumps(document(figures.rows, [], machine, ""), indent=1) + "\n")
 
 
 @pytest.fixture
@@ -44,14 +71,19 @@ def figures(request: pytest.FixtureRequest) -> Figures:
 
 
 @pytest.fixture
-def patience(request: pytest.FixtureRequest) -> Patience:
-    """How slices are taken."""
-    rounds = request.config.getoption("--rounds")
-    return Patience(quiet_s=request.config.getoption("--quiet-wait"), rounds=rounds, tries=2 * rounds)
+def options(request: pytest.FixtureRequest) -> Options:
+    """As the command line has them."""
+    return Options(rounds=request.config.getoption("--rounds"), quiet_s=request.config.getoption("--quiet-wait"))
 
 
 @pytest.fixture
-def stage(tmp_path: Path, bus_factory: BusFactory) -> Iterator[Stage]:
-    """Private servers, a bus, and its store."""
-    with Stage(tmp_path, bus_factory) as stage:
+def patience(options: Options) -> Patience:
+    """How slices are taken."""
+    return Patience(quiet_s=options.quiet_s, rounds=options.rounds, tries=2 * options.rounds)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """Private servers and buses."""
+    with Stage() as stage:
         yield stage

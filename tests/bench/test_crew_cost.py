@@ -9,8 +9,9 @@ import psutil
 import pytest
 import redis
 
-from tests.bench.figures import Figure, Figures
-from tests.bench.slices import Patience
+from pbus.bench.figures import Figure
+from pbus.bench.slices import Patience
+from tests.bench.conftest import Figures
 from tests.support.bus import Bus, BusFactory
 from tests.support.machine import Processor, cpu_s
 from tests.support.stamps import python_topic

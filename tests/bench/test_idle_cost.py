@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.bench.figures import Figure, Figures
-from tests.bench.slices import Patience
-from tests.bench.stage import Stage
+from pbus.bench.figures import Figure
+from pbus.bench.slices import Patience
+from tests.bench.conftest import Figures
 from tests.support.bus import Bus, BusFactory
 from tests.support.idle_topics import Cost, cost_of_idling, idle_topics
 from tests.support.machine import Processor
 from tests.support.stamps import python_topic
+from tests.support.php_fpm import PhpFpm
 from tests.support.waiting import until
 
 TOPICS = 200
@@ -21,9 +23,18 @@ GOAL = 1.0
 """Percent of a core."""
 
 
-def test_idle_bus_with_200_topics(bus_factory: BusFactory, stage: Stage, figures: Figures, patience: Patience) -> None:
-    bus = bus_factory(idle_topics(TOPICS, stage.fpm(4)))
-    _measure(bus, f"idle, {TOPICS} topics without processes", figures, patience, goal=GOAL)
+def test_idle_bus_with_200_topics(
+    bus_factory: BusFactory, tmp_path: Path, figures: Figures, patience: Patience
+) -> None:
+    folder = tmp_path / "fpm"
+    folder.mkdir()
+    fpm = PhpFpm(folder)
+    try:
+        fpm.start()
+        bus = bus_factory(idle_topics(TOPICS, fpm))
+        _measure(bus, f"idle, {TOPICS} topics without processes", figures, patience, goal=GOAL)
+    finally:
+        fpm.close()
 
 
 @pytest.mark.timeout(600)

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.bench.bare import Bare
-from tests.bench.figures import Figure, Figures, median_figure
+from pbus.bench.bare import Bare
+from pbus.bench.figures import Figure, median_figure
 from tests.bench.rivals.team import RIVALS, Rival, Team
-from tests.bench.slices import Patience
-from tests.bench.stage import Stage
-from tests.support.machine import cpu_s
-from tests.support.redis_server import RedisServer
-from tests.support.stamps import python_topic
+from pbus.bench.load import python_topic
+from pbus.bench.machine import cpu_s
+from pbus.bench.servers import RedisServer
+from pbus.bench.slices import Patience
+from pbus.bench.stage import STORES, Stage
+from tests.bench.conftest import Figures
 
 SLICE_S = 3.0
 JOBS = 50_000
@@ -61,7 +62,7 @@ class _Rivalry:
         self._broker = stage.client(server, db=1)
         self._bus = stage.bus({"py": python_topic(environment["HANDLER"], CONSUMERS)}, server, environment)
         self._of_bus = [pid for role in ("delivery", "consumer", "scheduler") for pid in self._bus.pids(role)]
-        stage.drained_s(self._bus, JOBS // 10)
+        self._bus.drained_s(JOBS // 10)
 
     def figure(self, rival: Rival, client: str) -> Figure:
         ours, theirs = _Processor(), _Processor()
@@ -72,7 +73,7 @@ class _Rivalry:
                 return team.rate(SLICE_S, lambda: theirs.begin([*team.pids(), self._server.pid]), theirs.end)
 
         def pbus() -> float:
-            took_s = self._stage.drained_s(self._bus, JOBS, lambda: ours.begin([*self._of_bus, self._server.pid]))
+            took_s = self._bus.drained_s(JOBS, lambda: ours.begin([*self._of_bus, self._server.pid]))
             ours.end(JOBS)
             return JOBS / took_s
 
@@ -92,7 +93,7 @@ def test_jobs_to_a_python_handler_beside_other_queues(
     rivals = [rival for rival in RIVALS if rival.is_installed]
     if not rivals:
         pytest.skip("none of them is installed: pip install -e '.[bench]'")
-    server = stage.redis("store", appendonly="yes", appendfsync="everysec", auto_aof_rewrite_percentage="0")
+    server = stage.redis(**STORES["redis"], auto_aof_rewrite_percentage="0")
     rivalry = _Rivalry(stage, patience, server, {"REDIS_SOCKET": server.path, "HANDLER": function})
     client, found = CLIENTS[function], []
     for rival in rivals:

@@ -7,20 +7,19 @@ The one that is not measured stands still beside it (its processes idle).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.bench.figures import Figures, median_figure
-from tests.bench.slices import Patience
-from tests.bench.stage import QUEUE, CpuPerJob, Stage
-from tests.bench.test_pushes import SLICE_S
-from tests.support.bus import Bus, BusFactory
-from tests.support.producers import benchmark
-from tests.support.stamps import python_topic
+from pbus.bench.bus import Bus, CpuPerJob
+from pbus.bench.figures import median_figure
+from pbus.bench.load import QUEUE, push, python_topic
+from pbus.bench.slices import Patience
+from pbus.bench.stage import Stage
+from tests.bench.conftest import Figures
 
 GOAL = 0.85
 FLOOR = 0.6
+SLICE_S = 1.5
 JOBS = 50_000
 _FIRST = 20_000
 GOAL_INDEX = 0.9
@@ -31,17 +30,14 @@ STORES = ("sqlite", "redis")
 
 
 @pytest.fixture
-def beside(tmp_path: Path, bus_factory: BusFactory) -> Iterator[Stage]:
+def beside() -> Iterator[Stage]:
     """A second stage, for the bus that keeps nothing."""
-    folder = tmp_path / "nothing"
-    folder.mkdir()
-    with Stage(folder, bus_factory, "nothing-kept") as stage:
+    with Stage() as stage:
         yield stage
 
 
 def _bus(stage: Stage, store: str, topics: object, **more: object) -> Bus:
-    server = None if store == "sqlite" else stage.redis("store", appendonly="yes", appendfsync="everysec")
-    return stage.bus(topics, server, **more)  # type: ignore[arg-type]
+    return stage.bus(topics, stage.store(store), **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pipeline", [1, 32])
@@ -51,11 +47,11 @@ def test_pushes_that_are_traced(
 ) -> None:
     pull = {"parked": {"pull": {}}}
     ours, theirs = _bus(stage, store, pull), _bus(beside, store, pull, **NOTHING)
-    count = int(benchmark(theirs.port, QUEUE, _FIRST, pipeline=pipeline) * SLICE_S)
+    count = int(push(theirs.port, QUEUE, _FIRST, pipeline=pipeline) * SLICE_S)
     cpu, plain = CpuPerJob(ours, "ingest"), CpuPerJob(theirs, "ingest")
     pairs = patience.pairs(
-        lambda: benchmark(theirs.port, QUEUE, count, pipeline=pipeline),
-        lambda: benchmark(ours.port, QUEUE, count, pipeline=pipeline),
+        lambda: push(theirs.port, QUEUE, count, pipeline=pipeline),
+        lambda: push(ours.port, QUEUE, count, pipeline=pipeline),
     )
     jobs = patience.made * count
     figures.add(median_figure(
@@ -70,11 +66,11 @@ def test_jobs_that_are_traced(
 ) -> None:
     topics = {"py": python_topic("empty", 2)}
     ours, theirs = _bus(stage, store, topics), _bus(beside, store, topics, **NOTHING)
-    for each, bus in ((stage, ours), (beside, theirs)):
-        each.drained_s(bus, JOBS // 10)
+    for bus in (ours, theirs):
+        bus.drained_s(JOBS // 10)
     cpu, plain = CpuPerJob(ours, "delivery"), CpuPerJob(theirs, "delivery")
     pairs = patience.pairs(
-        lambda: JOBS / beside.drained_s(theirs, JOBS), lambda: JOBS / stage.drained_s(ours, JOBS)
+        lambda: JOBS / theirs.drained_s(JOBS), lambda: JOBS / ours.drained_s(JOBS)
     )
     jobs = patience.made * JOBS
     figures.add(median_figure(
@@ -92,7 +88,7 @@ def test_pushes_of_a_queue_with_two_indexed_values(
     ours, theirs = _bus(stage, store, pull, **INDEXED), _bus(beside, store, pull)
 
     def pushed(bus: Bus, count: int) -> float:
-        return benchmark(bus.port, QUEUE, count, pipeline=pipeline, body=BODY)
+        return push(bus.port, QUEUE, count, pipeline=pipeline, body=BODY)
 
     count = int(pushed(theirs, _FIRST) * SLICE_S)
     cpu, plain = CpuPerJob(ours, "ingest"), CpuPerJob(theirs, "ingest")

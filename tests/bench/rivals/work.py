@@ -1,4 +1,4 @@
-"""The function that every rival runs for a job, and pbus too: the one of ``bench_jobs`` that $HANDLER names."""
+"""What every rival runs for a job, and pbus too: the function of ``pbus.bench.handlers`` that $HANDLER names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tests.support.handlers import bench_jobs
+from pbus.bench import handlers
 
-work: Callable[[Any], None] = getattr(bench_jobs, os.environ["HANDLER"])
+work: Callable[[Any], None] = getattr(handlers, os.environ["HANDLER"])

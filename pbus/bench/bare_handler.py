@@ -1,7 +1,7 @@
 """
 A Python handler called in a loop, without a bus: what its own work costs.
 
-    python -m tests.bench.bare_handler FUNCTION        of tests.support.handlers.bench_jobs
+    python -m pbus.bench.bare_handler FUNCTION        of pbus.bench.handlers
 
 A line of standard input is a number of calls; the answer is the seconds they took.
 """
@@ -11,17 +11,18 @@ from __future__ import annotations
 import sys
 import time
 
-from tests.support.handlers import bench_jobs
+from pbus.bench import handlers
 
 
 def main() -> None:
-    function = getattr(bench_jobs, sys.argv[1])
+    """Until standard input ends."""
+    function = getattr(handlers, sys.argv[1])
     function(None)
     for line in sys.stdin:
-        begin_s = time.monotonic()
+        begin_s = time.perf_counter()
         for _ in range(int(line)):
             function(None)
-        print(time.monotonic() - begin_s, flush=True)
+        print(time.perf_counter() - begin_s, flush=True)
 
 
 if __name__ == "__main__":

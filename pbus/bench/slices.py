@@ -6,16 +6,16 @@ Rule: a pair in which other programs ran counts only when there are not enough w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from tests.support.machine import Processor
+from pbus.bench.machine import CLOCK, Processor
 
-ROUNDS = 5
-CLEAN = 0.10
+ROUNDS: Final = 5
+CLEAN: Final = 0.10
 """Share of a core that others may use in a slice that counts."""
-_LOOK_S = 0.3
+_LOOK_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +30,28 @@ class Pair:
 @dataclass(slots=True)
 class Patience:
     """
-    How hard to look for a quiet machine. One owner: a test.
+    How hard to look for a quiet machine. One owner: a measurement.
 
     Attributes:
         quiet_s: Wait at most so long, before each pair, for other programs to be quiet.
         rounds: Pairs that count.
         tries: Pairs that are measured at most.
         made: Pairs that were measured.
+        tell: Called with ``made`` after each.
     """
 
     quiet_s: float = 0.0
     rounds: int = ROUNDS
     tries: int = 2 * ROUNDS
     made: int = 0
+    tell: Callable[[int], object] = lambda made: None  # noqa: ARG005 - nobody looks on
 
     def wait(self) -> None:
         """Until the machine is quiet, or ``quiet_s`` is over."""
-        deadline_s = time.monotonic() + self.quiet_s
-        while time.monotonic() < deadline_s:
+        deadline_s = CLOCK.monotonic_s() + self.quiet_s
+        while CLOCK.monotonic_s() < deadline_s:
             processor = Processor()
-            time.sleep(_LOOK_S)
+            CLOCK.sleep(_LOOK_S)
             if processor.others() < CLEAN:
                 return
 
@@ -69,7 +71,7 @@ class Patience:
             else:
                 theirs, ours = base(), pbus()
             pairs.append(Pair(theirs, ours, processor.others()))
-            self.made += 1
+            self._made()
         return sorted(pairs, key=lambda pair: pair.others)[: self.rounds]
 
     def values(self, measure: Callable[[], float]) -> list[tuple[float, float]]:
@@ -80,5 +82,9 @@ class Patience:
             processor = Processor()
             value = measure()
             found.append((value, processor.others()))
-            self.made += 1
+            self._made()
         return sorted(found, key=lambda pair: pair[1])[: self.rounds]
+
+    def _made(self) -> None:
+        self.made += 1
+        self.tell(self.made)
