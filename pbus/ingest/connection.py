@@ -31,7 +31,6 @@ from pbus.ingest.pops import Pop
 from pbus.ingest.portable import Portable
 from pbus.ingest.puller import Puller
 from pbus.ingest.sent import OnSent, Unread
-from pbus.ingest.short import IN_FLIGHT_BYTES
 
 if TYPE_CHECKING:
     from pbus.ingest.parents import Parent
@@ -160,9 +159,7 @@ class Connection(Portable):
             self.transaction.begins()
         self._waiting = True
 
-    def reply(
-        self, reply: bytes, on_sent: OnSent | None = None, unread: Unread | None = None
-    ) -> None:
+    def reply(self, reply: bytes, on_sent: OnSent | None = None, unread: Unread | None = None) -> None:
         """
         The answer that was waited for.
 
@@ -355,8 +352,7 @@ class Connection(Portable):
                 self._started_s = now_s               # we kept it waiting; what came before is answered first
             elif now_s - self._started_s >= limits.command_time_s:
                 self.server.note_slow(self, "command_time")
-                text = f"ERR the command was not complete after {limits.command_time_s:g} s: not stored"
-                self._out.append(error(text))
+                self._out.append(error(f"ERR the command was not complete after {limits.command_time_s:g} s: not stored"))
                 self.shut()
                 self._flush()
         if reading or self._state is State.SHUT or self.transaction is not None:
@@ -476,7 +472,7 @@ class Connection(Portable):
             self._work()
         if parser.partial or parser.unparsed_bytes or self.held_bytes:
             self.account()
-        if self._paused or self._in_flight_bytes > IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
+        if self._paused or self._in_flight_bytes > short.IN_FLIGHT_BYTES or parser.unparsed_bytes > UNPARSED_BYTES:
             self._regulate()
 
     def _lost(self, unread: bool) -> None:
@@ -582,7 +578,7 @@ class Connection(Portable):
             self._state is State.OPEN
             and not self._paused
             and not self._clogged
-            and self._in_flight_bytes <= IN_FLIGHT_BYTES
+            and self._in_flight_bytes <= short.IN_FLIGHT_BYTES
             and self._parser.unparsed_bytes <= UNPARSED_BYTES
         )
         if wanted is not self._reading:
