@@ -352,7 +352,8 @@ class Connection(Portable):
                 self._started_s = now_s               # we kept it waiting; what came before is answered first
             elif now_s - self._started_s >= limits.command_time_s:
                 self.server.note_slow(self, "command_time")
-                self._out.append(error(f"ERR the command was not complete after {limits.command_time_s:g} s: not stored"))
+                text = f"ERR the command was not complete after {limits.command_time_s:g} s: not stored"
+                self._out.append(error(text))
                 self.shut()
                 self._flush()
         if reading or self._state is State.SHUT or self.transaction is not None:
