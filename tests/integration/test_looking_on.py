@@ -16,7 +16,10 @@ from tests.support.waiting import until
 
 JOBS = 2000
 FAILING = 500
-TOPIC = f'[queue.gift.topic.mail]\npython = {python_handler()}\nconcurrency = 2\nretry = {{ first = "10ms" }}\n'
+TOPIC = (
+    f'[queue.gift.topic.mail]\npython = {python_handler()}\nconcurrency = 2\nretry = {{ first = "10ms" }}\n'
+    "brake = { min_jobs = 100000 }\n"  # when the program of those that fail begins first, it would trip
+)
 
 
 def test_logs_that_cannot_be_written_and_a_follower_that_does_not_read_cost_no_job(
