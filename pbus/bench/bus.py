@@ -131,7 +131,7 @@ class Bus:
         return answer
 
     def pids(self, *roles: str) -> list[int]:
-        """Processes of these roles (none: all but the master) that the master knows now."""
+        """Processes of these roles (none: all, the master among them) that the master knows now."""
         return [row["pid"] for row in self.status()["processes"] if not roles or row["role"] in roles]
 
     # -- its store, from outside --------------------------------------------------------------

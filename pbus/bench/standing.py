@@ -43,7 +43,7 @@ def memory(run: Run) -> Iterator[Figure]:
     values: list[tuple[float, float]] = []
     for done in range(run.options.rounds):
         CLOCK.sleep(min(_SETTLES_S, run.options.slice_s))
-        values.append((pss_bytes([bus.pid, *bus.pids()]) / 1e6, 0.0))
+        values.append((pss_bytes(list({bus.pid, *bus.pids()})) / 1e6, 0.0))
         run.tell(done + 1)
     beside = {"master": f"{pss_bytes([bus.pid]) / 1e6:.1f}"}
     beside |= {role: f"{pss_bytes(bus.pids(role)) / 1e6:.1f}" for role in STACK}
