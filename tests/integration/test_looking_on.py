@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tests.support.bus import BusFactory
@@ -46,6 +47,9 @@ def test_logs_that_cannot_be_written_and_a_follower_that_does_not_read_cost_no_j
     finally:
         follower.kill()
         follower.communicate()
+    failed = Counter(run.key for run in ledger.runs("gift", "mail") if not run.ok)
+    again = [run for run in ledger.runs("gift", "mail") if failed[run.key] > 1]
+    assert again == [], "an attempt that failed ran more than once"
     [verdict] = ledger.expect_nothing_lost("gift", ["mail"]).values()
     assert (verdict.ok, verdict.refused, verdict.failed_attempts) == (JOBS + FAILING, 0, FAILING)
     until(lambda: bus.topic("gift", "mail")["done_total"] == JOBS + FAILING, 20, "everything is settled")
