@@ -63,6 +63,11 @@ class Lent:
         """Hear of it before the first call."""
         self._heard.wait(FIRST_WORD_S)
 
+    @property
+    def heard(self) -> bool:
+        """All who live and are older have told."""
+        return self._heard.is_set()
+
     def look(self) -> None:
         """Now and then: who has died has nothing any more."""
         if self._of_others:
@@ -77,7 +82,8 @@ class Lent:
             return  # of a younger one
         self._of_others[n] = taken
         self._apply()
-        self._heard.set()
+        if all(each in self._of_others for each in self._living() if each < self._n):
+            self._heard.set()  # what one told that has gone since is repeated to us, too: it is not whom we wait for
 
     def _apply(self) -> None:
         for backend in self._backends:

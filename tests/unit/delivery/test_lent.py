@@ -71,3 +71,11 @@ def test_what_nobody_bounds_is_not_counted(living: set[int]) -> None:
     old.address.taken = 3
     old.lent.tell()
     assert old.told[-1]["taken"] == {}
+
+
+def test_who_takes_over_waits_for_the_living_not_for_what_a_dead_one_told(living: set[int]) -> None:
+    young = Side(9, living)
+    young.news.hear({"about": ["lent", "5"], "taken": {}})
+    assert not young.lent.heard
+    young.news.hear({"about": ["lent", "7"], "taken": {PLACE: 3}})
+    assert young.lent.heard
