@@ -66,7 +66,7 @@ class Lent:
     @property
     def heard(self) -> bool:
         """All who live and are older have told."""
-        return self._heard.is_set()
+        return bool(self._heard.is_set())
 
     def look(self) -> None:
         """Now and then: who has died has nothing any more."""
