@@ -65,7 +65,7 @@ class Lent:
 
     @property
     def heard(self) -> bool:
-        """All who live and are older have told."""
+        """One that lives, and is older, has told."""
         return bool(self._heard.is_set())
 
     def look(self) -> None:
@@ -82,7 +82,7 @@ class Lent:
             return  # of a younger one
         self._of_others[n] = taken
         self._apply()
-        if all(each in self._of_others for each in self._living() if each < self._n):
+        if n in self._living():
             self._heard.set()  # what one told that has gone since is repeated to us, too: it is not whom we wait for
 
     def _apply(self) -> None:
