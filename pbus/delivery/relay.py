@@ -31,6 +31,7 @@ RECEIVE_BYTES: Final = 16 * 1024
 
 _LEAST_S: Final = 0.0001
 
+
 class Source(Protocol):
     """Whoever knows the jobs (``CallLane``). Nothing here blocks or switches."""
 

@@ -9,12 +9,12 @@ import psutil
 import pytest
 import redis
 
+from pbus.bench.load import python_topic
 from pbus.bench.figures import Figure
 from pbus.bench.slices import Patience
 from tests.bench.conftest import Figures
 from tests.support.bus import Bus, BusFactory
 from tests.support.machine import Processor, cpu_s
-from tests.support.stamps import python_topic
 from tests.support.waiting import until
 
 CONSUMERS = 200

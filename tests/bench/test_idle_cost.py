@@ -7,13 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pbus.bench.load import python_topic
 from pbus.bench.figures import Figure
 from pbus.bench.slices import Patience
 from tests.bench.conftest import Figures
 from tests.support.bus import Bus, BusFactory
 from tests.support.idle_topics import Cost, cost_of_idling, idle_topics
 from tests.support.machine import Processor
-from tests.support.stamps import python_topic
 from tests.support.php_fpm import PhpFpm
 from tests.support.waiting import until
 

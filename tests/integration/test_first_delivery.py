@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pbus.bench.load import python_topic
 from tests.support.bus import BusFactory
-from tests.support.stamps import QUEUE, Stamps, first_deliveries, python_topic
+from tests.support.stamps import QUEUE, Stamps, first_deliveries
 
 pytestmark = pytest.mark.alone
 

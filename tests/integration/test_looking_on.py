@@ -19,7 +19,7 @@ JOBS = 2000
 FAILING = 500
 TOPIC = (
     f'[queue.gift.topic.mail]\npython = {python_handler()}\nconcurrency = 2\nretry = {{ first = "10ms" }}\n'
-    "brake = { min_jobs = 100000 }\n"  # when the program of those that fail begins first, it would trip
+    "brake = { min_jobs = 100000 }\n"  # it gives attempts back, and here each one counts
 )
 
 

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from pbus.telemetry.metrics import COUNTER, METRICS
-from tests.support.bus import ROOT, Bus, BusFactory, bus_factory, free_port
+from tests.support.bus import Bus, BusFactory, bus_factory, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import until
@@ -22,7 +22,7 @@ __all__ = ["bus_factory"]
 
 CREDIT = {"queue": "gift", "topic": "credit"}
 QUEUES = {"gift": {"topic": {
-    "credit": {"python": {"call": "tests.support.handlers.bench_jobs:empty", "path": str(ROOT)}},
+    "credit": {"python": {"call": "pbus.bench.handlers:empty"}},
     "log": {"pull": {}},
 }}}
 

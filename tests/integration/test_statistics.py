@@ -12,14 +12,14 @@ import redis
 from pbus.app import stores
 from pbus.core.statistics import DAY_S, Bucket, total
 from pbus.storage.open import make
-from tests.support.bus import ROOT, Bus, BusFactory, bus_factory
+from tests.support.bus import Bus, BusFactory, bus_factory
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
 __all__ = ["bus_factory"]
 
 QUEUES = {"gift": {"topic": {
-    "credit": {"python": {"call": "tests.support.handlers.bench_jobs:empty", "path": str(ROOT)}},
+    "credit": {"python": {"call": "pbus.bench.handlers:empty"}},
     "log": {"pull": {}},
 }}}
 

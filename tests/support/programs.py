@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
 import subprocess
 
 import pytest
 
-_SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
+from pbus.bench import private
 
 
 def find(program: str) -> str | None:
@@ -18,15 +16,10 @@ def find(program: str) -> str | None:
 
     Looks in PATH and the sbin folders; versioned names count (Debian calls php-fpm ``php-fpm8.2``).
     """
-    folders = [*os.environ.get("PATH", "").split(os.pathsep), *_SBIN]
-    exact = shutil.which(program, path=os.pathsep.join(folders))
-    if exact is not None:
-        return exact
-    for folder in folders:
-        versioned = sorted(glob.glob(os.path.join(folder, f"{program}[0-9]*")))
-        if versioned and os.access(versioned[-1], os.X_OK):
-            return versioned[-1]
-    return None
+    try:
+        return private.find(program)
+    except private.Missing:
+        return None
 
 
 def missing(text: str) -> None:

@@ -1,31 +1,23 @@
 """
 How long a push takes to its handler: jobs whose body is their own time, and a handler that notes their age.
 
-The topic's handler is ``bench_jobs:stamp`` (``python_topic``); its bus needs ``environment`` to be set.
+The topic's handler is ``python_topic("stamp")`` of ``pbus.bench.load``; its bus needs ``environment`` to be set.
 """
 
 from __future__ import annotations
 
-import socket
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pbus.bench.load import Pusher
 from tests.support.bus import Bus
 from tests.support.machine import Echo, fsyncs
 from tests.support.waiting import until
 
-HANDLERS = Path(__file__).parent / "handlers"
-BODY_BYTES = 200
 QUEUE = "stamped"
-
-
-def python_topic(function: str, concurrency: int = 1) -> dict[str, Any]:
-    """A topic whose handler is that function of ``bench_jobs``."""
-    return {"python": {"call": f"bench_jobs:{function}", "path": str(HANDLERS)}, "concurrency": concurrency}
 
 
 class Stamps:
@@ -43,31 +35,6 @@ class Stamps:
     def ages_s(self) -> list[float]:
         """Seconds from push to handler, of every job so far."""
         return [int(line) / 1e9 for line in self.path.read_text().split()]
-
-
-class Pusher:
-    """One plain connection that pushes; a context manager."""
-
-    def __init__(self, port: int, queue: str = QUEUE) -> None:
-        self._port = port
-        self._queue = queue.encode()
-
-    def __enter__(self) -> Pusher:
-        self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=10)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self
-
-    def push(self) -> None:
-        """A job that bears the time of this call; returns after the reply."""
-        body = (b"%d " % time.monotonic_ns()).ljust(BODY_BYTES, b"x")
-        self._socket.sendall(
-            b"*3\r\n$5\r\nLPUSH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(self._queue), self._queue, len(body), body)
-        )
-        reply = self._socket.recv(256)
-        assert reply[:1] == b":", reply
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +72,7 @@ def first_deliveries(bus: Bus, stamps: Stamps, rounds: int, idle_s: float) -> Fi
     data_dir = Path(bus.settings.node.data_dir)
     delivery_s: list[float] = []
     base_s: list[float] = []
-    with Echo() as echo, fsyncs(data_dir) as fsync, Pusher(bus.port) as pusher:
+    with Echo() as echo, fsyncs(data_dir) as fsync, Pusher(bus.port, QUEUE) as pusher:
         pusher.push()  # nothing is paid for the first time in a measured round: connections, imports
         echo.trip()
         fsync()
